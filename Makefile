@@ -1,0 +1,88 @@
+# Every target makes its own environment: .venv from envs/requirements.lock, mrsr installed from
+# src/. Needs Python 3.11 or 3.12, git and make.
+#
+#   make demo    train and measure on the embedded phantom, print the table (minutes, no network
+#                beyond the package index)
+#   make test    all tests, with the coverage of src/mrsr
+#   make lint    ruff, snakefmt, snakemake --lint
+#   make bench   steps per second of the demo's trainings, as their own logs say it
+#   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
+#   make clean   remove caches (results, data and .venv stay)
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+CORES ?= 2
+BIN := .venv/bin
+STAMP := .venv/.stamp
+
+# one thread per process: two trainings side by side are faster so, and sums come out the same
+export OMP_NUM_THREADS ?= 1
+export MKL_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+export NUMEXPR_NUM_THREADS ?= 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+
+.PHONY: help venv demo test test-fast test-slow lint bench lock clean
+
+help:
+	@sed -n '4,11s/^# \{0,1\}//p' Makefile
+
+venv: $(STAMP)
+
+# The loop runs each candidate: a pyenv shim named python3.11 may exist and not work.
+$(STAMP): envs/requirements.lock pyproject.toml
+	@python=; for candidate in python3.11 python3.12 python3 python; do \
+	  if $$candidate -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	    >/dev/null 2>&1; then python=$$candidate; break; fi; done; \
+	if [ -z "$$python" ]; then \
+	  echo "mrsr: error: no Python 3.11 or 3.12 with venv found; install one and run make again" >&2; \
+	  exit 2; fi; \
+	[ -x $(BIN)/python ] || { echo "making .venv with $$python"; $$python -m venv .venv; }; \
+	echo "installing envs/requirements.lock (about 2 minutes)"; \
+	$(BIN)/python -m pip install --quiet --requirement envs/requirements.lock; \
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
+	touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/snakemake --cores $(CORES) all --config experiment=demo
+	@$(BIN)/mrsr tables --experiment demo --print
+
+test: test-fast test-slow
+
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --cov=src/mrsr --cov-report=
+
+# exit code 5: no test is marked slow
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -n 2 -m slow --cov=src/mrsr --cov-append --cov-report=term \
+	  || [ $$? -eq 5 ]
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/snakefmt --check Snakefile workflow
+	$(BIN)/snakemake --lint
+
+bench: $(STAMP)
+	@$(BIN)/python -c 'import json, pathlib, statistics as s; \
+	logs = sorted(pathlib.Path("results/demo/checkpoints").rglob("log.jsonl")); \
+	rates = {str(l.parent): [m["images_per_second"] for x in map(json.loads, l.open()) \
+	  for m in [x.get("metrics", {})] if "images_per_second" in m] for l in logs}; \
+	[print(f"{s.median(v):10.1f} images/s  {k}") for k, v in rates.items() if v] \
+	  or print("no logs under results/demo: run make demo first")'
+
+lock: $(STAMP)
+	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \
+	  --no-emit-find-links --no-emit-trusted-host --no-emit-options --annotation-style line \
+	  --unsafe-package pip --output-file .venv/compiled.txt envs/requirements.in
+	$(BIN)/python envs/derive.py --compiled .venv/compiled.txt
+
+clean:
+	rm -rf .pytest_cache .hypothesis .ruff_cache .mypy_cache .coverage
+	find src tests workflow -name __pycache__ -type d -prune -exec rm -rf {} +

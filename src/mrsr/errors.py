@@ -1,0 +1,59 @@
+"""Errors for people: one line that says what is wrong, where, and what to do.
+
+Exit codes (docs/design.md repeats them):
+
+- 2: the input is wrong (a parameter, a file, a path, a network answer that cannot be trusted)
+- 4: a training diverged
+- 75: interrupted by SIGTERM or SIGUSR1 after a checkpoint was written; run the command again
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable
+from typing import Any
+
+BAD_INPUT = 2
+DIVERGED = 4
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command will go on later
+
+
+class UserError(Exception):
+    """Something the user can mend. The message is one line: what, where, what to do."""
+
+    exit_code = BAD_INPUT
+
+
+class Diverged(UserError):
+    """A loss became NaN or exploded; the message names the step and the term."""
+
+    exit_code = DIVERGED
+
+
+class Interrupted(UserError):
+    """A signal asked the job to stop; its state is on disk and the next start goes on from it."""
+
+    exit_code = INTERRUPTED
+
+
+def one_line(text: str) -> str:
+    """Fold white space and line breaks, so that a message stays one line."""
+    return " ".join(str(text).split())
+
+
+def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorate an entry point: a `UserError` becomes one line on stderr and its exit code.
+
+    Every other exception is a bug of ours and keeps its traceback.
+    """
+
+    @functools.wraps(main)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return main(*args, **kwargs)
+        except UserError as error:
+            print(f"mrsr: error: {one_line(str(error))}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+
+    return run

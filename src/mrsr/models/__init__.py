@@ -1,0 +1,38 @@
+"""One file per network; the file's name is the `model:` of an entry under `methods:`.
+
+Each has `build(scale, **options) -> nn.Module`, whose forward takes LR images (batch, 1, h, w) in
+normalised intensities and returns (batch, 1, scale * h, scale * w).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import inspect
+from types import ModuleType
+from typing import Any
+
+from mrsr.errors import UserError
+
+
+def module(name: str) -> ModuleType:
+    """The module of a network, by the file's name.
+
+    Raises:
+        UserError: there is no such file.
+    """
+    if not name.isidentifier() or importlib.util.find_spec(f"mrsr.models.{name}") is None:
+        raise UserError(f"no model '{name}': expected a file src/mrsr/models/{name}.py")
+    return importlib.import_module(f"mrsr.models.{name}")
+
+
+def build(name: str, scale: int, options: dict[str, Any]) -> Any:
+    """Build a network; an option that its `build` does not know is an error, not ignored."""
+    factory = module(name).build
+    known = list(inspect.signature(factory).parameters)[1:]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise UserError(
+            f"model '{name}' has no option '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
+        )
+    return factory(scale, **options)
