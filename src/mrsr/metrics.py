@@ -129,7 +129,9 @@ def ssim(pred: np.ndarray, ref: np.ndarray, data_range: float, preset: Preset) -
     stack's value is the mean over its slices.
     """
     if ref.ndim == 3:
-        return float(np.mean([ssim(p, r, data_range, preset) for p, r in zip(pred, ref)]))
+        return float(
+            np.mean([ssim(p, r, data_range, preset) for p, r in zip(pred, ref, strict=True)])
+        )
     weights = _weights(preset)
     c1, c2 = (preset.k1 * data_range) ** 2, (preset.k2 * data_range) ** 2
     count = preset.window_size**2
