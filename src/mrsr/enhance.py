@@ -1,0 +1,148 @@
+"""A trained network on a scan of one's own: in-plane voxels become `scale` times smaller.
+
+By hand: `mrsr enhance IN.nii.gz OUT.nii.gz --model results/.../best.pt`.
+
+Slices are taken in the finest plane, that is along the axis with the largest voxel size (ties: the
+last axis), and each goes through the network on its own; the slice direction is left as it is. The
+scan is divided by a high percentile of itself as the training volumes were, and multiplied back.
+
+The output has the input's axes in the input's order, float32 intensities in the input's scale
+(a network may overshoot a little below zero; nothing is clipped), and the input's header. Each old
+voxel becomes scale x scale new ones that fill the same space, so the anatomy does not move.
+"""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mrsr import checkpoint, degrade, loop
+from mrsr.errors import UserError
+from mrsr.files import atomic
+
+PERCENTILE = 99.9  # the intensity that becomes 1, where the checkpoint does not say another
+
+
+def enhance(
+    input: Path,
+    output: Path,
+    model: Path,
+    *,
+    device: str = "auto",
+    batch: int = 8,
+    overwrite: bool = False,
+) -> None:
+    """Super-resolve a NIfTI scan of any orientation.
+
+    Args:
+        input: a 3D `.nii` or `.nii.gz` file.
+        output: the file to write, atomically.
+        model: a `best.pt` of a training.
+        device: "auto", "cpu", "cuda", "cuda:1", ...
+        batch: slices that go through the network at once.
+        overwrite: replace `output` if it is there.
+
+    Raises:
+        UserError: the input or the checkpoint cannot be used (each says why), `output` exists, or
+            it is not named `.nii` or `.nii.gz`.
+    """
+    from mrsr.datasets.nifti import is_nifti, read_nifti
+
+    input, output, model = Path(input), Path(output), Path(model)
+    if not is_nifti(output):
+        raise UserError(f"output {output} must be named .nii or .nii.gz")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; give another name, or --overwrite to replace it")
+    if batch < 1:
+        raise UserError(f"batch is {batch}, it must be 1 or more")
+    where = loop.device_for(device)
+    saved = checkpoint.load(model)
+    network = checkpoint.network(model, where)
+    volume = read_nifti(input, subject="", contrast="", organ="")
+    axes = [int(axis) for axis in volume.attributes["axes"].split(",")]
+
+    image = volume.image
+    unit = intensity_unit(image, _percentile(saved.settings), input.name)
+    fine = apply(network, image / unit, saved.scale, device=where, batch=batch)
+    if not np.isfinite(fine).all():
+        raise UserError(f"{model} gives NaN or infinite values on {input.name}; train it again")
+    _write(output, (fine * unit).transpose(np.argsort(axes)), input, axes[1:], saved.scale)
+
+
+def intensity_unit(image: np.ndarray, percentile: float, name: str) -> np.float32:
+    """The intensity that becomes 1: a percentile of the whole volume, as in the slice store."""
+    unit = np.float32(np.percentile(image, percentile))
+    if not unit > 0:
+        raise UserError(
+            f"{name}: the {percentile:g} % percentile of its intensities is {unit:g}, there is "
+            "hardly any signal; crop it, or leave it out"
+        )
+    return unit
+
+
+def apply(
+    network: nn.Module, image: np.ndarray, scale: int, *, device: torch.device, batch: int
+) -> np.ndarray:
+    """(slices, h, w) normalised -> (slices, scale * h, scale * w) float32, with a progress bar."""
+    slices, height, width = image.shape
+    fine = np.empty((slices, height * scale, width * scale), np.float32)
+    # disable=None: no bar where nobody watches, that is in a log file
+    with torch.inference_mode(), tqdm(total=slices, unit="slice", disable=None) as bar:
+        for start in range(0, slices, batch):
+            lr = torch.from_numpy(np.ascontiguousarray(image[start : start + batch]))
+            sr = forward(network, lr[:, None].float().to(device), scale)
+            fine[start : start + len(lr)] = sr[:, 0].float().cpu().numpy()
+            bar.update(len(lr))
+    return fine
+
+
+def forward(network: nn.Module, lr: Tensor, scale: int) -> Tensor:
+    """(n, 1, h, w) -> (n, 1, scale * h, scale * w), padded for networks that need it.
+
+    A network whose layers need sizes that divide says so by an attribute `multiple` (LR pixels).
+    """
+    padded, (height, width) = degrade.pad_to(lr, getattr(network, "multiple", 1))
+    return network(padded)[..., : height * scale, : width * scale]
+
+
+def _percentile(settings: dict[str, Any]) -> float:
+    normalise = settings.get("normalise") or {}
+    return float(normalise.get("percentile", PERCENTILE))
+
+
+def _write(output: Path, array: np.ndarray, source: Path, plane: list[int], scale: int) -> None:
+    """Write (x, y, z) with the source's header, both of its transforms refined in `plane`."""
+    import nibabel
+
+    header = nibabel.load(source).header.copy()
+    # new voxel j covers a part of old voxel (j + 1/2) / scale - 1/2
+    refine = np.eye(4)
+    zooms = list(header.get_zooms()[:3])
+    for axis in plane:
+        refine[axis, axis] = 1 / scale
+        refine[axis, 3] = -(1 - 1 / scale) / 2
+        zooms[axis] /= scale
+    qform, qcode = header.get_qform(coded=True)
+    sform, scode = header.get_sform(coded=True)
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(np.float32)
+    header.set_slope_inter(1, 0)
+    header.set_zooms(zooms)
+    if qcode:
+        header.set_qform(qform @ refine, int(qcode))
+    if scode:
+        header.set_sform(sform @ refine, int(scode))
+    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    # the header's own best transform: nibabel then keeps its codes
+    image = kind(np.asarray(array, np.float32), header.get_best_affine(), header)
+    content = image.to_bytes()
+    if output.name.lower().endswith(".gz"):
+        content = gzip.compress(content, compresslevel=3, mtime=0)
+    with atomic(output) as temporary:
+        temporary.write_bytes(content)
