@@ -15,6 +15,9 @@ from typing import Any
 
 from mrsr.errors import UserError
 
+# where files of models, sources and losses are looked for, by their name
+PACKAGE_FOLDERS = (Path(__file__).resolve().parent,)
+
 
 def parse(text: str) -> SimpleNamespace:
     """Settings from a JSON object, or from a file when `text` is `@path`.

@@ -1,0 +1,98 @@
+"""A copy of the project to run whole experiments in, and the commands to run there."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+
+# small enough for tests: as `smoke`, under other names
+ENVIRONMENT = {
+    "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+    "OMP_NUM_THREADS": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "GIT_CONFIG_GLOBAL": os.devnull,
+    "GIT_AUTHOR_NAME": "test",
+    "GIT_AUTHOR_EMAIL": "test@localhost",
+    "GIT_COMMITTER_NAME": "test",
+    "GIT_COMMITTER_EMAIL": "test@localhost",
+}
+
+
+def copy_project(target: Path) -> Path:
+    """The files that a commit of the working tree would hold, as a git repository of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        source = ROOT / name
+        if source.is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(source, target / name)
+    run(target, "git", "init", "--quiet", "--initial-branch=main")
+    commit(target)
+    return target
+
+
+def commit(folder: Path) -> None:
+    """Commit whatever lies there."""
+    run(folder, "git", "add", "--all")
+    run(folder, "git", "commit", "--quiet", "--allow-empty", "--message", "state")
+
+
+def run(
+    folder: Path, *command: str, check: bool = True, **extra: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a command of this environment in `folder`; stderr is folded into stdout."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "MRSR_T"))}
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env=environment | ENVIRONMENT | extra,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    if check and done.returncode != 0:
+        raise AssertionError(f"{' '.join(command)} exited {done.returncode}:\n{done.stdout}")
+    return done
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True) -> str:
+    """Run Snakemake on two cores; what it printed."""
+    arguments = ("--cores", "2", "--show-failed-logs", *arguments)
+    return run(folder, "snakemake", *arguments, check=check).stdout
+
+
+def edit_params(folder: Path, change: dict) -> None:
+    """Merge `change` into the copy's params.yaml."""
+    from mrsr import config
+
+    file = folder / "params.yaml"
+    document = yaml.load(file.read_text(), Loader=config._UniqueKeys)
+    file.write_text(yaml.safe_dump(config.merge(document, change), sort_keys=False))
+
+
+def planned_jobs(text: str) -> dict[str, int]:
+    """Job counts of a dry run: rule -> count, without the total."""
+    jobs: dict[str, int] = {}
+    table = text.split("Job stats:", 1)[1] if "Job stats:" in text else ""
+    for line in table.splitlines()[3:]:
+        words = line.split()
+        if len(words) != 2 or words[0] == "total":
+            break
+        jobs[words[0]] = int(words[1])
+    return jobs

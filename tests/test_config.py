@@ -1,0 +1,176 @@
+"""params.yaml: every experiment resolves; every mistake is told by its dotted path.
+
+Run: pytest tests/test_config.py
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from mrsr import config
+from mrsr.errors import UserError
+
+ROOT = Path(__file__).resolve().parent.parent
+PARAMS = ROOT / "params.yaml"
+
+
+@pytest.fixture
+def document() -> dict[str, Any]:
+    return yaml.load(PARAMS.read_text(), Loader=config._UniqueKeys)
+
+
+def load(tmp_path: Path, document: dict[str, Any], experiment: str | None = None) -> config.InForce:
+    file = tmp_path / "params.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    return config.load(file, experiment)
+
+
+def refused(tmp_path: Path, document: dict[str, Any], experiment: str | None = None) -> str:
+    with pytest.raises(UserError) as caught:
+        load(tmp_path, document, experiment)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize("name", ["smoke", "demo", "openms", "paper"])
+def test_every_experiment_resolves(name: str) -> None:
+    in_force = config.load(PARAMS, name)
+    assert in_force.name == name
+    assert in_force.cells
+    for cell in in_force.cells:
+        settings = in_force.train_settings(cell.dataset, cell.scale, cell.method)
+        json.dumps(settings, allow_nan=False)
+        assert settings["experiment"] == name
+        json.dumps(in_force.evaluate_settings(cell.dataset, cell.scale, cell.method))
+    for dataset in in_force.datasets:
+        json.dumps(in_force.slice_settings(dataset))
+    json.dumps(in_force.table_settings())
+
+
+def test_paper_numbers_are_the_papers() -> None:
+    sr = config.load(PARAMS, "paper").rows["srresnet"].training
+    assert (sr.batch, sr.optimizer.betas, sr.optimizer.weight_decay) == (256, (0.9, 0.999), 0.1)
+    assert sr.steps * sr.batch == 100 * 48_000
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "told"),
+    [
+        (("sr", "stepz"), 3, "sr.stepz: unknown key"),
+        (("sr", "steps"), -1, "sr.steps"),
+        (("sr", "steps"), "many", "sr.steps"),
+        (("sr", "optimizer", "lr"), 0, "sr.optimizer.lr"),
+        (("data", "sources", "phantom", "sede"), 1, "data.sources.phantom.sede: unknown key"),
+        (("data", "sources", "phantom", "seed"), "x", "data.sources.phantom.seed"),
+        (("data", "sources", "nosuch"), {}, "src/mrsr/datasets/nosuch.py"),
+        (("data", "datasets", "phantom_t1", "crop"), [0, 5], "data.datasets.phantom_t1.crop"),
+        (("data", "datasets", "../x"), {}, "data.datasets.../x"),
+        (("methods", "srcnn", "model"), "nosuch", "methods.srcnn.model: missing file"),
+        (("methods", "srcnn", "options", "wide"), 3, "methods.srcnn.options.wide"),
+        (("methods", "srcnn", "losses", "l7"), 1, "methods.srcnn.losses.l7: no such loss"),
+        (("methods", "srcnn", "losses", "l2"), -1, "methods.srcnn.losses.l2"),
+        (("methods", "srcnn", "like"), "nosuch", "methods.srcnn.like"),
+        (("methods", "srcnn", "train"), {"stepz": 1}, "methods.srcnn.train.stepz: unknown key"),
+        (("metrics", "preset"), "best", "metrics.preset"),
+        (("experiments", "demo", "grid"), [], "experiments.demo.grid"),
+        (("experiments", "demo", "set", "modle"), {}, "experiments.demo.set.modle: unknown key"),
+        (("experiments", "demo", "set", "data"), {"sources": {}}, "raw data is shared"),
+        (("experiments", "demo", "tables"), {"table1": []}, "is in no table"),
+        (("experiment",), "nosuch", "no experiment 'nosuch'; known: demo"),
+        (("surprise",), 1, "surprise: unknown key"),
+    ],
+)
+def test_a_mistake_is_told_by_its_path(
+    tmp_path: Path, document: dict[str, Any], path: tuple[str, ...], value: Any, told: str
+) -> None:
+    table = document
+    for key in path[:-1]:
+        table = table.setdefault(key, {})
+    table[path[-1]] = value
+    assert told in refused(tmp_path, document)
+
+
+@pytest.mark.parametrize("scale", [0, 1, 5, -2, "two"])
+def test_only_known_scales(tmp_path: Path, document: dict[str, Any], scale: Any) -> None:
+    document["experiments"]["demo"]["grid"][0]["scales"] = [scale]
+    assert "experiments.demo.grid.0.scales.0" in refused(tmp_path, document)
+
+
+def test_names_cannot_leave_the_results(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["methods"]["../../etc"] = {"model": "srcnn", "losses": {"l1": 1}}
+    assert "methods.../../etc" in refused(tmp_path, document)
+
+
+def test_like_is_followed_and_zero_weights_drop(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["methods"]["half"] = {"like": "srresnet", "losses": {"l1": 0, "l2": 0.5}}
+    document["methods"]["more"] = {"like": "half", "options": {"blocks": 2}, "train": {"steps": 7}}
+    document["experiments"]["demo"]["grid"][0]["methods"] = ["more"]
+    row = load(tmp_path, document, "demo").rows["more"]
+    assert row.model == "srresnet"
+    assert row.losses == {"l2": 0.5}
+    assert row.options["blocks"] == 2
+    assert row.options["skip"] == "bicubic"
+    assert row.training.steps == 7
+
+
+def test_like_in_a_circle(tmp_path: Path, document: dict[str, Any]) -> None:
+    document["methods"]["srcnn"] = {"like": "srresnet"}
+    document["methods"]["srresnet"] = {"like": "srcnn"}
+    assert "goes in a circle" in refused(tmp_path, document)
+
+
+def test_a_key_that_stands_twice(tmp_path: Path) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(PARAMS.read_text() + "\nmetrics: {}\n")
+    with pytest.raises(UserError, match="'metrics' stands twice"):
+        config.load(file)
+
+
+@pytest.mark.parametrize("text", ["", "- 1", "a: [", "\x00"])
+def test_not_a_table(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "params.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError):
+        config.load(file)
+
+
+def test_absent_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="run in the project's root"):
+        config.load(tmp_path / "params.yaml")
+
+
+def test_schema_is_current() -> None:
+    written = json.loads((ROOT / "docs" / "params.schema.json").read_text())
+    assert written == config.schema(), "run `mrsr schema` and commit docs/params.schema.json"
+
+
+def test_config_imports_no_torch() -> None:
+    code = (
+        "import sys, mrsr.config as c; c.load('params.yaml', 'paper').resolved();"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_params_command_prints_what_is_in_force() -> None:
+    command = [sys.executable, "-m", "mrsr.cli", "params", "--experiment", "smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    printed = yaml.safe_load(done.stdout)
+    assert printed["methods"]["srcnn"]["training"]["steps"] == 2
+
+
+def test_params_command_refuses_in_one_line(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mrsr.cli", "params", "--experiment", "nosuch"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "no experiment 'nosuch'" in done.stderr

@@ -1,0 +1,186 @@
+"""The whole chain with the real tools: snakemake, dvc, mlflow, on the smoke experiment.
+
+Run: pytest -m slow tests/test_pipeline.py
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from project import commit, copy_project, edit_params, planned_jobs, run, snakemake
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
+
+SMOKE = ("all", "--config", "experiment=smoke")
+
+
+@pytest.fixture(scope="module")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the smoke experiment has run once; tests leave it as they find it."""
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    snakemake(folder, *SMOKE)
+    return folder
+
+
+@pytest.fixture
+def copy(smoke: Path, tmp_path: Path) -> Path:
+    """A copy of that project, times kept, for tests that change it."""
+    return Path(shutil.copytree(smoke, tmp_path / "copy", symlinks=True))
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in files
+    }
+
+
+def test_smoke_fills_every_row(smoke: Path) -> None:
+    table = pd.read_csv(smoke / "results/smoke/tables/results.csv")
+    assert set(table["method"]) == {"bicubic", "srcnn", "srresnet"}
+    assert set(table["dataset"]) == {"phantom_t1"}
+    assert (table["scale"] == 2).all()
+    trained = table[table["method"] != "bicubic"]
+    assert (trained["steps"] == 2).all()
+    assert table["psnr"].between(5, 60).all()
+    for name in ("table1.csv", "table1.tex", "table1.md", "summary.json"):
+        assert (smoke / "results/smoke/tables" / name).stat().st_size > 0
+    for method in ("srcnn", "srresnet"):
+        assert (smoke / f"results/smoke/figures/phantom_t1_x2_{method}.png").stat().st_size > 0
+        assert not list((smoke / "results/smoke/checkpoints").rglob("resume*"))
+
+
+def test_second_run_has_nothing_to_do(smoke: Path) -> None:
+    assert "Nothing to be done" in snakemake(smoke, *SMOKE)
+
+
+def test_a_loss_weight_replans_its_method_and_the_tables_only(copy: Path) -> None:
+    edit_params(copy, {"methods": {"srresnet": {"losses": {"l1": 0.5}}}})
+    plan = snakemake(copy, "--dry-run", *SMOKE)
+    jobs = planned_jobs(plan)
+    assert jobs == {
+        "train_sr": 1,
+        "evaluate": 1,
+        "loss_curves": 1,
+        "write_tables": 1,
+        "all": 1,
+    }, plan
+    assert "srcnn/best.pt" not in "\n".join(
+        line for line in plan.splitlines() if line.strip().startswith("output:")
+    )
+
+
+def test_a_metric_replans_evaluations_only(copy: Path) -> None:
+    edit_params(copy, {"metrics": {"preset": "volume"}})
+    jobs = planned_jobs(snakemake(copy, "--dry-run", *SMOKE))
+    assert jobs == {"evaluate": 3, "write_tables": 1, "all": 1}
+
+
+def test_a_label_replans_no_training(copy: Path) -> None:
+    edit_params(copy, {"methods": {"srresnet": {"label": "Residual"}}})
+    jobs = planned_jobs(snakemake(copy, "--dry-run", *SMOKE))
+    assert "train_sr" not in jobs
+    assert jobs["write_tables"] == 1
+
+
+def test_a_bad_parameter_stops_before_any_job(copy: Path) -> None:
+    edit_params(copy, {"sr": {"stepz": 1}})
+    printed = snakemake(copy, *SMOKE, check=False)
+    assert "sr.stepz: unknown key" in printed
+    assert "Job stats" not in printed
+
+
+def test_tables_from_the_tracking_store_are_identical(copy: Path) -> None:
+    tables = copy / "results/smoke/tables"
+    again = copy / "again"
+    run(copy, "mrsr", "tables", "-e", "smoke", "--from-mlflow", "--out", str(again))
+    assert digests(again) == digests(tables)
+
+
+def test_tracking_holds_a_run_per_training_and_evaluation(copy: Path) -> None:
+    code = (
+        "import json, mlflow;"
+        "mlflow.set_tracking_uri('sqlite:///mlflow.db');"
+        "runs = mlflow.search_runs(search_all_experiments=True, output_format='list');"
+        "print('RUNS', json.dumps([[r.data.tags.get('stage'), r.data.tags.get('method'),"
+        " sorted(r.data.metrics)] for r in runs]))"
+    )
+    printed = run(copy, "python", "-c", code).stdout
+    runs = json.loads(printed.split("RUNS ")[1].splitlines()[0])
+    kinds = sorted((stage, method) for stage, method, _ in runs)
+    assert len(kinds) == 5
+    assert len({stage for stage, _ in kinds}) == 2
+    for _, _, metrics in runs:
+        assert any("psnr" in name for name in metrics)
+
+
+def test_dvc_keeps_two_experiments_and_a_clone_adopts_them(copy: Path, tmp_path: Path) -> None:
+    # demo at smoke's size, so that two tracked experiments stand side by side
+    small = {"steps": 2, "batch": 2, "patch": 32, "validate_every": 2, "validation_slices": 2}
+    grid = [{"datasets": ["phantom_t1"], "scales": [2], "methods": ["bicubic", "srcnn"]}]
+    limits = {"datasets": {"phantom_t1": {"max_volumes": 2, "max_slices": 4}}}
+    change = {"sr": small, "data": limits}
+    edit_params(
+        copy,
+        {
+            "experiments": {"demo": {"grid": grid, "set": change}},
+            "tracked": {"smoke": ["data/raw/phantom"]},
+        },
+    )
+    commit(copy)
+    remote = tmp_path / "remote"
+    snakemake(copy, "all", "--config", "experiment=demo")
+    before = digests(copy / "results")
+    printed = run(copy, "dvc", "repro").stdout
+    assert printed.count("Nothing to be done") >= 8, printed
+    assert digests(copy / "results") == before
+    assert "psnr" in run(copy, "dvc", "metrics", "show").stdout
+    run(copy, "dvc", "remote", "add", "--default", "local", str(remote))
+    run(copy, "dvc", "push")
+    commit(copy)
+
+    clone = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "--quiet", str(copy), str(clone))
+    run(clone, "dvc", "pull")
+    for name in ("smoke", "demo"):
+        run(clone, "mrsr", "adopt", "--experiment", name)
+        target = ("all", "--config", f"experiment={name}")
+        assert "Nothing to be done" in snakemake(clone, *target)
+        tables = f"results/{name}/tables"
+        ledger = {"results.csv", "summary.json"}
+        mine, theirs = digests(clone / tables), digests(copy / tables)
+        assert {k: mine[k] for k in ledger} == {k: theirs[k] for k in ledger}
+    # a changed checkpoint is no longer what the ledger says: adopt refuses
+    weights = next((clone / "results/smoke/checkpoints").rglob("best.pt"))
+    weights.chmod(0o644)
+    weights.write_bytes(weights.read_bytes() + b"x")
+    refused = run(clone, "mrsr", "adopt", "--experiment", "smoke", check=False)
+    assert refused.returncode == 2
+    assert "differs from the ledger" in refused.stdout
+
+
+def test_adopt_wants_a_tracked_experiment(smoke: Path) -> None:
+    refused = run(smoke, "mrsr", "adopt", "--experiment", "paper", check=False)
+    assert refused.returncode == 2
+    assert "tracked" in refused.stdout
+
+
+def test_every_experiment_plans(smoke: Path, mirror: Path) -> None:
+    for name in ("demo", "openms", "paper"):
+        jobs = planned_jobs(
+            snakemake(smoke, "--dry-run", "--quiet", "rules", "all", "--config", f"experiment={name}")
+        )
+        assert jobs["train_sr"] >= 4
+
+
+def test_the_cluster_profile_is_found_and_parses(smoke: Path) -> None:
+    printed = run(
+        smoke, "snakemake", "--profile", "slurm", "all", "--dry-run", "--quiet", "rules"
+    ).stdout
+    assert planned_jobs(printed)["train_sr"] >= 20

@@ -1,0 +1,26 @@
+rule evaluate:
+    """Whole test slices through one method: a JSON with its own labels, a CSV per slice."""
+    input:
+        unpack(evaluate_inputs),
+        tracking=ancient(f"{RESULTS}/tracking.ready"),
+    output:
+        f"{RESULTS}/metrics/{{dataset}}/x{{scale}}/{{method}}.json",
+    log:
+        f"{LOGS}/metrics/{{dataset}}/x{{scale}}/{{method}}.log",
+    params:
+        settings=evaluate_settings,
+        checkpoint=checkpoint_option,
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "python -m mrsr.evaluate --settings {params.settings:q} --slices {input.slices}"
+        " {params.checkpoint} --out {output} > {log} 2>&1"
+
+
+rule metrics:
+    """The metrics of every cell."""
+    input:
+        cell_paths(f"{RESULTS}/metrics/{{dataset}}/x{{scale}}/{{method}}.json"),

@@ -1,0 +1,23 @@
+rule raw_source:
+    """Download or make one source, verify it, and list what lies there."""
+    output:
+        "data/raw/{source}/manifest.csv",
+    log:
+        "logs/raw/{source}.log",
+    params:
+        settings=source_settings,
+    threads: 2
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "mrsr raw {wildcards.source} --settings {params.settings:q} --out {output}"
+        " --workers {threads} > {log} 2>&1"
+
+
+rule raw:
+    """Everything that the experiment reads."""
+    input:
+        expand("data/raw/{source}/manifest.csv", source=PARAMS.sources),

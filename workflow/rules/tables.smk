@@ -1,0 +1,60 @@
+rule write_tables:
+    """The long table and the paper's tables, measured beside printed."""
+    input:
+        rules.metrics.input,
+    output:
+        results=report(
+            f"{RESULTS}/tables/results.csv",
+            caption="../report/results.rst",
+            category="Tables",
+        ),
+        tables=expand(
+            "{results}/tables/{table}.{kind}",
+            results=RESULTS,
+            table=PARAMS.experiment.tables,
+            kind=["csv", "tex", "md"],
+        ),
+        summary=f"{RESULTS}/tables/summary.json",
+    log:
+        f"{LOGS}/tables.log",
+    params:
+        settings=as_json(PARAMS.table_settings()),
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "mrsr tables --settings {params.settings:q} --out $(dirname {output.results})"
+        " {input} > {log} 2>&1"
+
+
+rule loss_curves:
+    """Fig. 7: training, validation and test curves of one training."""
+    input:
+        f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt",
+    output:
+        report(
+            f"{RESULTS}/figures/{{dataset}}_x{{scale}}_{{method}}.png",
+            caption="../report/curves.rst",
+            category="Loss curves",
+        ),
+    log:
+        f"{LOGS}/figures/{{dataset}}_x{{scale}}_{{method}}.log",
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "mrsr curves $(dirname {input})/log.jsonl --out {output} > {log} 2>&1"
+
+
+rule tables:
+    """The end of the chain."""
+    input:
+        rules.write_tables.output,
+        cell_paths(
+            f"{RESULTS}/figures/{{dataset}}_x{{scale}}_{{method}}.png",
+            trained_only=True,
+        ),
