@@ -1,0 +1,356 @@
+"""Slice store -> pairs of LR and HR images, whole or as random patches, on the device.
+
+Whole slices are degraded first and cropped afterwards: LR at (i, j), HR at (s*i, s*j). Where the
+images lie (`place`) depends on what fits and never changes a bit of a batch:
+
+- "device": all HR and LR slices in the memory of the GPU (or of the CPU, when it is the device);
+- "host": in the computer's memory, patches are sent to the device;
+- "stream": on disk; the slices of a batch are read and degraded when it is asked for;
+- "auto": the first of these that fits.
+
+A batch is a pure function of (store, seed, step): a training that is resumed at step n sees what
+the uninterrupted one saw, with nothing to save. Slices are held as float32, 4 bytes a pixel, which
+is what batches are cut from; `dtype` may be torch.float16 to halve that.
+
+By hand: `python -c "from mrsr import batches; s = batches.load('train.h5', scale=2,
+degradation='bicubic', device='cpu'); print(batches.batch(s, 0, batch=4, patch=48, seed=0,
+augment=True)[0].shape)"`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import numpy as np
+import torch
+from torch import Tensor
+
+from mrsr import degrade, store
+from mrsr.errors import UserError
+from mrsr.store import StoredVolume
+
+PLACES = ("auto", "device", "host", "stream")
+
+
+@dataclass(kw_only=True, eq=False)
+class Slices:
+    """All slices of a store, in its order. Made by `load`.
+
+    hr, lr: (count, height, width) canvases with each slice at the top left; None when
+    streaming. sizes: (count, 2) the unpadded HR heights and widths. volume, position: (count,)
+    which volume a slice is of, and where in it.
+    """
+
+    path: Path
+    volumes: list[StoredVolume]
+    scale: int
+    degradation: str
+    device: torch.device
+    place: str
+    dtype: torch.dtype
+    canvas: tuple[int, int]
+    sizes: np.ndarray
+    volume: np.ndarray
+    position: np.ndarray
+    hr: Tensor | None = None
+    lr: Tensor | None = None
+    _file: h5py.File | None = field(default=None, repr=False)
+    _usable: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
+    _orders: dict[tuple[int, int, int], np.ndarray] = field(default_factory=dict, repr=False)
+
+    @property
+    def count(self) -> int:
+        """Number of slices."""
+        return len(self.sizes)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Piece:
+    """What `whole` says of a run of slices of one volume.
+
+    size: unpadded (H, W) of HR. positions: of the slices in the stored volume.
+    """
+
+    volume: StoredVolume
+    size: tuple[int, int]
+    positions: list[int]
+
+
+def _canvas(volumes: list[StoredVolume], scale: int) -> tuple[int, int]:
+    height = max(volume.shape[1] for volume in volumes)
+    width = max(volume.shape[2] for volume in volumes)
+    return height + -height % scale, width + -width % scale
+
+
+def memory_needed(path: str | Path, scale: int, dtype: torch.dtype = torch.float32) -> int:
+    """Bytes of all HR and LR slices of a store, as `load` would hold them."""
+    volumes = store.read_store(path)
+    height, width = _canvas(volumes, scale)
+    pixels = height * width + (height // scale) * (width // scale)
+    return sum(volume.shape[0] for volume in volumes) * pixels * dtype.itemsize
+
+
+def memory_available(device: torch.device) -> int:
+    """Free bytes of a GPU, or of this computer within the limits of its control group."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    free = [1 << 62]
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free.append(int(line.split()[1]) * 1024)
+    for folder, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        for group in {"", *(line.split(":")[-1] for line in _lines("/proc/self/cgroup"))}:
+            most = _lines(f"{folder}{group}/{limit}")
+            now = _lines(f"{folder}{group}/{used}")
+            if most and now and most[0].isdigit() and now[0].isdigit():
+                free.append(max(0, int(most[0]) - int(now[0])))
+    # every process of a node holds its own copy
+    return min(free) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="ascii").split("\n")
+    except (OSError, UnicodeDecodeError):
+        return []
+
+
+def _place(needed: int, device: torch.device) -> str:
+    # half is left to the network, its activations and the optimizer
+    if needed < 0.5 * memory_available(device):
+        return "device"
+    if device.type != "cpu" and needed < 0.5 * memory_available(torch.device("cpu")):
+        return "host"
+    return "stream"
+
+
+def load(
+    path: str | Path,
+    *,
+    scale: int,
+    degradation: str,
+    device: str | torch.device,
+    place: str = "auto",
+    dtype: torch.dtype = torch.float32,
+) -> Slices:
+    """Open a store and, unless it streams, degrade every whole slice of it once.
+
+    HR slices are padded at the bottom and right, by their edge, to a multiple of `scale`.
+
+    Raises:
+        UserError: not a slice store, an unknown place, scale or degradation.
+    """
+    if place not in PLACES:
+        raise UserError(f"place '{place}' is not one of {', '.join(PLACES)}")
+    volumes = store.read_store(path)
+    device = torch.device(device)
+    if place == "auto":
+        place = _place(memory_needed(path, scale, dtype), device)
+    lengths = [volume.shape[0] for volume in volumes]
+    slices = Slices(
+        path=Path(path),
+        volumes=volumes,
+        scale=scale,
+        degradation=degradation,
+        device=device,
+        place=place,
+        dtype=dtype,
+        canvas=_canvas(volumes, scale),
+        sizes=np.repeat([volume.shape[1:] for volume in volumes], lengths, axis=0),
+        volume=np.repeat(np.arange(len(volumes)), lengths),
+        position=np.concatenate([np.arange(length) for length in lengths]),
+    )
+    if place != "stream":
+        holder = device if place == "device" else torch.device("cpu")
+        slices.hr, slices.lr = _empty(slices, slices.count, holder)
+        start = 0
+        with store.open_store(path) as file:
+            for volume in volumes:
+                hr, lr = _pair(slices, volume, store.read_slices(file, volume))
+                slices.hr[start : start + len(hr), : hr.shape[1], : hr.shape[2]] = hr
+                slices.lr[start : start + len(lr), : lr.shape[1], : lr.shape[2]] = lr
+                start += len(hr)
+    return slices
+
+
+def _empty(slices: Slices, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    height, width = slices.canvas
+    s = slices.scale
+    hr = torch.zeros(count, height, width, dtype=slices.dtype, device=device)
+    lr = torch.zeros(count, height // s, width // s, dtype=slices.dtype, device=device)
+    return hr, lr
+
+
+def _pair(slices: Slices, volume: StoredVolume, stored: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Stored slices (n, h, w) -> HR (n, H, W) and LR (n, H/s, W/s) magnitudes on the device."""
+    image = torch.from_numpy(store.normalised(stored, volume)).to(slices.device)
+    image, _ = degrade.pad_to(image, slices.scale)
+    # one slice at a time: a matrix product over many may round differently with their number, and
+    # then streaming would not give the bits that the resident slices give
+    lr = torch.stack(
+        [degrade.degrade(one.clone(), slices.scale, slices.degradation) for one in image]
+    )
+    hr = image.abs() if image.is_complex() else image
+    return hr.to(slices.dtype), lr.to(slices.dtype)
+
+
+def _fetch(slices: Slices, index: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
+    """HR and LR canvases that hold the slices `index`, and where in them those are."""
+    if slices.hr is not None and slices.lr is not None:
+        return slices.hr, slices.lr, index
+    if slices._file is None:
+        slices._file = store.open_store(slices.path)
+    wanted, inverse = np.unique(index, return_inverse=True)
+    hr, lr = _empty(slices, len(wanted), slices.device)
+    for number in np.unique(slices.volume[wanted]):
+        volume = slices.volumes[number]
+        rows = np.flatnonzero(slices.volume[wanted] == number)
+        stored = store.read_slices(slices._file, volume, slices.position[wanted[rows]])
+        one_hr, one_lr = _pair(slices, volume, stored)
+        hr[rows, : one_hr.shape[1], : one_hr.shape[2]] = one_hr
+        lr[rows, : one_lr.shape[1], : one_lr.shape[2]] = one_lr
+    return hr, lr, inverse
+
+
+def _usable_slices(slices: Slices, patch: int) -> np.ndarray:
+    """(n,) the slices that a patch fits into; all of them for patch 0."""
+    if patch not in slices._usable:
+        s = slices.scale
+        if patch < 0 or patch % s:
+            raise UserError(f"patch {patch} must be 0 or a positive multiple of the scale {s}")
+        if patch == 0 and len(np.unique(slices.sizes, axis=0)) > 1:
+            raise UserError(
+                f"{slices.path} has slices of several sizes: whole slices (patch 0) cannot be "
+                "batched; set a patch size"
+            )
+        fits = (slices.sizes // s * s >= patch).all(axis=1)
+        if not fits.any():
+            height, width = slices.sizes.max(axis=0)
+            raise UserError(
+                f"patch {patch} is larger than every slice of {slices.path} "
+                f"(at most {height}x{width}); set a smaller patch"
+            )
+        if not fits.all():
+            print(
+                f"{slices.path}: {(~fits).sum()} of {slices.count} slices are smaller than the "
+                f"patch of {patch} pixels and are not used",
+                file=sys.stderr,
+            )
+        slices._usable[patch] = np.flatnonzero(fits)
+    return slices._usable[patch]
+
+
+def _order(slices: Slices, seed: int, epoch: int, n: int) -> np.ndarray:
+    """The permutation of n usable slices in one epoch."""
+    key = (seed, epoch, n)
+    if key not in slices._orders:
+        if len(slices._orders) > 3:
+            slices._orders.clear()
+        slices._orders[key] = np.random.default_rng([seed, epoch, 0]).permutation(n)
+    return slices._orders[key]
+
+
+def batch(
+    slices: Slices,
+    step: int,
+    *,
+    batch: int,
+    patch: int,
+    seed: int,
+    augment: bool,
+    rotate: bool = False,
+    rank: int = 0,
+    world: int = 1,
+) -> tuple[Tensor, Tensor]:
+    """LR (b, 1, p/s, p/s) and HR (b, 1, p, p) float32 on the device, b = batch / world.
+
+    The epochs' permutations, one after the other, form an endless stream of slices; batch number
+    `step` is its entries step * batch ... (step + 1) * batch - 1. Every rank takes its even part of
+    that same batch, whatever the number of ranks.
+
+    patch: HR pixels, a multiple of the scale; 0 takes whole slices, padded to one.
+    augment: random flips. rotate: also random transposition (with flips: all eight orientations).
+
+    Raises:
+        UserError: the batch does not divide by world, or the patch does not fit (see the message).
+    """
+    if batch < 1 or batch % world:
+        raise UserError(f"batch {batch} does not divide evenly over {world} processes")
+    usable = _usable_slices(slices, patch)
+    n, s = len(usable), slices.scale
+    stream = np.arange(step * batch, (step + 1) * batch)
+    index = np.empty(batch, dtype=np.int64)
+    for epoch in range(stream[0] // n, stream[-1] // n + 1):
+        there = stream // n == epoch
+        index[there] = usable[_order(slices, seed, epoch, n)[stream[there] % n]]
+    chance = np.random.default_rng([seed, step, 1]).random((batch, 5))  # one row per sample
+    mine = slice(rank * (batch // world), (rank + 1) * (batch // world))
+    index, chance = index[mine], chance[mine]
+
+    if patch:
+        size = np.array([patch // s, patch // s])
+        corner = (chance[:, :2] * (slices.sizes[index] // s - size + 1)).astype(np.int64)
+    else:
+        size = -(-slices.sizes[0] // s)
+        corner = np.zeros((len(index), 2), dtype=np.int64)
+    flips = (chance[:, 2:4] < 0.5) & augment
+    hr, lr, where = _fetch(slices, index)
+    lr = _crop(lr, where, corner, size, flips)
+    hr = _crop(hr, where, corner * s, size * s, flips)
+    if rotate and size[0] == size[1]:
+        turn = torch.from_numpy(chance[:, 4] < 0.5).to(hr.device)[:, None, None]
+        lr, hr = torch.where(turn, lr.mT, lr), torch.where(turn, hr.mT, hr)
+    return _deliver(slices, lr), _deliver(slices, hr)
+
+
+def _crop(
+    images: Tensor, where: np.ndarray, corner: np.ndarray, size: np.ndarray, flips: np.ndarray
+) -> Tensor:
+    """Patches (b, *size) of images (n, H, W) by one gather; a flip is a reversed index."""
+    lines = []
+    for axis in (0, 1):
+        offset = np.arange(size[axis])
+        offset = np.where(flips[:, axis, None], offset[::-1], offset)
+        lines.append(torch.from_numpy(corner[:, axis, None] + offset).to(images.device))
+    which = torch.from_numpy(where).to(images.device)
+    return images[which[:, None, None], lines[0][:, :, None], lines[1][:, None, :]]
+
+
+def _deliver(slices: Slices, images: Tensor) -> Tensor:
+    return images[:, None].to(slices.device, non_blocking=True).float()
+
+
+def whole(
+    slices: Slices, *, batch: int = 16, limit: int = 0
+) -> Iterator[tuple[Piece, Tensor, Tensor]]:
+    """Whole slices, volume by volume: (piece, LR (n, 1, h, w), HR (n, 1, s*h, s*w)), n <= batch.
+
+    Both are float32 on the device and padded to a multiple of the scale; `piece.size` is the
+    unpadded HR size that metrics look at. limit: only that many slices, spread evenly over the
+    store (0: all).
+    """
+    chosen = np.arange(slices.count)
+    if 0 < limit < slices.count:
+        chosen = np.unique(np.round(np.linspace(0, slices.count - 1, limit + 2)[1:-1]).astype(int))
+    s = slices.scale
+    for number, volume in enumerate(slices.volumes):
+        of_volume = chosen[slices.volume[chosen] == number]
+        height, width = -(-volume.shape[1] // s), -(-volume.shape[2] // s)
+        for start in range(0, len(of_volume), batch):
+            index = of_volume[start : start + batch]
+            piece = Piece(
+                volume=volume, size=volume.shape[1:], positions=slices.position[index].tolist()
+            )
+            hr, lr, where = _fetch(slices, index)
+            rows = torch.from_numpy(where).to(hr.device)
+            lr = lr.index_select(0, rows)[:, :height, :width]
+            hr = hr.index_select(0, rows)[:, : height * s, : width * s]
+            yield piece, _deliver(slices, lr.contiguous()), _deliver(slices, hr.contiguous())

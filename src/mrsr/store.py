@@ -1,0 +1,150 @@
+"""The slice store: one HDF5 file per dataset and split, every volume lossless in its own type.
+
+Layout, written by `slicing.py` and read here with h5py and numpy alone:
+
+    /                     attributes format, dataset, organ, contrast, split, settings, digest
+    /volumes/0000         attributes subject, visit, path, slope, intercept, scale, slice_index,
+                          affine, voxel_size
+    /volumes/0000/data    (slices, height, width), one chunk per slice
+
+A normalised image is (data * slope + intercept) / scale: `scale` is the physical intensity that
+becomes 1. Nothing is clipped. `affine` maps (slice_index - slice_index[0], row, column, 1) to RAS+
+millimetres; `slice_index` counts in the volume before slices were selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from mrsr.errors import UserError
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredVolume:
+    """What the store says of a volume; `read_slices` reads its data.
+
+    shape: (slices, height, width). affine: (4, 4) float64. voxel_size: mm along the three axes.
+    """
+
+    key: str
+    subject: str
+    visit: str
+    path: str
+    slope: float
+    intercept: float
+    scale: float
+    slice_index: tuple[int, ...]
+    affine: np.ndarray
+    voxel_size: tuple[float, float, float]
+    shape: tuple[int, int, int]
+    dtype: np.dtype
+
+
+def open_store(path: str | Path) -> h5py.File:
+    """The open file, checked to be a slice store of this format.
+
+    Raises:
+        UserError: missing, unreadable, truncated, not a slice store, or one of another format.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"no slice store {path}; make it with 'mrsr slices' or snakemake slices")
+    try:
+        file = h5py.File(path, "r")
+    except OSError:
+        raise UserError(f"{path} is not a readable HDF5 file; delete it and slice again") from None
+    version = file.attrs.get("format")
+    if "volumes" not in file or version != FORMAT:
+        file.close()
+        raise UserError(
+            f"{path} is not a slice store of format {FORMAT} (found {version}); slice again"
+        )
+    return file
+
+
+def attributes(path: str | Path) -> dict[str, Any]:
+    """The store's own attributes: dataset, organ, contrast, split, settings (JSON), digest."""
+    with open_store(path) as file:
+        return {
+            key: value.item() if isinstance(value, np.generic) else value
+            for key, value in file.attrs.items()
+        }
+
+
+def read_store(path: str | Path) -> list[StoredVolume]:
+    """All volumes of a store in its order, without their data.
+
+    Raises:
+        UserError: the file is not a complete slice store, or holds no volume.
+    """
+    with open_store(path) as file:
+        try:
+            volumes = [_volume(key, file["volumes"][key]) for key in sorted(file["volumes"])]
+        except (KeyError, TypeError, ValueError, OSError) as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and slice again") from None
+    if not volumes:
+        raise UserError(f"{path} holds no volume; check the dataset's split and slice again")
+    return volumes
+
+
+def _volume(key: str, group: h5py.Group) -> StoredVolume:
+    data, attrs = group["data"], group.attrs
+    scale = float(attrs["scale"])
+    index = tuple(int(i) for i in attrs["slice_index"])
+    if data.ndim != 3 or len(index) != len(data) or not (np.isfinite(scale) and scale > 0):
+        raise ValueError(f"volume {key}")
+    return StoredVolume(
+        key=key,
+        subject=str(attrs["subject"]),
+        visit=str(attrs["visit"]),
+        path=str(attrs["path"]),
+        slope=float(attrs["slope"]),
+        intercept=float(attrs["intercept"]),
+        scale=scale,
+        slice_index=index,
+        affine=np.asarray(attrs["affine"], dtype=np.float64),
+        voxel_size=tuple(float(x) for x in attrs["voxel_size"]),
+        shape=tuple(data.shape),
+        dtype=data.dtype,
+    )
+
+
+def read_slices(
+    source: str | Path | h5py.File, volume: StoredVolume, which: Sequence[int] | None = None
+) -> np.ndarray:
+    """(n, height, width) in the stored type: all slices, or those at increasing positions `which`.
+
+    source: the path, or the file that `open_store` opened, for many small reads.
+    """
+    if not isinstance(source, h5py.File):
+        with open_store(source) as file:
+            return read_slices(file, volume, which)
+    data = source["volumes"][volume.key]["data"]
+    try:
+        if which is None:
+            return data[:]
+        # one chunk is one slice: single reads are faster than h5py's fancy indexing
+        return np.stack([data[int(i)] for i in which])
+    except OSError:
+        raise UserError(
+            f"{source.filename} is damaged at volume {volume.key}; delete it and slice again"
+        ) from None
+
+
+def normalised(stored: np.ndarray, volume: StoredVolume) -> np.ndarray:
+    """Stored values -> float32 (complex64 for complex volumes), where `volume.scale` becomes 1.
+
+    Take the magnitude of complex values after degradation, never before.
+    """
+    if np.iscomplexobj(stored):
+        return stored.astype(np.complex64) * np.float32(volume.slope / volume.scale)
+    physical = stored.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.intercept)
+    return physical / np.float32(volume.scale)
