@@ -45,8 +45,8 @@ $(STAMP): envs/requirements.lock pyproject.toml
 	  exit 2; fi; \
 	[ -x $(BIN)/python ] || { echo "making .venv with $$python"; $$python -m venv .venv; }; \
 	echo "installing envs/requirements.lock (about 2 minutes)"; \
-	$(BIN)/python -m pip install --quiet --requirement envs/requirements.lock; \
-	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .; \
+	$(BIN)/python -m pip install -qq --requirement envs/requirements.lock; \
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .; \
 	touch $(STAMP)
 
 demo: $(STAMP)
