@@ -1,0 +1,254 @@
+"""ixi: brain scans of nearly 600 healthy people, PD, T1 and T2 (paper, section 4.1).
+
+Data: the IXI project, Imperial College London, brain-development.org, CC BY-SA 3.0. Three archives
+come from the publisher (14 GB), resumed where a connection broke, verified by MD5 and unpacked to
+`IXI-T1/`, `IXI-T2/` and `IXI-PD/`. A marker beside each (`IXI-T1.json`) says that it is complete;
+then the archive itself is removed to free its space, and a second run fetches nothing.
+
+Slices run along the third stored axis: T1 is a sagittal stack (256x256x150), T2 and PD are axial
+(256x256x~130) and come from one dual-echo scan, so those two are registered (`pair`).
+
+The split is one for all contrasts: people who have all three, each with at least 96 slices
+(IXI014-HH-1236-PD has 29), are ordered by a hash of their name and cut into 500 train, 70 test and
+6 validation. It is a list, workflow/splits/ixi.csv (`subjects` setting), made by
+
+    python -m mrsr.datasets.ixi --split data/raw/ixi workflow/splits/ixi.csv
+
+Where that list does not exist, the same list is computed from the files.
+
+`source`: empty for the publisher, or a base URL or folder which holds the three archives.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import re
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from mrsr import download
+from mrsr.datasets.nifti import read_nifti
+from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.errors import UserError
+from mrsr.files import write_json, write_text
+
+PUBLISHER = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
+MD5 = {
+    "PD": "88ecd9d1fa33cb4a2278183b42ffd749",
+    "T1": "34901a0593b41dd19c1a1f746eac2d58",
+    "T2": "e3140d78730ecdd32ba92da48c0a9aaa",
+}
+SIZES = {"train": 500, "test": 70, "validation": 6}  # in the order in which people are dealt out
+MIN_SLICES = 96
+_NAME = re.compile(r"(IXI\d{3}-[A-Za-z]+-\d{4})-(PD|T1|T2)\.nii\.gz")
+_MAX_BYTES = 40 * 2**30  # an archive has 3 to 5 GB
+
+
+def prepare(folder: Path, settings: Any) -> None:
+    """Fetch, verify and unpack the three archives; what is complete already is left alone.
+
+    Raises:
+        UserError: a source that cannot be reached, a wrong checksum, an unsafe or damaged archive.
+    """
+    folder = Path(folder)
+    base = settings.source or PUBLISHER
+    for contrast, md5 in MD5.items():
+        if _complete(folder, contrast):
+            continue
+        archive = f"IXI-{contrast}.tar"
+        tar = download.fetch(download.join(base, archive), folder / archive, md5=md5, label=archive)
+        target = folder / f"IXI-{contrast}"
+        download.remove_folder(target)  # of a run that ended before its marker was written
+        files = download.safe_extract(
+            tar, target, only=_wanted(contrast), flat=True, max_bytes=_MAX_BYTES
+        )
+        if not files:
+            download.remove_folder(target)
+            raise UserError(f"{archive} holds no file named like IXI002-Guys-0828-{contrast}.nii.gz")
+        write_json(_marker(folder, contrast), {"archive": archive, "md5": md5, "files": len(files)})
+        tar.unlink()
+
+
+def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
+    """The scans of one contrast ("PD", "T1" or "T2") of the people of the split, sorted.
+
+    Raises:
+        UserError: no such contrast, a list that is not one, its sizes differ from 500/70/6, or a
+            file is missing.
+    """
+    if contrast not in MD5:
+        raise UserError(f"ixi has no contrast '{contrast}'; it has {', '.join(MD5)}")
+    folder = Path(folder)
+    committed = Path(settings.subjects) if settings.subjects else None
+    if committed is not None and committed.is_file():
+        split = read_split(committed)
+    else:
+        split = dict(make_split(folder))
+    volumes = []
+    for subject in sorted(split):
+        path = folder / f"IXI-{contrast}" / f"{subject}-{contrast}.nii.gz"
+        if not path.is_file():
+            raise UserError(f"no file {path}; run `mrsr raw ixi` first, or mend the split list")
+        volumes.append(
+            VolumeRef(
+                path=path,
+                subject=subject,
+                contrast=contrast,
+                organ="brain",
+                split=split[subject],
+                pair="" if contrast == "T1" else subject,
+            )
+        )
+    return volumes
+
+
+def read_volume(ref: VolumeRef) -> Volume:
+    """One scan, slices along the third stored axis.
+
+    Raises:
+        UserError: fewer than 96 slices (such people have no place in the split), or unreadable.
+    """
+    volume = read_nifti(
+        ref.path, subject=ref.subject, contrast=ref.contrast, organ=ref.organ, slice_axis=2
+    )
+    if volume.stored.shape[0] < MIN_SLICES:
+        raise UserError(
+            f"{ref.path.name} has {volume.stored.shape[0]} slices, {MIN_SLICES} are needed; "
+            "take this person out of the split list"
+        )
+    return volume
+
+
+def make_split(folder: Path) -> list[tuple[str, str]]:
+    """(subject, split) rows of everybody who qualifies, sorted by subject.
+
+    Who is in which part depends on the names alone: the order is that of the SHA-256 of
+    "ixi:<subject>", and the first 500 are train, the next 70 test, the last 6 validation.
+
+    Raises:
+        UserError: folders are missing, or the number of people is not 576.
+    """
+    names = {contrast: _subjects(Path(folder), contrast) for contrast in MD5}
+    everywhere = sorted(set.intersection(*map(set, names.values())))
+    failed = {}
+    for subject in everywhere:
+        for contrast in MD5:
+            reason = _unfit(names[contrast][subject])
+            if reason:
+                failed[subject] = f"{subject}-{contrast} {reason}"
+    fit = [subject for subject in everywhere if subject not in failed]
+    people = Counter(subject.partition("-")[0] for subject in fit)
+    person, count = max(people.items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        raise UserError(f"{folder} has {count} sets of scans of {person}; keep one of them")
+    for reason in failed.values():
+        print(f"ixi: left out: {reason}", file=sys.stderr)
+    needed = sum(SIZES.values())
+    if len(fit) != needed:
+        raise UserError(
+            f"{folder}: {len(fit)} people have PD, T1 and T2 of {MIN_SLICES} slices, the split "
+            f"needs {needed}; run `mrsr raw ixi` again, or use the source 'folder' for other files"
+        )
+    dealt = sorted(fit, key=lambda subject: hashlib.sha256(f"ixi:{subject}".encode()).hexdigest())
+    parts = [part for part, size in SIZES.items() for _ in range(size)]
+    return sorted(zip(dealt, parts, strict=True))
+
+
+def read_split(path: Path) -> dict[str, str]:
+    """subject -> split of a list with the columns subject and split.
+
+    Raises:
+        UserError: not such a list, somebody twice, or other sizes than 500/70/6.
+    """
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise UserError(f"{path} is not a readable CSV; its columns are subject,split") from None
+    split: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        subject, part = row.get("subject") or "", row.get("split") or ""
+        if not _NAME.fullmatch(f"{subject}-T1.nii.gz") or part not in SIZES:
+            raise UserError(
+                f"{path} line {number}: expected a subject like IXI002-Guys-0828 and one of "
+                f"{', '.join(SIZES)}"
+            )
+        if subject in split:
+            raise UserError(f"{path} line {number}: {subject} stands there twice")
+        split[subject] = part
+    found = Counter(split.values())
+    if dict(found) != SIZES:
+        have, need = (
+            "/".join(str(sizes.get(part, 0)) for part in SIZES) for sizes in (found, SIZES)
+        )
+        raise UserError(f"{path} has {have} {'/'.join(SIZES)} subjects; it must have {need}")
+    return split
+
+
+def write_split(folder: Path, path: Path) -> None:
+    """Make the list from the files in `folder` and write it."""
+    lines = [f"{subject},{part}" for subject, part in make_split(folder)]
+    write_text(path, "\n".join(["subject,split", *lines]) + "\n")
+
+
+def _wanted(contrast: str):  # noqa: ANN202
+    def wanted(name: str) -> bool:
+        match = _NAME.fullmatch(name.rpartition("/")[2])
+        return match is not None and match[2] == contrast
+
+    return wanted
+
+
+def _marker(folder: Path, contrast: str) -> Path:
+    return folder / f"IXI-{contrast}.json"
+
+
+def _complete(folder: Path, contrast: str) -> bool:
+    """Is the contrast unpacked, from the archive that we know?"""
+    try:
+        marker = json.loads(_marker(folder, contrast).read_text(encoding="utf-8"))
+        files = sum(1 for _ in (folder / f"IXI-{contrast}").iterdir())
+        return marker["md5"] == MD5[contrast] and marker["files"] == files
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _subjects(folder: Path, contrast: str) -> dict[str, Path]:
+    """subject -> file of one contrast."""
+    inside = folder / f"IXI-{contrast}"
+    if not inside.is_dir():
+        raise UserError(f"no folder {inside}; run `mrsr raw ixi` first")
+    return {
+        match[1]: path
+        for path in inside.iterdir()
+        if (match := _NAME.fullmatch(path.name)) and match[2] == contrast
+    }
+
+
+def _unfit(path: Path) -> str:
+    """Why a scan cannot be used, from its header alone; empty if it can."""
+    import nibabel
+
+    try:
+        shape = nibabel.load(path).shape
+    except Exception as error:  # of a broken file, anything: it is left out and said
+        return f"cannot be read ({type(error).__name__})"
+    if len(shape) != 3:
+        return f"is not 3D {shape}"
+    return f"has {shape[2]} slices" if shape[2] < MIN_SLICES else ""
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) != 3 or arguments[0] != "--split":
+        raise UserError("usage: python -m mrsr.datasets.ixi --split data/raw/ixi LIST.csv")
+    write_split(Path(arguments[1]), Path(arguments[2]))
+
+
+if __name__ == "__main__":
+    from mrsr.errors import guarded
+
+    guarded(main)(sys.argv[1:])
