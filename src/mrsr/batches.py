@@ -19,7 +19,6 @@ augment=True)[0].shape)"`.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,6 +31,7 @@ from torch import Tensor
 
 from mrsr import degrade, store
 from mrsr.errors import UserError
+from mrsr.memory import memory_available
 from mrsr.store import StoredVolume
 
 PLACES = ("auto", "device", "host", "stream")
@@ -93,34 +93,6 @@ def memory_needed(path: str | Path, scale: int, dtype: torch.dtype = torch.float
     height, width = _canvas(volumes, scale)
     pixels = height * width + (height // scale) * (width // scale)
     return sum(volume.shape[0] for volume in volumes) * pixels * dtype.itemsize
-
-
-def memory_available(device: torch.device) -> int:
-    """Free bytes of a GPU, or of this computer within the limits of its control group."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    free = [1 << 62]
-    for line in _lines("/proc/meminfo"):
-        if line.startswith("MemAvailable:"):
-            free.append(int(line.split()[1]) * 1024)
-    for folder, limit, used in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        for group in {"", *(line.split(":")[-1] for line in _lines("/proc/self/cgroup"))}:
-            most = _lines(f"{folder}{group}/{limit}")
-            now = _lines(f"{folder}{group}/{used}")
-            if most and now and most[0].isdigit() and now[0].isdigit():
-                free.append(max(0, int(most[0]) - int(now[0])))
-    # every process of a node holds its own copy
-    return min(free) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="ascii").split("\n")
-    except (OSError, UnicodeDecodeError):
-        return []
 
 
 def _place(needed: int, device: torch.device) -> str:

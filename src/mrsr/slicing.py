@@ -1,0 +1,338 @@
+"""Volumes -> slice store: one HDF5 file per split, subjects in one split only (section 4.1).
+
+Several volumes are read and checked at a time in processes of their own; one process writes, in a
+fixed order, so the same input gives the same bytes whatever the number of workers. The three files
+appear together when all of them are whole. The layout is described in `store.py`.
+
+By hand: `mrsr slices --dataset phantom_t1 --raw data/raw/phantom --out results/demo/slices/
+phantom_t1`.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from mrsr import datasets, splits
+from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.errors import UserError, one_line
+from mrsr.files import atomic, write_json
+from mrsr.settings import digest, plain
+from mrsr.store import FORMAT, read_slices, read_store
+
+__all__ = ["Cut", "Sliced", "cut", "read_slices", "read_store", "slice_dataset"]
+
+SKIPPED = "skipped.json"
+# what counts as tissue: a voxel above this part of the volume's normalising intensity
+_TISSUE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which slices of a volume are kept, and how its intensities are scaled.
+
+    crop: central (height, width), or None. central: that many central slices, or None.
+    most: no more than so many central slices (tiny runs), or None.
+    percentile: the one of the whole volume that becomes 1.
+    foreground: slices with a smaller fraction of tissue are left out; 0 keeps all.
+    """
+
+    crop: tuple[int, int] | None = None
+    central: int | None = None
+    most: int | None = None
+    percentile: float = 99.9
+    foreground: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sliced:
+    """A checked volume as it goes into the store; see `store.py` for the fields."""
+
+    data: np.ndarray
+    scale: float
+    slope: float
+    intercept: float
+    slice_index: list[int]
+    affine: np.ndarray
+    voxel_size: tuple[float, float, float]
+
+
+def slice_dataset(
+    raw: str | Path, settings: Any, out: str | Path, source_settings: Any, workers: int = 1
+) -> dict[str, Any]:
+    """Write train.h5, validation.h5, test.h5 and skipped.json into `out`; return a report.
+
+    raw: the folder that the source prepared. settings: `dataset source contrast organ crop
+    central_slices normalise split skip_bad max_slices max_volumes foreground`.
+
+    The report has `dataset`, `splits` (subjects, volumes and slices of each) and `skipped` (path,
+    split, subject and reason of each; empty unless `skip_bad`).
+
+    Raises:
+        UserError: nothing to slice, a split that cannot be made, a bad volume without `skip_bad`.
+    """
+    raw, out = Path(raw), Path(out)
+    contrast, organ = settings.contrast, settings.organ
+    refs = datasets.source(settings.source).list_volumes(raw, source_settings, contrast)
+    refs = [ref for ref in refs if not (organ and ref.organ) or ref.organ == organ]
+    if not refs:
+        raise UserError(f"no {contrast} volume of the {organ} in {raw}; check contrast and source")
+    chosen = splits.assign(refs, settings.split, settings.dataset)
+    chosen = splits.first_subjects(chosen, getattr(settings, "max_volumes", None))
+
+    skipped: list[dict[str, str]] = []
+    report: dict[str, Any] = {"dataset": settings.dataset, "splits": {}, "skipped": skipped}
+    total = sum(len(of_split) for of_split in chosen.values())
+    with ExitStack() as stack:
+        submit, lookahead = _workers(stack, workers)
+        bar = stack.enter_context(tqdm(total=total, unit="volume", disable=None, desc="slices"))
+        for split, of_split in chosen.items():
+            results = _results(of_split, settings, split, submit, lookahead)
+            file = stack.enter_context(
+                h5py.File(stack.enter_context(atomic(out / f"{split}.h5")), "w")
+            )
+            _describe(file, settings, split)
+            subjects, slices, count = set(), 0, 0
+            for ref, result in results:
+                bar.update()
+                if isinstance(result, UserError):
+                    if not getattr(settings, "skip_bad", False):
+                        raise UserError(f"{result} (or skip such volumes with --skip-bad)")
+                    skipped.append(
+                        {
+                            "path": _relative(ref.path, raw),
+                            "split": split,
+                            "subject": ref.subject,
+                            "reason": one_line(str(result)),
+                        }
+                    )
+                    continue
+                _write(file, count, ref, result, raw)
+                subjects.add(ref.subject)
+                slices += len(result.data)
+                count += 1
+            if not count:
+                raise UserError(
+                    f"{settings.dataset}: no usable volume is left in the {split} split; "
+                    f"{len(skipped)} were skipped, the last: {skipped[-1]['reason']}"
+                )
+            report["splits"][split] = {
+                "subjects": sorted(subjects),
+                "volumes": count,
+                "slices": slices,
+            }
+        write_json(out / SKIPPED, skipped)
+    return report
+
+
+def cut(volume: Volume, wanted: Cut, name: str = "") -> Sliced:
+    """Check a volume, select its slices and find its scale; the stored values stay as they are.
+
+    Raises:
+        UserError: not 3D, no voxels, NaN or infinite values, one value everywhere, nothing above
+            zero, smaller than the crop, or fewer slices than wanted.
+    """
+    stored = _storable(volume.stored, name)
+    image = np.abs(stored) if np.iscomplexobj(stored) else stored
+    if image.min() == image.max():
+        raise UserError(f"{name} is empty: every voxel is {image.flat[0]:g}; leave the file out")
+    # a percentile of the stored values, mapped to physical ones; a negative slope turns their order
+    if np.iscomplexobj(stored):
+        scale = float(np.percentile(image, wanted.percentile)) * abs(volume.slope)
+    else:
+        percentile = wanted.percentile if volume.slope > 0 else 100 - wanted.percentile
+        scale = float(np.percentile(image, percentile)) * volume.slope + volume.intercept
+    if not (np.isfinite(scale) and scale > 0):
+        raise UserError(
+            f"{name}: the {wanted.percentile:g}th percentile of its intensities is {scale:g}, so "
+            "there is nothing to normalise by; leave the file out"
+        )
+
+    start, count = 0, stored.shape[0]
+    if wanted.central:
+        if count < wanted.central:
+            raise UserError(
+                f"{name} has {count} slices, fewer than central_slices = {wanted.central}; lower "
+                "it or leave the file out"
+            )
+        start, count = (count - wanted.central) // 2, wanted.central
+    if wanted.most and wanted.most < count:
+        start, count = start + (count - wanted.most) // 2, wanted.most
+    height, width = wanted.crop or stored.shape[1:]
+    if height > stored.shape[1] or width > stored.shape[2]:
+        raise UserError(
+            f"{name} has slices of {stored.shape[1]}x{stored.shape[2]}, smaller than the crop "
+            f"{height}x{width}; lower crop or leave the file out"
+        )
+    top, left = (stored.shape[1] - height) // 2, (stored.shape[2] - width) // 2
+
+    index = np.arange(start, start + count)
+    data = stored[start : start + count, top : top + height, left : left + width]
+    if wanted.foreground > 0:
+        physical = np.abs(data) if np.iscomplexobj(data) else data
+        physical = physical.astype(np.float32) * volume.slope + volume.intercept
+        keep = (physical > _TISSUE * scale).mean(axis=(1, 2)) >= wanted.foreground
+        if not keep.any():
+            raise UserError(
+                f"{name}: no slice has the foreground fraction {wanted.foreground:g}; lower it"
+            )
+        data, index = data[keep], index[keep]
+    shift = np.eye(4)
+    shift[:3, 3] = index[0], top, left
+    return Sliced(
+        data=np.ascontiguousarray(data),
+        scale=scale,
+        slope=float(volume.slope),
+        intercept=float(volume.intercept),
+        slice_index=index.tolist(),
+        affine=np.asarray(volume.affine, dtype=np.float64) @ shift,
+        voxel_size=volume.voxel_size,
+    )
+
+
+def _storable(stored: np.ndarray, name: str) -> np.ndarray:
+    """The array in native byte order: integers as they are, else float32 or complex64."""
+    if stored.ndim != 3:
+        raise UserError(
+            f"{name} is {stored.ndim}D, a 3D volume is needed; save one as its own file"
+        )
+    if stored.size == 0:
+        raise UserError(f"{name} has no voxels; leave the file out")
+    kind = stored.dtype.kind
+    if kind == "b":
+        return stored.astype(np.uint8)
+    if kind in "iu":
+        return stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    if kind not in "fc":
+        raise UserError(f"{name} holds {stored.dtype} values; numbers are needed")
+    with np.errstate(over="ignore"):
+        stored = stored.astype(np.complex64 if kind == "c" else np.float32, copy=False)
+    bad = stored.size - int(np.isfinite(stored).sum())
+    if bad:
+        raise UserError(
+            f"{name}: {bad} of {stored.size} voxels are NaN or infinite; replace them or leave "
+            "the file out"
+        )
+    return stored
+
+
+def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
+    """In a worker: one volume, checked and cut, or why not."""
+    try:
+        return cut(datasets.source(source).read_volume(ref), wanted, ref.path.name)
+    except UserError as error:
+        return error
+    except (OSError, EOFError, zlib.error) as error:
+        return UserError(
+            f"cannot read {ref.path.name} ({one_line(str(error))}); copy or download it again"
+        )
+
+
+def _workers(stack: ExitStack, workers: int) -> tuple[Callable[..., Callable[[], Any]], int]:
+    """`submit(function, *arguments)` that returns a function giving the result, and how many
+    volumes may be under way at once (they wait in memory)."""
+    if workers <= 1:
+        return lambda function, *arguments: lambda: function(*arguments), 1
+    # fork would copy the threads' locks of whatever the caller has imported
+    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+    stack.callback(pool.shutdown, cancel_futures=True)
+    return lambda function, *arguments: pool.submit(function, *arguments).result, 2 * workers
+
+
+def _results(
+    refs: list[VolumeRef],
+    settings: Any,
+    split: str,
+    submit: Callable[..., Callable[[], Any]],
+    lookahead: int,
+) -> Iterator[tuple[VolumeRef, Sliced | UserError]]:
+    """Volumes in their order, read a few ahead."""
+    wanted = _wanted(settings, split)
+    waiting: deque[tuple[VolumeRef, Callable[[], Any]]] = deque()
+    name = ""
+    try:
+        for ref in [*refs, *[None] * lookahead]:
+            if ref is not None:
+                name = ref.path.name
+                waiting.append((ref, submit(_read, settings.source, ref, wanted)))
+            if waiting and (ref is None or len(waiting) >= lookahead):
+                oldest, result = waiting.popleft()
+                name = oldest.path.name
+                yield oldest, result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"a worker died near {name}, perhaps for lack of memory; run again with fewer workers"
+        ) from None
+
+
+def _wanted(settings: Any, split: str) -> Cut:
+    normalise = settings.normalise
+    if normalise.level != "volume":
+        raise UserError(f"normalise.level '{normalise.level}' is unknown; use 'volume'")
+    crop = getattr(settings, "crop", None)
+    return Cut(
+        crop=(int(crop[0]), int(crop[1])) if crop else None,
+        central=getattr(settings, "central_slices", None),
+        most=getattr(settings, "max_slices", None),
+        percentile=normalise.percentile,
+        # what is measured must not depend on what is easy to learn from
+        foreground=getattr(settings, "foreground", 0.0) if split == "train" else 0.0,
+    )
+
+
+def _describe(file: h5py.File, settings: Any, split: str) -> None:
+    value = settings.model_dump() if hasattr(settings, "model_dump") else plain(settings)
+    value = json.loads(json.dumps(value, default=str))
+    if isinstance(value.get("split"), dict) and value["split"].get("path"):
+        value["split"]["path"] = Path(value["split"]["path"]).name  # no folder of this computer
+    file.attrs["format"] = FORMAT
+    file.attrs["dataset"] = settings.dataset
+    file.attrs["organ"] = settings.organ
+    file.attrs["contrast"] = settings.contrast
+    file.attrs["split"] = split
+    file.attrs["settings"] = json.dumps(value, sort_keys=True)
+    file.attrs["digest"] = digest(value)
+    file.create_group("volumes")
+
+
+def _write(file: h5py.File, number: int, ref: VolumeRef, sliced: Sliced, raw: Path) -> None:
+    group = file["volumes"].create_group(f"{number:04d}")
+    group.create_dataset(
+        "data",
+        data=sliced.data,
+        chunks=(1, *sliced.data.shape[1:]),
+        compression="gzip",
+        compression_opts=1,
+        shuffle=True,
+        track_times=False,
+    )
+    group.attrs["subject"] = ref.subject
+    group.attrs["visit"] = ref.visit
+    group.attrs["path"] = _relative(ref.path, raw)
+    group.attrs["slope"] = sliced.slope
+    group.attrs["intercept"] = sliced.intercept
+    group.attrs["scale"] = sliced.scale
+    group.attrs["slice_index"] = sliced.slice_index
+    group.attrs["affine"] = sliced.affine
+    group.attrs["voxel_size"] = sliced.voxel_size
+
+
+def _relative(path: Path, raw: Path) -> str:
+    """The path inside the raw folder, or the file's name alone: never a folder of this computer."""
+    try:
+        return path.resolve().relative_to(raw.resolve()).as_posix()
+    except ValueError:
+        return path.name
