@@ -1,0 +1,223 @@
+"""What README and docs say is there and runs: paths, commands, options, links.
+
+pytest tests/test_docs.py
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").glob("**/*.md")),
+]
+BIN = Path(sys.executable).parent
+# written by running the project, so absent from a fresh clone
+MADE = {"data/"}
+
+
+def _blocks(page: Path, language: str) -> list[str]:
+    text = page.read_text(encoding="utf-8")
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```", text, flags=re.MULTILINE | re.DOTALL)
+
+
+def _commands() -> list[tuple[str, list[str]]]:
+    """(page, words) of every command in a bash block, without comments and assignments."""
+    found = []
+    for page in PAGES:
+        for block in _blocks(page, "bash"):
+            for line in block.splitlines():
+                for part in line.split("#")[0].split("&&"):
+                    words = shlex.split(part)
+                    while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                        words = words[1:]
+                    if words:
+                        words[0] = words[0].removeprefix(".venv/bin/")
+                        found.append((page.relative_to(ROOT).as_posix(), words))
+    return found
+
+
+COMMANDS = _commands()
+
+
+def _run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
+        "COLUMNS": "200",
+        "NO_COLOR": "1",
+        "TERM": "dumb",
+    }
+    return subprocess.run(
+        words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+@functools.cache
+def _help(verb: str) -> str:
+    """The command's help; empty when there is no such command."""
+    result = _run(["mrsr", verb, "--help"])
+    return result.stdout if result.returncode == 0 else ""
+
+
+def _ids(commands: list[tuple[str, list[str]]]) -> list[str]:
+    return [f"{page}: {' '.join(words)[:60]}" for page, words in commands]
+
+
+MRSR = [item for item in COMMANDS if item[1][0] == "mrsr"]
+CHEAP = [
+    item
+    for item in COMMANDS
+    if item[1][:2] == ["mrsr", "params"] or (item[1][0] == "snakemake" and "--dry-run" in item[1])
+]
+CHEAP = [item for item in CHEAP if not any("..." in word for word in item[1])]
+
+
+def test_the_tree_of_the_readme_exists() -> None:
+    tree = next(block for block in _blocks(ROOT / "README.md", "text") if "Snakefile" in block)
+    paths = [line.split()[0] for line in tree.splitlines() if line.strip()]
+    assert len(paths) > 20
+    missing = [path for path in paths if path not in MADE and not (ROOT / path).exists()]
+    assert not missing
+
+
+def test_the_tree_has_a_comment_per_path() -> None:
+    tree = next(block for block in _blocks(ROOT / "README.md", "text") if "Snakefile" in block)
+    assert all(len(line.split()) > 2 for line in tree.splitlines() if line.strip())
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text(encoding="utf-8")):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_there_are_commands() -> None:
+    assert len(MRSR) > 5
+    assert len(CHEAP) > 2
+
+
+@pytest.mark.parametrize(("page", "words"), MRSR, ids=_ids(MRSR))
+def test_mrsr_commands_and_options_exist(page: str, words: list[str]) -> None:
+    text = _help(words[1])
+    assert text, f"mrsr {words[1]} of {page} does not exist"
+    for word in words[2:]:
+        if word.startswith("--"):
+            assert word.split("=")[0] in text, f"mrsr {words[1]} has no {word}"
+
+
+@pytest.mark.parametrize(("page", "words"), CHEAP, ids=_ids(CHEAP))
+def test_cheap_commands_run(page: str, words: list[str]) -> None:
+    if words[0] == "snakemake":
+        words = [words[0], "--nolock", "--rerun-incomplete", *words[1:]]
+    result = _run(words)
+    assert result.returncode == 0, f"{page}\n{result.stdout[-1500:]}\n{result.stderr[-1500:]}"
+
+
+def test_make_targets_and_experiments_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    experiments = yaml.safe_load((ROOT / "params.yaml").read_text())["experiments"]
+    for page, words in COMMANDS:
+        if words[0] == "make":
+            for target in words[1:]:
+                assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), (page, target)
+        for word in words:
+            name = re.fullmatch(r"experiment=(\w+)", word)
+            if name:
+                assert name[1] in experiments, (page, word)
+
+
+def test_parameters_named_in_replication_exist() -> None:
+    """`a.b.c` of the parameter column is a path in params.yaml; * stands for any key."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for line in (ROOT / "docs" / "replication.md").read_text().splitlines():
+        cells = line.split("|")
+        if len(cells) != 6 or cells[3].strip() in ("parameter", "none", "---"):
+            continue
+        for path in re.findall(r"`((?:data|sr|metrics|methods|experiments)\.[^`]+)`", cells[3]):
+            nodes = [params]
+            for part in path.split("."):
+                pattern = re.compile(part.replace("*", ".*"))
+                nodes = [
+                    value
+                    for node in nodes
+                    for key, value in (
+                        node.items() if isinstance(node, dict) else [("", n) for n in node]
+                    )
+                    if (not isinstance(node, dict)) or pattern.fullmatch(key)
+                ] or _defaulted(path, part)
+            assert nodes, path
+
+
+def _defaulted(path: str, part: str) -> list[object]:
+    """Fields that params.yaml leaves at their default stand in config.py."""
+    from mrsr import config
+
+    fields = config.Dataset.model_fields | config.Training.model_fields
+    return [None] if part in fields else []
+
+
+def test_documented_exit_codes_are_the_code() -> None:
+    from mrsr import errors
+
+    codes = {0, errors.BAD_INPUT, errors.DIVERGED, errors.INTERRUPTED}
+    for page in (ROOT / "README.md", ROOT / "docs" / "design.md"):
+        section = page.read_text(encoding="utf-8").split("## Exit codes")[1].split("\n## ")[0]
+        assert {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)} == codes
+
+
+def _tracked() -> list[Path]:
+    listed = _run(["git", "ls-files", "-z"])
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    paths = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return [path for path in paths if path.is_file()]
+
+
+def test_tracked_files_name_no_private_place() -> None:
+    """No absolute path of a developer's machine, no package index or mirror host."""
+    root = str(ROOT)
+    forbidden = [
+        r"/(?:home|Users)/[a-z]\w*/",
+        r"/(?:work|workspace|root)/\w",
+        r"/opt/(?:wheels|pypi)",
+        r"--(?:extra-)?index-url[ =]\S*//",
+        r"https?://[^\s/]*(?:pypi|artifactory|nexus|devpi)[^\s/]*/",
+    ]
+    pattern = re.compile("|".join(forbidden))
+    for path in _tracked():
+        if path == Path(__file__):
+            continue
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+        found = pattern.search(text)
+        assert not found, f"{path.relative_to(ROOT)}: {found[0]}"
+        assert len(ROOT.parts) < 3 or f"{root}/" not in text, path
+
+
+def test_licence_is_complete() -> None:
+    text = (ROOT / "LICENSE").read_text(encoding="utf-8")
+    assert "Version 2.0, January 2004" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_citation_is_valid_yaml_and_names_the_version() -> None:
+    import mrsr
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == mrsr.__version__
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
