@@ -1,0 +1,199 @@
+"""A checkpoint: weights, the settings that built them, and where they come from.
+
+Nothing else is needed to load one: `network("best.pt")` gives the network ready for use. Files are
+read with `weights_only=True`, so a file from elsewhere cannot execute code; what does not look
+like a checkpoint is refused in one line. The same weights and settings give the same bytes.
+
+By hand: `python -m mrsr.checkpoint best.pt` prints everything but the weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrsr import models
+from mrsr.errors import UserError, guarded
+from mrsr.files import atomic
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds; `weights` is a state dict on the CPU, `settings` the job's, plain."""
+
+    model_name: str
+    options: dict[str, Any]
+    scale: int
+    weights: dict[str, Tensor]
+    settings: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+_TYPES = {
+    "model": str,
+    "options": dict,
+    "scale": int,
+    "weights": dict,
+    "settings": dict,
+    "provenance": dict,
+}
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command about the code that runs; empty when there is no answer."""
+    try:
+        done = subprocess.run(
+            ["git", "--no-optional-locks", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def commit() -> str:
+    """Commit of the code, `+dirty` when tracked files differ; `MRSR_COMMIT` where git is absent.
+
+    Empty when it is not known (an installed package outside a repository).
+    """
+    # an installed copy may lie inside somebody else's repository: only our own counts
+    if _git("ls-files", "--error-unmatch", Path(__file__).name):
+        sha = _git("rev-parse", "HEAD")
+        if sha:
+            changed = _git("status", "--porcelain", "--untracked-files=no")
+            return sha + ("+dirty" if changed else "")
+    return os.environ.get("MRSR_COMMIT", "")
+
+
+def provenance() -> dict[str, Any]:
+    """Where weights come from: commit, versions, threads. No host, user or path."""
+    return {
+        "commit": commit(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def to_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Copies of the tensors on the CPU, in the ordinary memory layout."""
+    return {
+        key: tensor.detach().to("cpu", copy=True).contiguous() for key, tensor in weights.items()
+    }
+
+
+def save(
+    path: str | Path,
+    *,
+    model_name: str,
+    options: dict[str, Any],
+    scale: int,
+    weights: dict[str, Tensor],
+    settings: dict[str, Any],
+    provenance: dict[str, Any],
+) -> None:
+    """Write a checkpoint atomically. `options`, `settings`, `provenance`: JSON-like values."""
+    content = {
+        "format": FORMAT,
+        "model": model_name,
+        "options": options,
+        "scale": scale,
+        "weights": to_cpu(weights),
+        "settings": settings,
+        "provenance": provenance,
+    }
+    # given a path, torch writes the file's name into the archive; given a handle it does not, and
+    # equal content has equal bytes
+    with atomic(path) as temporary, open(temporary, "wb") as file:
+        torch.save(content, file)
+
+
+def load(path: str | Path) -> Checkpoint:
+    """Read a checkpoint onto the CPU.
+
+    Raises:
+        UserError: the file is missing, truncated, not a checkpoint, or holds more than data.
+    """
+    path = Path(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file; train first, or check the path") from None
+    except IsADirectoryError:
+        raise UserError(f"{path} is a folder; give the .pt file in it") from None
+    except PermissionError:
+        raise UserError(f"{path}: not readable; check its permissions") from None
+    except pickle.UnpicklingError:
+        raise UserError(
+            f"{path} is not a checkpoint, or holds code beside the weights, which is never run; "
+            "use one that mrsr wrote"
+        ) from None
+    except Exception:
+        # torch raises RuntimeError, EOFError, ValueError, KeyError... by the kind of damage
+        raise UserError(
+            f"{path} is damaged or not a checkpoint; copy it again or retrain"
+        ) from None
+    if not isinstance(content, dict) or not isinstance(content.get("format"), int):
+        raise UserError(f"{path} is not a checkpoint of mrsr; use one that `mrsr` trained")
+    if content["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {content['format']}, this version reads {FORMAT}; update mrsr"
+        )
+    for key, kind in _TYPES.items():
+        if not isinstance(content.get(key), kind):
+            raise UserError(f"{path}: no valid '{key}' inside; use a file that `mrsr` trained")
+    if not all(isinstance(value, Tensor) for value in content["weights"].values()):
+        raise UserError(f"{path}: its weights are not all tensors; use a file that `mrsr` trained")
+    return Checkpoint(content["model"], *(content[key] for key in list(_TYPES)[1:]))
+
+
+def network(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+    """The network of a checkpoint: built, weights loaded, on `device`, in evaluation mode.
+
+    Raises:
+        UserError: see `load`; or the weights do not fit the network that the file names.
+    """
+    checkpoint = load(path)
+    try:
+        built = models.build(checkpoint.model_name, checkpoint.scale, checkpoint.options)
+        built.load_state_dict(checkpoint.weights)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    except (TypeError, ValueError, RuntimeError, KeyError, AttributeError, IndexError):
+        raise UserError(
+            f"{path}: its weights do not fit model '{checkpoint.model_name}' of this version; "
+            "retrain, or use the version that wrote it"
+        ) from None
+    return built.to(device).eval()
+
+
+@guarded
+def main(arguments: list[str] | None = None) -> None:
+    """Print what a checkpoint says about itself."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if len(given) != 1:
+        raise UserError("usage: python -m mrsr.checkpoint FILE.pt")
+    content = dataclasses.asdict(load(given[0]))
+    weights = content.pop("weights")
+    content["parameters"] = sum(tensor.numel() for tensor in weights.values())
+    print(json.dumps(content, indent=2, default=str))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,168 @@
+"""What a training says: `log.jsonl` for programs, a bar or plain lines for people.
+
+One JSON object per line: `{"event": "start", ...}`, then
+`{"time": ..., "step": n, "split": "train", "metrics": {...}}`, then `{"event": "end", ...}`.
+A step is the number of steps done. After a resume the log is what it was at the resumed step,
+then goes on: no step is in it twice.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace, TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+from mrsr.files import write_text
+
+DELIVER_SECONDS = 60.0
+
+
+def say(text: str) -> None:
+    """One line to people, above a bar if there is one."""
+    tqdm.write(f"mrsr: {text}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+class Log:
+    """Append-only JSON lines; each is on disk (in the system's hands) when `write` returns."""
+
+    def __init__(self, path: Path, text: str = "", *, active: bool = True) -> None:
+        """Start the file with `text`, the lines up to the resumed step."""
+        self.path = path
+        self.text = text
+        self.active = active
+        if active:
+            write_text(path, text)
+            self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
+
+    def write(self, line: dict[str, Any]) -> None:
+        """Append one object; numbers that JSON does not have become null."""
+        if not self.active:
+            return
+        text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n"
+        self.text += text
+        self.file.write(text)
+        self.file.flush()
+
+    def metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
+        """Append the metrics of a split after `step` steps."""
+        self.write({"time": time.time(), "step": step, "split": split, "metrics": metrics})
+
+    def __enter__(self) -> Log:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.active:
+            self.file.close()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = int(max(0, seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def numbers(metrics: dict[str, float]) -> str:
+    """Metrics as `name value` pairs of four digits."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line at each `show`; nothing on other processes."""
+
+    def __init__(self, label: str, steps: int, done: int, *, active: bool = True) -> None:
+        self.label, self.steps, self.active = label, steps, active
+        self.began, self.first, self.done = time.monotonic(), done, done
+        self.bar: tqdm[Any] | None = None
+        if active and sys.stderr.isatty():
+            self.bar = tqdm(total=steps, initial=done, desc=label, unit="step", leave=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self) -> None:
+        """One step is done."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+
+    def show(self, metrics: dict[str, float], split: str = "") -> None:
+        """Show the latest metrics: beside the bar, or as a line with the time left."""
+        if not self.active:
+            return
+        if self.bar is not None:
+            if split:
+                self.bar.write(f"step {self.done}  {split}: {numbers(metrics)}", file=sys.stderr)
+            else:
+                self.bar.set_postfix_str(numbers(metrics))
+            return
+        passed = max(1, self.done - self.first)
+        left = (time.monotonic() - self.began) / passed * (self.steps - self.done)
+        line = f"{self.label}  step {self.done}/{self.steps}  {split}{': ' if split else ''}"
+        print(f"{line}{numbers(metrics)}  left {clock(left)}", file=sys.stderr, flush=True)
+
+
+class Delivery:
+    """Hands the log to the tracking store now and then, beside the training and never in its way.
+
+    `log.jsonl` is the truth; what is not delivered today `mrsr sync` delivers later.
+    """
+
+    def __init__(self, folder: Path, settings: SimpleNamespace, *, active: bool) -> None:
+        wanted = getattr(getattr(settings, "tracking", None), "enabled", False)
+        self.folder, self.settings, self.active = folder, settings, active and wanted
+        self.thread: threading.Thread | None = None
+        self.last = time.monotonic()
+
+    def nudge(self) -> None:
+        """Deliver in the background, if the last delivery is over and a minute old."""
+        old = time.monotonic() - self.last >= DELIVER_SECONDS
+        if self.active and old and (self.thread is None or not self.thread.is_alive()):
+            self._start()
+
+    def finish(self) -> None:
+        """Deliver what is left; a tracker that hangs is left alone after two minutes."""
+        if not self.active:
+            return
+        if self.thread is not None:
+            self.thread.join(DELIVER_SECONDS)
+        self._start()
+        if self.thread is not None:
+            self.thread.join(2 * DELIVER_SECONDS)
+
+    def _start(self) -> None:
+        self.last = time.monotonic()
+        self.thread = threading.Thread(target=self._deliver, name="tracking", daemon=True)
+        self.thread.start()
+
+    def _deliver(self) -> None:
+        try:
+            from mrsr import tracking
+
+            tracking.deliver(self.folder, self.settings)
+        except Exception as error:
+            say(f"warning: tracking failed ({type(error).__name__}), the local log is complete")

@@ -1,0 +1,298 @@
+"""What every training shares: device, precision, processes, schedule, gradients, signals.
+
+Functions that a straight-line loop calls (`train_sr.py` reads from top to bottom); the loop itself
+is never in here. State on disk is `resume.py`, the log and the progress lines are `log.py`.
+
+Processes: one per GPU, started by torchrun (gloo on the CPU). The batch is the global one: each
+process takes its share of it, and gradients are averaged in one all-reduce of a flat buffer. That
+is done by hand and not by DistributedDataParallel, which regroups its buffers after the first
+step: a resumed run would then add in another order than the uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+from collections.abc import Iterator
+from datetime import timedelta
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, distributed, nn
+
+from mrsr.errors import Diverged, UserError
+
+PRECISIONS = ("auto", "fp32", "bf16", "fp64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Where a training runs: device, number type, and this process among the others."""
+
+    device: torch.device
+    dtype: torch.dtype = torch.float32
+    bf16: bool = False
+    channels_last: bool = True
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """True for the one process that writes files and speaks."""
+        return self.rank == 0
+
+    def autocast(self) -> contextlib.AbstractContextManager[Any]:
+        """Context of the forward pass: bf16 where chosen."""
+        if self.bf16:
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    def place(self, network: nn.Module) -> nn.Module:
+        """Move a network to the device, number type and memory layout of this training."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        return network.to(device=self.device, dtype=self.dtype).to(memory_format=layout)
+
+
+def device_for(name: str = "auto", index: int = 0) -> torch.device:
+    """`auto` is the GPU where there is one, else the CPU; other names are torch's.
+
+    Raises:
+        UserError: the name is unknown, or the device is not there.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device '{name}' is unknown; use auto, cpu or cuda") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UserError("device is cuda but torch sees no GPU; use auto or cpu")
+        if device.index is None:
+            device = torch.device("cuda", index % torch.cuda.device_count())
+        elif device.index >= torch.cuda.device_count():
+            raise UserError(f"device is {name} but torch sees {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def start(settings: SimpleNamespace) -> Machine:
+    """Set threads, join the other processes if torchrun started several, choose the precision.
+
+    Reads `device`, `precision`, `channels_last` and `threads` (0 leaves torch's choice).
+    """
+    if settings.precision not in PRECISIONS:
+        raise UserError(f"precision must be one of {', '.join(PRECISIONS)}")
+    if settings.channels_last not in ("auto", "on", "off", True, False):
+        raise UserError("channels_last must be auto, on or off")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = device_for(settings.device, int(os.environ.get("LOCAL_RANK", 0)))
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+        torch.backends.cudnn.benchmark = True  # patches keep one size
+        torch.set_float32_matmul_precision("high")
+    if world > 1 and not distributed.is_initialized():
+        # gloo beside nccl: the stop flag is agreed on by the CPUs, without a stop of the GPUs
+        backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+        distributed.init_process_group(backend, timeout=timedelta(minutes=60))
+    bf16 = settings.precision == "bf16" or (
+        settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    return Machine(
+        device=device,
+        dtype=torch.float64 if settings.precision == "fp64" else torch.float32,
+        bf16=bf16,
+        # measured on one CPU thread with 32 and 64 maps: as fast or up to 1.4 times faster
+        channels_last=settings.channels_last not in ("off", False),
+        rank=rank,
+        world=world,
+    )
+
+
+def finish() -> None:
+    """Leave the group of processes."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
+
+
+def synchronised(network: nn.Module, machine: Machine) -> nn.Module:
+    """Batch norm over the images of all processes on GPUs; on CPUs each sees its own (gloo)."""
+    if machine.world > 1 and machine.device.type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(network)
+    return network
+
+
+def share(batch: int, machine: Machine) -> int:
+    """Images of one process in a global batch.
+
+    Raises:
+        UserError: the batch does not divide among the processes.
+    """
+    if batch < 1 or batch % machine.world:
+        raise UserError(f"batch {batch} does not divide among {machine.world} processes")
+    return batch // machine.world
+
+
+def micro_batches(lr: Tensor, hr: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Parts of a batch of at most `size` images (0: all at once), with their share of the whole.
+
+    The sum of share * loss over the parts is the loss of the batch, for every loss that is a mean
+    over images; also when the last part is smaller. Batch norm sees each part by itself.
+    """
+    count = lr.shape[0]
+    size = min(size or count, count)
+    for begin in range(0, count, size):
+        part = slice(begin, begin + size)
+        yield lr[part], hr[part], min(size, count - begin) / count
+
+
+def average(network: nn.Module, terms: Tensor, machine: Machine) -> Tensor:
+    """Average gradients in place, and the loss terms (n,), over the processes."""
+    if machine.world == 1:
+        return terms
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    flat = torch.cat([g.reshape(-1) for g in gradients] + [terms.to(gradients[0].dtype)])
+    distributed.all_reduce(flat)
+    flat /= machine.world
+    position = 0
+    for gradient in gradients:
+        gradient.copy_(flat[position : position + gradient.numel()].view(gradient.shape))
+        position += gradient.numel()
+    return flat[position:]
+
+
+def optimizer_for(network: nn.Module, settings: SimpleNamespace) -> torch.optim.Optimizer:
+    """The optimizer that `optimizer` describes: name, lr, betas, weight_decay, decoupled.
+
+    Names: adam, adamw (adam with decoupled decay), sgd (betas[0] is the momentum, decay coupled).
+    Decoupled decay shrinks weights by lr * decay (AdamW); coupled decay is added to the gradient,
+    the literal reading of "Adam with a weight decay" in section 4.1.
+    """
+    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+    if settings.name == "sgd":
+        return torch.optim.SGD(network.parameters(), momentum=settings.betas[0], **common)
+    if settings.name not in ("adam", "adamw"):
+        raise UserError(f"optimizer.name must be adam, adamw or sgd, not '{settings.name}'")
+    kind = torch.optim.AdamW if settings.decoupled or settings.name == "adamw" else torch.optim.Adam
+    return kind(network.parameters(), betas=tuple(settings.betas), **common)
+
+
+def learning_rate(step: int, steps: int, base: float, schedule: SimpleNamespace) -> float:
+    """Learning rate of `step` (counted from 0) of `steps`: a pure function, so nothing to resume.
+
+    `warmup` steps rise linearly; then `constant`; or `cosine` down to base * `floor`; or `step`:
+    times `factor` every `every` steps.
+    """
+    warmup = getattr(schedule, "warmup", 0)
+    if step < warmup:
+        return base * (step + 1) / warmup
+    if schedule.kind == "constant":
+        return base
+    if schedule.kind == "cosine":
+        floor = getattr(schedule, "floor", 0.0)
+        done = (step - warmup) / max(1, steps - warmup)
+        return base * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
+    if schedule.kind == "step":
+        every = getattr(schedule, "every", 0)
+        if every < 1:
+            raise UserError("schedule.every must be 1 or more for a step schedule")
+        return base * getattr(schedule, "factor", 0.5) ** (step // every)
+    raise UserError(f"schedule.kind must be cosine, constant or step, not '{schedule.kind}'")
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Give every parameter group the learning rate."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+class Watch:
+    """Loss terms of the steps since the last look; refuses NaN and explosion.
+
+    A CPU looks at every step. A GPU would wait for each number, so its terms are kept there and
+    looked at together, before anything is logged, validated or saved.
+    """
+
+    def __init__(self, names: list[str], explode: float) -> None:
+        self.names = names
+        self.explode = explode
+        self.unseen: list[tuple[int, Tensor]] = []
+        self.window: list[list[float]] = []
+
+    def add(self, step: int, terms: Tensor) -> None:
+        """Keep the terms (n,) of a step (counted from 1)."""
+        self.unseen.append((step, terms))
+        if terms.device.type == "cpu":
+            self.look()
+
+    def look(self) -> None:
+        """Raise `Diverged` with step and term if a value since the last look is bad."""
+        if not self.unseen:
+            return
+        rows = torch.stack([terms for _, terms in self.unseen]).tolist()
+        for (step, _), row in zip(self.unseen, rows, strict=True):
+            for name, value in zip(self.names, row, strict=True):
+                if not math.isfinite(value) or abs(value) > self.explode:
+                    what = "exploded" if math.isfinite(value) else "is not finite"
+                    raise Diverged(
+                        f"step {step}: loss term '{name}' {what} ({value:g}); nothing was saved "
+                        "from there on; lower optimizer.lr or set clip_gradient"
+                    )
+        self.unseen.clear()
+        self.window += rows
+
+    def means(self) -> dict[str, float]:
+        """Mean of each term since the last call, unweighted."""
+        self.look()
+        columns = zip(*self.window, strict=True)
+        result = {
+            name: math.fsum(column) / len(column)
+            for name, column in zip(self.names, columns, strict=False)
+        }
+        self.window = []
+        return result
+
+
+def check_weights(network: nn.Module, step: int) -> None:
+    """Refuse weights that are not finite, which one bad gradient leaves behind a finite loss."""
+    for name, parameter in network.named_parameters():
+        if not bool(torch.isfinite(parameter).all()):
+            raise Diverged(
+                f"step {step}: weights of '{name}' are not finite; nothing was saved from there "
+                "on; lower optimizer.lr or set clip_gradient"
+            )
+
+
+class Stop:
+    """Set by SIGTERM and SIGUSR1 (pre-emption, time limit): save, and leave with exit code 75."""
+
+    def __init__(self) -> None:
+        self.name = ""
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Stop:
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.name = signal.Signals(number).name
+
+    def asked(self, machine: Machine) -> bool:
+        """True on all processes, at the same step, once any of them got a signal."""
+        if machine.world == 1:
+            return bool(self.name)
+        flag = torch.tensor([float(bool(self.name))])
+        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+        if flag.item() and not self.name:
+            self.name = "a signal to another process"
+        return bool(flag.item())

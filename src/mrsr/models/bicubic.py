@@ -1,0 +1,26 @@
+"""Bicubic interpolation, the first row of the paper's tables: nothing is trained.
+
+The kernel is that of the `bicubic` degradation (`mrsr.degrade.upsample`, MATLAB's imresize).
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mrsr.degrade import upsample
+
+
+class Bicubic(nn.Module):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w), without parameters."""
+
+    def __init__(self, scale: int) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, lr: Tensor) -> Tensor:
+        return upsample(lr, self.scale)
+
+
+def build(scale: int) -> nn.Module:
+    """The interpolation as a network, so that it is evaluated by the code that evaluates all."""
+    return Bicubic(scale)

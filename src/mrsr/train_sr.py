@@ -1,0 +1,327 @@
+"""Train a super-resolution network on one dataset at one scale (section 4.1, appendix E).
+
+    python -m mrsr.train_sr --settings @job.json --train train.h5 --validation validation.h5 \\
+        --test test.h5 --out results/demo/checkpoints/phantom_t1/x2/srresnet/best.pt
+
+Several GPUs: `torchrun --nproc-per-node 4 -m mrsr.train_sr ...`; the batch stays the global one.
+
+Beside `--out` (the weights of the best validation PSNR, written only when all steps are done) lie
+`last.pt`, `log.jsonl` and, while the training runs, its state: killed at any moment and started
+again with the same command, it goes on from there and ends with the same weights. SIGTERM and
+SIGUSR1 write that state and end with exit code 75. The test slices give a curve for Fig. 7, never
+a choice.
+
+Needs torch, numpy, h5py and tqdm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mrsr import batches, checkpoint, loop, losses, models, resume, store
+from mrsr.errors import Interrupted, UserError, guarded
+from mrsr.log import Delivery, Log, Progress, clock, numbers, say
+from mrsr.settings import digest, parse, plain
+
+# what a job must be told; `config.py` gives all of it, by hand one forgets
+REQUIRED = (
+    "experiment dataset scale method degradation model losses steps batch micro_batch patch "
+    "optimizer schedule clip_gradient augment seed validate_every checkpoint_every log_every "
+    "validation_slices test_curve precision compile channels_last device threads explode"
+).split()
+# settings that may change between two starts without changing what is trained
+FREE = ("tracking", "log_every", "checkpoint_every", "place")
+
+
+def train(
+    settings: SimpleNamespace,
+    train_path: Path,
+    validation_path: Path,
+    test_path: Path | None,
+    out: Path,
+) -> None:
+    """Train, from the first step or from where the last run was stopped, to the last step.
+
+    Args:
+        settings: see `REQUIRED`. train_path, validation_path, test_path: slice stores.
+        out: the checkpoint to write; its folder holds the log and the state.
+
+    Raises:
+        UserError: a setting or a store is wrong. Diverged: a loss is NaN or exploded.
+        Interrupted: SIGTERM or SIGUSR1; the state is written.
+    """
+    began = time.monotonic()
+    weights = losses.active(settings.losses)
+    machine = loop.start(settings)
+    share = loop.share(settings.batch, machine)
+    resume.seed(settings.seed)
+    network = machine.place(
+        models.build(settings.model.name, settings.scale, settings.model.options)
+    )
+    if not any(True for _ in network.parameters()):
+        raise UserError(f"model '{settings.model.name}' has nothing to train; evaluate it directly")
+    network = loop.synchronised(network, machine)
+    forward = torch.compile(network) if settings.compile else network
+    optimizer = loop.optimizer_for(network, settings.optimizer)
+    resume.seed(settings.seed + 1, machine.rank)
+
+    slices = _load(train_path, settings, machine)
+    curves = {"validation": _load(validation_path, settings, machine)} if machine.first else {}
+    if machine.first and settings.test_curve and test_path is not None:
+        curves["test"] = _load(test_path, settings, machine)
+
+    folder, key = out.parent, _digest(settings, (train_path, validation_path, test_path))
+    provenance = {
+        **checkpoint.provenance(),
+        "device": machine.device.type,
+        "processes": machine.world,
+    }
+    parts = {"network": network, "optimizer": optimizer}
+    best: dict[str, Any] = {"psnr": float("-inf"), "step": 0, "weights": {}}
+    first, seconds, text = 0, 0.0, ""
+    watch = loop.Watch([*weights, "total"], settings.explode)
+    state = resume.load(folder, machine, digest=key)
+    if state is not None:
+        first = resume.restore(state, machine, parts)
+        best, seconds, text = state["best"], state["seconds"], state["log"]
+        watch.window = state["window"]
+        if machine.first:
+            say(f"going on at step {first} of {settings.steps}")
+            resume.compare(state["provenance"], provenance)
+    if machine.first:
+        for name in (out, folder / "last.pt"):
+            name.unlink(missing_ok=True)  # a complete-looking folder means a complete training
+
+    log = Log(folder / "log.jsonl", text, active=machine.first)
+    if not text:
+        log.write(
+            {
+                "event": "start",
+                "time": time.time(),
+                "settings": plain(settings),
+                "provenance": provenance,
+                "digest": key,
+            }
+        )
+    tracker = Delivery(folder, settings, active=machine.first)
+    label = f"{settings.dataset} x{settings.scale} {settings.method}"
+    progress = Progress(label, settings.steps, first, active=machine.first)
+    images, since = 0, time.monotonic()
+
+    with loop.Stop() as stop, progress, log:
+        network.train()
+        for step in range(first + 1, settings.steps + 1):
+            # batch
+            lr, hr = batches.batch(
+                slices,
+                step - 1,
+                batch=settings.batch,
+                patch=settings.patch,
+                seed=settings.seed,
+                augment=settings.augment,
+                rotate=settings.augment,
+                rank=machine.rank,
+                world=machine.world,
+            )
+            lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
+            rate = loop.learning_rate(
+                step - 1, settings.steps, settings.optimizer.lr, settings.schedule
+            )
+            loop.set_rate(optimizer, rate)
+            optimizer.zero_grad()
+            terms = torch.zeros(len(weights) + 1, dtype=machine.dtype, device=machine.device)
+
+            # forward, loss, backward
+            for lr_part, hr_part, portion in loop.micro_batches(lr, hr, settings.micro_batch):
+                with machine.autocast():
+                    sr = forward(lr_part)
+                context = SimpleNamespace(lr=lr_part, step=step)
+                total, each = losses.weighted(weights, sr.to(hr.dtype), hr_part, context)
+                (total * portion).backward()
+                terms += torch.stack([*each.values(), total]).detach() * portion
+            terms = loop.average(network, terms, machine)
+            watch.add(step, terms)
+
+            # step
+            if settings.clip_gradient:
+                nn.utils.clip_grad_norm_(network.parameters(), settings.clip_gradient)
+            optimizer.step()
+            progress.step()
+            images += share * machine.world
+
+            # log
+            last = step == settings.steps
+            if step % settings.log_every == 0 or last:
+                metrics = watch.means()
+                metrics |= {"lr": rate, "images_per_second": images / (time.monotonic() - since)}
+                log.metrics(step, "train", metrics)
+                progress.show(metrics)
+                images, since = 0, time.monotonic()
+
+            # validate
+            if step % settings.validate_every == 0 or last:
+                watch.look()
+                paused = time.monotonic()
+                for split, held in curves.items():
+                    metrics = evaluate(network, held, machine, settings, weights)
+                    log.metrics(step, split, metrics)
+                    progress.show(metrics, split)
+                    if split == "validation" and metrics["psnr"] > best["psnr"]:
+                        best = {
+                            "psnr": metrics["psnr"],
+                            "step": step,
+                            "weights": checkpoint.to_cpu(network.state_dict()),
+                        }
+                since += time.monotonic() - paused
+
+            # save
+            asked = stop.asked(machine)
+            if step % settings.checkpoint_every == 0 or last or asked:
+                watch.look()
+                loop.check_weights(network, step)
+                resume.save(
+                    folder,
+                    machine,
+                    step=step,
+                    digest=key,
+                    parts=parts,
+                    best=best,
+                    log=log.text,
+                    window=watch.window,
+                    provenance=provenance,
+                    seconds=seconds + time.monotonic() - began,
+                )
+                tracker.nudge()
+            if asked and not last:
+                raise Interrupted(
+                    f"stopped by {stop.name} after step {step} of {settings.steps}; the state is "
+                    f"in {folder}, the same command goes on from it"
+                )
+
+        if machine.first:
+            if not best["weights"]:
+                raise UserError(f"{validation_path}: no slice gave a PSNR; check the store")
+            log.write(
+                {
+                    "event": "end",
+                    "time": time.time(),
+                    "best_step": best["step"],
+                    "seconds": seconds + time.monotonic() - began,
+                }
+            )
+            common = {
+                "model_name": settings.model.name,
+                "options": settings.model.options,
+                "scale": settings.scale,
+                "settings": plain(settings),
+            }
+            where = {**provenance, "settings_digest": key, "steps": settings.steps}
+            checkpoint.save(
+                folder / "last.pt",
+                **common,
+                weights=network.state_dict(),
+                provenance={**where, "step": settings.steps},
+            )
+            # last of all: where this file is, the training is complete
+            checkpoint.save(
+                out, **common, weights=best["weights"], provenance={**where, "step": best["step"]}
+            )
+            resume.clear(folder)
+            say(
+                f"{label}: best validation {numbers({'psnr': best['psnr']})} at step "
+                f"{best['step']}, {clock(seconds + time.monotonic() - began)}, {out}"
+            )
+    tracker.finish()
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    held: batches.Slices,
+    machine: loop.Machine,
+    settings: SimpleNamespace,
+    weights: dict[str, float],
+) -> dict[str, float]:
+    """Loss terms and PSNR on `validation_slices` whole slices (0: all), each slice counted once.
+
+    PSNR in dB per slice, data range the slice's own maximum, on the unpadded area.
+    """
+    network.eval()
+    rows: list[list[float]] = []
+    names = [*weights, "total", "psnr"]
+    size = 4 if machine.device.type == "cpu" else 16
+    for piece, lr, hr in batches.whole(held, batch=size, limit=settings.validation_slices):
+        height, width = piece.size
+        with machine.autocast():
+            sr = network(lr.to(machine.dtype))
+        sr = sr.to(machine.dtype)[..., :height, :width]
+        hr = hr.to(machine.dtype)[..., :height, :width]
+        context = SimpleNamespace(lr=lr, step=None)
+        for one_sr, one_hr in zip(sr.split(1), hr.split(1), strict=True):
+            total, each = losses.weighted(weights, one_sr, one_hr, context)
+            psnr = 10 * torch.log10(one_hr.max() ** 2 / (one_sr - one_hr).square().mean())
+            if one_hr.max() > 0:  # an empty slice has no range
+                rows.append(torch.stack([*each.values(), total, psnr]).tolist())
+    network.train()
+    count = max(1, len(rows))
+    if not rows:
+        return dict.fromkeys(names, float("nan"))
+    return {name: sum(row[i] for row in rows) / count for i, name in enumerate(names)}
+
+
+def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batches.Slices:
+    return batches.load(
+        path,
+        scale=settings.scale,
+        degradation=settings.degradation,
+        device=machine.device,
+        place=getattr(settings, "place", "auto"),
+    )
+
+
+def _digest(settings: SimpleNamespace, stores: tuple[Path | None, ...]) -> str:
+    """Changes with every setting that changes the training, and with the slices themselves."""
+    fixed = {key: value for key, value in plain(settings).items() if key not in FREE}
+    data = [str(store.attributes(path).get("digest", "")) for path in stores if path is not None]
+    return digest({"settings": fixed, "data": data})
+
+
+def _settings(text: str) -> SimpleNamespace:
+    settings = parse(text)
+    missing = [key for key in REQUIRED if not hasattr(settings, key)]
+    if missing:
+        raise UserError(f"settings: '{missing[0]}' is missing; `mrsr params` shows them all")
+    for key in ("steps", "batch", "validate_every", "checkpoint_every", "log_every"):
+        value = getattr(settings, key)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"settings: {key} must be a whole number of 1 or more, not {value}")
+    return settings
+
+
+@guarded
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mrsr.train_sr", description="Train a super-resolution network."
+    )
+    parser.add_argument("--settings", required=True, help="JSON object, or @file")
+    parser.add_argument("--train", required=True, type=Path, help="slice store to learn from")
+    parser.add_argument("--validation", required=True, type=Path, help="slice store to choose by")
+    parser.add_argument("--test", type=Path, help="slice store for the logged test curve")
+    parser.add_argument("--out", required=True, type=Path, help="checkpoint to write: .../best.pt")
+    given = parser.parse_args(arguments)
+    try:
+        train(_settings(given.settings), given.train, given.validation, given.test, given.out)
+    finally:
+        loop.finish()
+
+
+if __name__ == "__main__":
+    main()
