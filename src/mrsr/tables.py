@@ -1,0 +1,390 @@
+"""Metrics files -> the long table and the paper's Tables 1 and 2 (section 4).
+
+Every metrics JSON carries its own labels; no path is parsed. The printed numbers of the paper stand
+in `paper.csv` beside this file, with notes on its misprints, and appear under the measured ones.
+
+By hand: python -m mrsr.tables --settings @settings.json --out results/demo/tables METRICS.json ...
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import functools
+import json
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrsr.errors import UserError, guarded
+from mrsr.files import write_text
+from mrsr.settings import parse, plain
+from mrsr.table_formats import METRICS, Cell, Row, Table, csv_text, to_csv, to_latex, to_markdown
+
+PAPER_DECIMALS = {"psnr": 2, "ssim": 4, "nmse": 3}
+FEW = 6  # under this many subjects there is no interval
+COLUMNS = [
+    *("dataset", "scale", "method", "label"),
+    *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")),
+    *("n", "slices", "interval", "steps", "patches", "parameters", "seconds_per_slice", "preset"),
+    *("paper_psnr", "paper_ssim", "paper_nmse", "paper_note"),
+]
+Key = tuple[str, int, str]  # dataset, scale, method
+
+
+def write_tables(metrics: Iterable[Path | str | dict[str, Any]], settings: Any, out: Path) -> list:
+    """Write results.csv and, for each of `settings.tables`, a CSV, a LaTeX and a Markdown table.
+
+    Args:
+        metrics: metrics JSON files of `mrsr.evaluate`, or their contents; the order is irrelevant.
+        settings: experiment, tables {name: [dataset]}, datasets {name: label}, scales,
+            methods [{key, label, citation, kind}] in the order of the rows.
+        out: folder of the tables.
+
+    Returns:
+        The paths written. The bytes depend on the arguments alone.
+
+    Raises:
+        UserError: a file is no metrics file, two have the same labels, or what stands in one
+            column or table cannot be compared (presets or test subjects differ).
+    """
+    spec = _spec(settings)
+    records = _by_labels(metrics, spec)
+    rows = results_rows(records, spec)
+    check_results(rows)
+    out = Path(out)
+    files = {"results.csv": csv_text(COLUMNS, rows)}
+    for name in sorted(spec["tables"]):
+        table = make_table(name, records, spec)
+        files |= {f"{name}.csv": to_csv(table), f"{name}.tex": to_latex(table)}
+        files[f"{name}.md"] = to_markdown(table)
+    for name, text in files.items():
+        write_text(out / name, text)
+    return [out / name for name in files]
+
+
+def read_record(source: Path | str | dict[str, Any]) -> dict[str, Any]:
+    """A metrics record, checked.
+
+    Raises:
+        UserError: the file cannot be read or lacks what a metrics file has.
+    """
+    where = source.get("method", "a record") if isinstance(source, dict) else source
+    if not isinstance(source, dict):
+        try:
+            source = json.loads(Path(source).read_text(encoding="utf-8"))
+        except OSError as error:
+            raise UserError(f"cannot read {where}: {error.strerror}; run the evaluation") from None
+        except (json.JSONDecodeError, UnicodeDecodeError):
+            raise UserError(f"{where} is not JSON; delete it and evaluate again") from None
+    wanted = {
+        **dict.fromkeys(("experiment", "dataset", "method"), str),
+        **dict.fromkeys(("scale", "n_subjects", "n_slices"), int),
+        **dict.fromkeys((*METRICS, "preset"), dict),
+    }
+    for key, kind in wanted.items():
+        if not isinstance(source, dict) or not isinstance(source.get(key), kind):
+            raise UserError(f"{where} is not a metrics file: no {key}; evaluate again")
+    for metric in METRICS:
+        values = [source[metric].get(end) for end in ("mean", "low", "high")]
+        if not _number(values[0]) or not all(v is None or _number(v) for v in values[1:]):
+            raise UserError(f"{where}: {metric} is not finite; evaluate again")
+    return source
+
+
+@functools.cache
+def paper() -> dict[Key, dict[str, Any]]:
+    """The paper's printed numbers: (dataset, scale, method) -> psnr, ssim, nmse, note."""
+    with open(Path(__file__).with_name("paper.csv"), encoding="utf-8", newline="") as file:
+        return {
+            (row["dataset"], int(row["scale"]), row["method"]): {
+                **{metric: float(row[metric]) for metric in METRICS},
+                "note": row["note"],
+            }
+            for row in csv.DictReader(file)
+        }
+
+
+def results_rows(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The long table: a row per measured (dataset, scale, method), columns `COLUMNS`."""
+    labels = {method["key"]: _label(method) for method in spec["methods"]}
+    rows = []
+    for key, record in records.items():
+        printed = paper().get(key, {})
+        row: dict[str, Any] = dict(zip(("dataset", "scale", "method"), key, strict=True))
+        row["label"] = labels[key[2]]
+        for metric in METRICS:
+            row[metric] = round(record[metric]["mean"], 6)
+            for end in ("low", "high"):
+                value = record[metric].get(end)
+                row[f"{metric}_{end}"] = None if value is None else round(value, 6)
+            row[f"paper_{metric}"] = printed.get(metric)
+        few = record["n_subjects"] < FEW or row["psnr_low"] is None
+        row["interval"] = "n too small" if few else "95 % bootstrap over subjects"
+        row |= {"n": record["n_subjects"], "slices": record["n_slices"]}
+        row |= {"preset": record["preset"].get("name"), "paper_note": printed.get("note")}
+        for name in ("steps", "patches", "parameters", "seconds_per_slice"):
+            row[name] = record.get(name)
+        rows.append(row)
+    return rows
+
+
+def check_results(rows: list[dict[str, Any]]) -> None:
+    """Hold the long table against its schema: types, ranges, unique labels.
+
+    Raises:
+        UserError: names the first column and value that cannot be.
+    """
+    import pandas  # half a second, and pandera as much: only here
+    import pandera.pandas as pa
+
+    def real(low: float, high: float = math.inf, nullable: bool = True) -> Any:
+        return pa.Column(float, pa.Check.in_range(low, high), nullable=nullable, coerce=True)
+
+    words = pa.Column(str, pa.Check.str_length(min_value=1))
+    columns: dict[str, Any] = {"dataset": words, "method": words}
+    columns |= {"scale": pa.Column(int, pa.Check.isin([2, 3, 4, 8]), coerce=True)}
+    columns |= {name: pa.Column(int, pa.Check.ge(1), coerce=True) for name in ("n", "slices")}
+    for metric, low, high in (("psnr", -1000, 1000), ("ssim", -1, 1), ("nmse", 0, math.inf)):
+        columns[metric] = real(low, high, nullable=False)
+        columns |= {f"{metric}_{end}": real(low, high) for end in ("low", "high")}
+    names = ("steps", "patches", "parameters", "seconds_per_slice")
+    columns |= {name: real(0) for name in names}
+    schema = pa.DataFrameSchema(columns, unique=["dataset", "scale", "method"])
+    if not rows:
+        return
+    try:
+        schema.validate(pandas.DataFrame(rows, columns=COLUMNS))
+    except pa.errors.SchemaError as error:
+        raise UserError(f"results.csv would be wrong: {error}; evaluate again") from None
+
+
+def make_table(name: str, records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> Table:
+    """Table `name`: methods down, dataset and scale across, the paper's numbers beneath ours."""
+    datasets, names = spec["tables"][name], spec["datasets"]
+    columns = [(dataset, scale) for dataset in datasets for scale in spec["scales"]]
+    shown = {key: record for key, record in records.items() if key[:2] in set(columns)}
+    table = Table(
+        name,
+        f"Super-resolution of {_words(names.get(d) or d for d in datasets)}, "
+        f"experiment '{spec['experiment']}': PSNR (dB) / SSIM / NMSE.",
+        columns,
+        [f"{names.get(dataset) or dataset} {scale}x" for dataset, scale in columns],
+    )
+    if not datasets:
+        table.title = f"No dataset of {name} is in experiment '{spec['experiment']}'."
+        return table
+
+    best = {}
+    for column in columns:
+        for metric, (choose, digits) in METRICS.items():
+            values = [round(r[metric]["mean"], digits) for k, r in shown.items() if k[:2] == column]
+            # as printed: two cells that read the same are both best
+            best[column, metric] = choose(values) if values else None
+    missing: dict[str, list[str]] = {}
+    for method in spec["methods"]:
+        keys = [(*column, method["key"]) for column in columns]
+        ours = [_measured(shown.get(key)) for key in keys]
+        theirs = [_printed(paper().get(key)) for key in keys]
+        gaps = [h for h, cell in zip(table.headings, ours, strict=True) if cell is None]
+        if gaps:
+            what = ", ".join(gaps) if len(gaps) < len(columns) else ""
+            missing.setdefault(what, []).append(_label(method))
+        labels = (method["key"], _label(method), method.get("kind") or "baseline")
+        bold = [
+            {m for m in METRICS if cell and round(cell[m][0], METRICS[m][1]) == best[column, m]}
+            for column, cell in zip(columns, ours, strict=True)
+        ]
+        if any(ours) or any(theirs):
+            table.rows.append(Row(*labels, "measured", ours, bold))
+        if any(theirs):
+            table.rows.append(Row(*labels, "paper", theirs, [set()] * len(columns)))
+    table.caption = _caption(shown, table, names)
+    table.notes = _notes(shown, table, missing)
+    return table
+
+
+def _caption(shown: dict[Key, dict[str, Any]], table: Table, names: dict[str, str]) -> list[str]:
+    """How the numbers of a table were made; refuses what cannot stand in one table."""
+    from mrsr.metrics import describe, preset  # scipy: only where a caption is written
+
+    presets = {json.dumps(r["preset"], sort_keys=True): r["preset"] for r in shown.values()}
+    if len(presets) > 1:
+        found = ", ".join(sorted({str(p.get("name")) for p in presets.values()}))
+        raise UserError(
+            f"{table.name} mixes metric presets ({found}); evaluate all its cells with one preset"
+        )
+    lines = [describe(preset(value)) for value in presets.values()]
+    lines += _effort(shown, {row.key: row.label for row in table.rows})
+    for dataset in dict.fromkeys(dataset for dataset, _ in table.columns):
+        found = [record for key, record in shown.items() if key[0] == dataset]
+        if len({json.dumps(record.get("subjects")) for record in found}) > 1:
+            raise UserError(
+                f"{table.name}: test subjects of {dataset} differ between metrics files; "
+                "evaluate all methods on the same slices"
+            )
+        for record in found[:1]:
+            n, label = record["n_subjects"], names.get(dataset) or dataset
+            few = "; n too small for intervals and tests" if n < FEW else ""
+            lines.append(f"{label}: n = {n} test subjects, {record['n_slices']} slices{few}.")
+    if any(dataset.startswith("phantom") for dataset, _ in table.columns):
+        lines.append("All subjects of a phantom share one template: they differ less than people.")
+    lines.append("Best measured value of each column in bold; intervals stand in results.csv.")
+    if any(row.source == "paper" for row in table.rows):
+        lines.append(
+            "Rows 'paper': as printed there, on its own split and with metrics it does not define."
+        )
+    return lines
+
+
+def _effort(shown: dict[Key, dict[str, Any]], labels: dict[str, str]) -> list[str]:
+    """How long each group of methods was trained, and whether a column is an equal comparison."""
+    groups: dict[tuple[int, int], list[str]] = {}
+    columns: dict[tuple[str, int], set[tuple[int, int]]] = {}
+    for key, record in shown.items():
+        if record.get("steps"):
+            effort = (record["steps"], record.get("patches") or 0)
+            groups.setdefault(effort, []).append(labels[key[2]])
+            columns.setdefault(key[:2], set()).add(effort)
+    lines = [
+        f"Trained for {steps:,} steps on {patches:,} patches: {_words(dict.fromkeys(methods))}."
+        for (steps, patches), methods in groups.items()
+    ]
+    if any(len(efforts) > 1 for efforts in columns.values()):
+        lines.append("Steps or patches differ between methods of one column: compare with care.")
+    return lines
+
+
+def _notes(
+    shown: dict[Key, dict[str, Any]], table: Table, missing: dict[str, list[str]]
+) -> list[str]:
+    """Dashes with their reason, what a metrics file itself remarks, the paper's misprints."""
+    notes = [
+        f"Not measured in this experiment{f' ({what})' if what else ''}: {_words(methods)}."
+        for what, methods in missing.items()
+    ]
+    for key, record in shown.items():
+        if record.get("reduced"):
+            remark = record["reduced"]
+            remark = remark if isinstance(remark, str) else json.dumps(remark, sort_keys=True)
+            notes.append(f"{key[2]} on {key[0]} {key[1]}x: {remark}")
+    labels = {row.key: row.label for row in table.rows if row.source == "paper"}
+    columns = zip(table.columns, table.headings, strict=True)
+    datasets = {dataset: h.rpartition(" ")[0] for (dataset, _), h in columns}
+    for (dataset, _, method), numbers in paper().items():
+        if numbers["note"] and method in labels and dataset in datasets:
+            notes.append(f"Paper, {labels[method]}, {datasets[dataset]}: {numbers['note']}.")
+    return list(dict.fromkeys(notes))
+
+
+def _by_labels(
+    metrics: Iterable[Path | str | dict[str, Any]], spec: dict[str, Any]
+) -> dict[Key, dict[str, Any]]:
+    """Records by their labels, in the order of the long table: dataset, scale, method."""
+    methods = [method["key"] for method in spec["methods"]]
+    datasets = list(dict.fromkeys([*(d for t in spec["tables"].values() for d in t)]))
+    datasets += [name for name in spec["datasets"] if name not in datasets]
+    found: dict[Key, tuple[dict[str, Any], str]] = {}
+    ignored = 0
+    for source in metrics:
+        record = read_record(source)
+        where = "a tracked run" if isinstance(source, dict) else str(source)
+        key = (record["dataset"], record["scale"], record["method"])
+        if record["experiment"] != spec["experiment"]:
+            raise UserError(
+                f"{where} is of experiment '{record['experiment']}', not '{spec['experiment']}'; "
+                "give one experiment's metrics files"
+            )
+        if key[0] not in datasets or key[1] not in spec["scales"] or key[2] not in methods:
+            ignored += 1
+            continue
+        if key in found:
+            raise UserError(
+                f"{where} and {found[key][1]} both measure {key[2]} on {key[0]} at {key[1]}x; "
+                "give one of them"
+            )
+        found[key] = (record, where)
+    if ignored:
+        print(
+            f"mrsr: note: {ignored} measurements are not of the settings; left out", file=sys.stderr
+        )
+    order = sorted(found, key=lambda k: (datasets.index(k[0]), k[1], methods.index(k[2])))
+    return {key: found[key][0] for key in order}
+
+
+def _measured(record: dict[str, Any] | None) -> Cell | None:
+    return record and {m: (record[m]["mean"], digits) for m, (_, digits) in METRICS.items()}
+
+
+def _printed(numbers: dict[str, Any] | None) -> Cell | None:
+    return numbers and {metric: (numbers[metric], PAPER_DECIMALS[metric]) for metric in METRICS}
+
+
+def _label(method: dict[str, Any]) -> str:
+    """'RDN [192]': the row's name and where the paper cites it."""
+    label = method.get("label") or method["key"]
+    citation = str(method.get("citation") or "").strip("[]")
+    return f"{label} [{citation}]" if citation and f"[{citation}]" not in label else label
+
+
+def _words(items: Iterable[str]) -> str:
+    """'a, b and c', each once."""
+    *most, last = dict.fromkeys(items) or [""]
+    return f"{', '.join(most)} and {last}" if most else last
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _spec(settings: Any) -> dict[str, Any]:
+    """The settings as a plain dictionary, from a namespace, a dictionary or a model."""
+    spec = settings.model_dump() if hasattr(settings, "model_dump") else plain(settings)
+    names = spec.get("datasets") or {}
+    return {**spec, "datasets": names if isinstance(names, dict) else {n: n for n in names}}
+
+
+def print_table(out: Path) -> None:
+    """Print the Markdown tables of folder `out`: drawn on a terminal, as they are elsewhere.
+
+    Raises:
+        UserError: there are no tables in `out`.
+    """
+    from rich.console import Console
+    from rich.markdown import Markdown
+
+    files = sorted(Path(out).glob("table*.md"))
+    if not files:
+        raise UserError(f"no tables in {out}; run the pipeline first")
+    console = Console()
+    for file in files:
+        text = file.read_text(encoding="utf-8")
+        if console.is_terminal:
+            console.print(Markdown(text))
+            console.print()
+        else:
+            print(text)
+
+
+@guarded
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Command line of this module."""
+    parser = argparse.ArgumentParser(description="Metrics files -> results.csv, Tables 1 and 2.")
+    parser.add_argument("--settings", required=True, help="JSON object, or @file")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the tables")
+    parser.add_argument("--from-mlflow", action="store_true", help="take the tracked metrics")
+    parser.add_argument("metrics", nargs="*", type=Path, help="metrics JSON files")
+    given = parser.parse_args(arguments)
+    settings = parse(given.settings)
+    metrics = given.metrics
+    if given.from_mlflow:
+        from mrsr.tracking import from_mlflow
+
+        metrics = from_mlflow(settings.experiment)
+    write_tables(metrics, settings, given.out)
+
+
+if __name__ == "__main__":
+    main()
