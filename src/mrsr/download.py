@@ -24,7 +24,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from mrsr.archives import remove_folder, safe_extract
@@ -143,7 +143,7 @@ def mismatch(path: Path, expected: dict[str, str]) -> str:
     return ""
 
 
-def _split(url: str):  # noqa: ANN202  (SplitResult)
+def _split(url: str) -> SplitResult:
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
         if parts.scheme == "file" or parts.hostname:
@@ -180,9 +180,7 @@ class _Outcome:
     wait: float = 0.0  # seconds that the server asked for
 
 
-def _download(
-    url: str, target: Path, expected: dict[str, str], name: str, retries: int
-) -> None:
+def _download(url: str, target: Path, expected: dict[str, str], name: str, retries: int) -> None:
     part = target.with_name(target.name + ".part")
     tag = target.with_name(target.name + ".part.tag")  # the server's version of what `part` holds
     try:
@@ -220,7 +218,7 @@ def _download(
         time.sleep(wait)
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
-    os.replace(part, target)
+    part.replace(target)
     tag.unlink(missing_ok=True)
 
 
@@ -273,7 +271,9 @@ def _attempt(url: str, part: Path, tag: Path, name: str, *, verified: bool) -> _
     except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
         kind = type(error).__name__
         if isinstance(error, ValueError):  # requests' InvalidURL and its like
-            return _Outcome(fatal=True, problem=f"not a usable address ({kind}); check its spelling")
+            return _Outcome(
+                fatal=True, problem=f"not a usable address ({kind}); check its spelling"
+            )
         return _Outcome(problem=f"the connection failed or broke off ({kind})")
     size = _size(part)
     if total is not None and size != total:
@@ -332,9 +332,7 @@ def _no_url_logging() -> Iterator[None]:
             logger.disabled = disabled
 
 
-def _progress(
-    chunks: Iterable[bytes], name: str, total: int | None, have: int
-) -> Iterator[bytes]:
+def _progress(chunks: Iterable[bytes], name: str, total: int | None, have: int) -> Iterator[bytes]:
     """Pass chunks on; a bar on a terminal, a line now and then in a job's log."""
     from tqdm import tqdm
 

@@ -28,6 +28,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
 from mrsr.files import write_json, write_text
 
+SETTINGS = {
+    "source": "",  # a base URL or folder with the three archives; empty: the publisher
+    "subjects": "workflow/splits/ixi.csv",
+}
 PUBLISHER = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 MD5 = {
     "PD": "88ecd9d1fa33cb4a2278183b42ffd749",
@@ -69,7 +74,9 @@ def prepare(folder: Path, settings: Any) -> None:
         )
         if not files:
             download.remove_folder(target)
-            raise UserError(f"{archive} holds no file named like IXI002-Guys-0828-{contrast}.nii.gz")
+            raise UserError(
+                f"{archive} holds no file named like IXI002-Guys-0828-{contrast}.nii.gz"
+            )
         write_json(_marker(folder, contrast), {"archive": archive, "md5": md5, "files": len(files)})
         tar.unlink()
 
@@ -93,7 +100,10 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
     for subject in sorted(split):
         path = folder / f"IXI-{contrast}" / f"{subject}-{contrast}.nii.gz"
         if not path.is_file():
-            raise UserError(f"no file {path}; run `mrsr raw ixi` first, or mend the split list")
+            raise UserError(
+                f"no file {path}; fetch it with `snakemake --cores 1 data/raw/ixi/manifest.csv` "
+                "or mend the split list"
+            )
         volumes.append(
             VolumeRef(
                 path=path,
@@ -152,7 +162,7 @@ def make_split(folder: Path) -> list[tuple[str, str]]:
     if len(fit) != needed:
         raise UserError(
             f"{folder}: {len(fit)} people have PD, T1 and T2 of {MIN_SLICES} slices, the split "
-            f"needs {needed}; run `mrsr raw ixi` again, or use the source 'folder' for other files"
+            f"needs {needed}; fetch the archives again, or use the source 'folder' for other files"
         )
     dealt = sorted(fit, key=lambda subject: hashlib.sha256(f"ixi:{subject}".encode()).hexdigest())
     parts = [part for part, size in SIZES.items() for _ in range(size)]
@@ -195,7 +205,7 @@ def write_split(folder: Path, path: Path) -> None:
     write_text(path, "\n".join(["subject,split", *lines]) + "\n")
 
 
-def _wanted(contrast: str):  # noqa: ANN202
+def _wanted(contrast: str) -> Callable[[str], bool]:
     def wanted(name: str) -> bool:
         match = _NAME.fullmatch(name.rpartition("/")[2])
         return match is not None and match[2] == contrast
@@ -221,7 +231,9 @@ def _subjects(folder: Path, contrast: str) -> dict[str, Path]:
     """subject -> file of one contrast."""
     inside = folder / f"IXI-{contrast}"
     if not inside.is_dir():
-        raise UserError(f"no folder {inside}; run `mrsr raw ixi` first")
+        raise UserError(
+            f"no folder {inside}; fetch it with `snakemake --cores 1 data/raw/ixi/manifest.csv`"
+        )
     return {
         match[1]: path
         for path in inside.iterdir()

@@ -31,9 +31,8 @@ from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
 
 COMMIT = "65704901f60650824565aa5a4818611aa89716f4"
-PUBLISHER = (
-    f"https://raw.githubusercontent.com/muschellij2/open_ms_data/{COMMIT}/longitudinal/raw"
-)
+PUBLISHER = f"https://raw.githubusercontent.com/muschellij2/open_ms_data/{COMMIT}/longitudinal/raw"
+SETTINGS = {"source": ""}  # a folder, file:// or http(s):// base; empty: mirror or publisher
 CONTRASTS = {"T1": "T1W", "T2": "T2W"}
 FILES = {  # path below longitudinal/raw -> SHA-256
     "patient01/study1_T1W.nii.gz": (
@@ -113,7 +112,9 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
             continue
         path = Path(folder) / name
         if not path.is_file():
-            raise UserError(f"no file {path}; run `mrsr raw openms` first")
+            raise UserError(
+                f"no file {path}; fetch it with `snakemake --cores 1 data/raw/openms/manifest.csv`"
+            )
         both = all(f"{subject}/{visit}_{one}.nii.gz" in FILES for one in CONTRASTS.values())
         volumes.append(
             VolumeRef(
@@ -154,7 +155,7 @@ def _base(settings: Any) -> str:
             return str(root / layout)
     raise UserError(
         f"no {first} in {root}, nor below its {' or '.join(_LAYOUTS[1:])}; "
-        "check sources.openms.source or MRSR_MIRROR"
+        "check data.sources.openms.source or MRSR_MIRROR"
     )
 
 

@@ -1,0 +1,248 @@
+"""Which PD scan goes with which fat-suppressed one, whose they are, and which split they are in.
+
+Used by `fastmri`, whose docstring states the rules; the paper (section 4.1) has 227 and 24 pairs
+and does not say which.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from mrsr.datasets.fastmri_file import acquisition, patient
+from mrsr.errors import UserError
+
+FOLDERS = {"singlecoil_train": "train", "singlecoil_val": "test"}  # the publisher's -> our split
+CONTRASTS = {"CORPD_FBK": "PD", "CORPDFS_FBK": "PDFS"}
+_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A file of the source, by its header."""
+
+    path: Path
+    contrast: str
+    person: str
+    slices: int
+
+    @property
+    def folder_split(self) -> str:
+        """What the publisher's folder says; empty in a folder of another name."""
+        return {"singlecoil_train": "train", "singlecoil_val": "test"}.get(
+            self.path.parent.name, ""
+        )
+
+
+@dataclass(frozen=True)
+class Pair:
+    """PD and fat-suppressed PD of one knee."""
+
+    pd: Scan
+    pdfs: Scan
+    split: str = ""
+    subject: str = ""
+
+    @property
+    def key(self) -> str:
+        return f"{self.pd.path.stem}_{self.pdfs.path.stem}"
+
+
+def choose(files: list[Path], settings: Any) -> list[Pair]:
+    """The pairs in use, each with its subject and split, sorted."""
+    if settings.pairs:
+        pairs = _listed(Path(settings.pairs), {path.stem: path for path in files})
+    else:
+        pairs = _derived(list(map(_scan, files)), settings)
+    pairs = _with_subjects(pairs)
+    pairs = _with_test(pairs, settings)
+    pairs = _with_validation(pairs, settings)
+    return sorted(pairs, key=lambda pair: pair.key)
+
+
+def _derived(scans: list[Scan], settings: Any) -> list[Pair]:
+    """Pairs by patient_id within a folder, equal numbers of slices first."""
+    people: dict[tuple[Path, str], dict[str, list[Scan]]] = defaultdict(
+        lambda: {"PD": [], "PDFS": []}
+    )
+    for scan in scans:
+        if scan.contrast:
+            people[scan.path.parent, scan.person][scan.contrast].append(scan)
+    pairs = []
+    for of_person in people.values():
+        options = (
+            sorted(
+                (abs(a.slices - b.slices), a.path.stem, b.path.stem, a, b)
+                for a in of_person["PD"]
+                for b in of_person["PDFS"]
+            )
+            if of_person["PD"] and of_person["PDFS"]
+            else []
+        )
+        used: set[Path] = set()
+        for _, _, _, a, b in options:
+            if not used & {a.path, b.path}:
+                used |= {a.path, b.path}
+                pairs.append(Pair(a, b, a.folder_split))
+    if not pairs:
+        raise UserError(
+            f"fastmri: no two of {len(scans)} files are PD and FS-PD of one patient_id; "
+            "name the pairs in a CSV (data.sources.fastmri.pairs)"
+        )
+    limits = {
+        "train": settings.pairs_train,
+        "test": settings.pairs_test,
+        "": settings.pairs_train + settings.pairs_test,
+    }
+    kept = []
+    for split, limit in limits.items():
+        of_split = [pair for pair in pairs if pair.split == split]
+        of_split.sort(key=lambda pair: _draw(pair.key, settings.seed))
+        kept += of_split[:limit]
+    return kept
+
+
+def _listed(path: Path, files: dict[str, Path]) -> list[Pair]:
+    """Pairs of a CSV, or of all CSVs in a folder."""
+    lists = sorted(path.glob("*.csv")) if path.is_dir() else [path]
+    pairs: dict[str, Pair] = {}
+    for file in lists:
+        try:
+            rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
+        except (OSError, UnicodeDecodeError, csv.Error):
+            raise UserError(f"cannot read the pair list {file}; give a CSV of file stems") from None
+        for number, row in enumerate(rows, start=1):
+            cells = [cell.strip().removesuffix(".h5") for cell in row]
+            if not re.search(r"\d", "".join(cells[:2])):
+                continue  # an empty line, or the names of the columns
+            pair = _row(f"{file.name} line {number}", cells, files)
+            pairs[pair.key] = pair
+    if not pairs:
+        raise UserError(f"no pairs of files that are there in {path}; check data.sources.fastmri")
+    return list(pairs.values())
+
+
+def _row(where: str, cells: list[str], files: dict[str, Path]) -> Pair:
+    if len(cells) < 2 or not all(_STEM.fullmatch(cell) for cell in cells[:2]):
+        raise UserError(f"{where}: expected two file stems such as file1000685, file1000568")
+    missing = [cell for cell in cells[:2] if cell not in files]
+    if missing:
+        raise UserError(f"{where}: no file {missing[0]}.h5 in the source; correct the list")
+    scans = {scan.contrast: scan for scan in (_scan(files[cell]) for cell in cells[:2])}
+    if set(scans) != {"PD", "PDFS"}:
+        raise UserError(
+            f"{where}: one file must be CORPD_FBK and the other CORPDFS_FBK; correct the list"
+        )
+    split = cells[2].lower() if len(cells) > 2 else ""
+    if split and split not in _SPLITS and not _is_number(split):
+        raise UserError(f"{where}: '{split}' is none of train, validation, test; correct the list")
+    # public lists carry a measure of likeness in the third column
+    return Pair(scans["PD"], scans["PDFS"], _SPLITS.get(split) or scans["PDFS"].folder_split)
+
+
+def _with_subjects(pairs: list[Pair]) -> list[Pair]:
+    """Pairs that share a person, however indirectly, get one subject: they may not be parted."""
+    leader: dict[str, str] = {}
+
+    def lead(person: str) -> str:
+        while leader.setdefault(person, person) != person:
+            person = leader[person]
+        return person
+
+    for pair in pairs:
+        leader[lead(pair.pd.person)] = lead(pair.pdfs.person)
+    names: dict[str, str] = {}
+    for pair in sorted(pairs, key=lambda pair: pair.key):
+        names.setdefault(lead(pair.pd.person), pair.pd.path.stem)
+    pairs = [replace(pair, subject=names[lead(pair.pd.person)]) for pair in pairs]
+    splits: dict[str, str] = {}
+    for pair in pairs:
+        if splits.setdefault(pair.subject, pair.split) != pair.split:
+            raise UserError(
+                f"fastmri: pair {pair.key} shares a person with a pair of another split; "
+                "put both into one split, or leave one out"
+            )
+    return pairs
+
+
+def _with_test(pairs: list[Pair], settings: Any) -> list[Pair]:
+    """Where neither list nor folder says so, the first by hash are the test set."""
+    if any(pair.split for pair in pairs):
+        unknown = [pair.key for pair in pairs if not pair.split]
+        if unknown:
+            raise UserError(f"fastmri: pair {unknown[0]} has no split while others have; add it")
+        return pairs
+    test = _first(pairs, settings.pairs_test, settings.seed)
+    return [replace(pair, split="test" if pair.subject in test else "train") for pair in pairs]
+
+
+def _with_validation(pairs: list[Pair], settings: Any) -> list[Pair]:
+    """Unless a list names them, validation subjects come from train by hash."""
+    if any(pair.split == "validation" for pair in pairs):
+        return pairs
+    train = [pair for pair in pairs if pair.split == "train"]
+    chosen = _first(train, settings.validation, settings.seed + 1)
+    if not train or len(chosen) == len({pair.subject for pair in train}):
+        raise UserError(
+            f"fastmri: {len(train)} training pairs are too few to take {settings.validation} for "
+            "validation; lower data.sources.fastmri.validation or pairs_test, or add files"
+        )
+    return [replace(p, split="validation") if p.subject in chosen else p for p in pairs]
+
+
+def _first(pairs: list[Pair], number: int, seed: int) -> set[str]:
+    """Subjects in the order of their hash until they have `number` pairs."""
+    chosen: set[str] = set()
+    for subject in sorted({pair.subject for pair in pairs}, key=lambda name: _draw(name, seed)):
+        if sum(pair.subject in chosen for pair in pairs) >= number:
+            break
+        chosen.add(subject)
+    return chosen
+
+
+def _draw(name: str, seed: int) -> str:
+    return hashlib.sha256(f"fastmri:{seed}:{name}".encode()).hexdigest()
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def hdf5_files(folder: Path) -> list[Path]:
+    """The HDF5 files of a folder and of the publisher's folders in it, sorted."""
+    files = sorted(
+        path
+        for inside in (".", *FOLDERS)
+        for path in (folder / inside).glob("*.h5")
+        if not path.name.startswith(".")
+    )
+    if not files:
+        raise UserError(f"no .h5 files in {folder}, nor in {' or '.join(FOLDERS)} below it")
+    twice = [stem for stem, times in Counter(path.stem for path in files).items() if times > 1]
+    if twice:
+        raise UserError(f"{min(twice)}.h5 is in two folders below {folder}; keep one of them")
+    return files
+
+
+def _scan(path: Path) -> Scan:
+    import h5py
+
+    contrast = CONTRASTS.get(acquisition(path), "")
+    person = patient(path)
+    try:
+        with h5py.File(path, "r") as file:
+            slices = int(file["kspace"].shape[0])
+    except (OSError, KeyError, RuntimeError, AttributeError, IndexError):
+        raise UserError(f"{path.name} has no readable kspace; copy or download it again") from None
+    return Scan(path, contrast, person, slices)
