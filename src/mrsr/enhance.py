@@ -63,7 +63,7 @@ def enhance(
         raise UserError(f"batch is {batch}, it must be 1 or more")
     where = loop.device_for(device)
     saved = checkpoint.load(model)
-    network = checkpoint.network(model, where)
+    network = checkpoint.network(model, where).to(memory_format=torch.channels_last)
     volume = read_nifti(input, subject="", contrast="", organ="")
     axes = [int(axis) for axis in volume.attributes["axes"].split(",")]
 

@@ -1,0 +1,231 @@
+"""`mrsr enhance` on scans of any orientation. Run: pytest tests/test_enhance.py"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mrsr import checkpoint, enhance
+from mrsr.degrade import bicubic
+from mrsr.errors import UserError, one_line
+
+
+def model(folder: Path, scale: int = 2, name: str = "bicubic", **settings: object) -> Path:
+    path = folder / f"{name}{scale}.pt"
+    checkpoint.save(
+        path,
+        model_name=name,
+        options={},
+        scale=scale,
+        weights={},
+        settings=settings,
+        provenance={},
+    )
+    return path
+
+
+def oblique(order: tuple[int, ...], flips: tuple[int, ...]) -> np.ndarray:
+    """An affine with anisotropic voxels, tilted by 20 degrees, axes in any order and direction.
+
+    Voxels of 1 x 1.2 x 4 mm; `order` says which stored axis each of the three is.
+    """
+    turn = np.deg2rad(20)
+    rotation = np.array(
+        [[1, 0, 0], [0, np.cos(turn), -np.sin(turn)], [0, np.sin(turn), np.cos(turn)]]
+    )
+    affine = np.eye(4)
+    affine[:3, :3] = (rotation * [1.0, 1.2, 4.0] * flips)[:, list(order)]
+    affine[:3, 3] = [12, -30, 7]
+    return affine
+
+
+def blob(shape: tuple[int, ...], affine: np.ndarray) -> np.ndarray:
+    """A smooth ball (x, y, z) of 500 units in a volume of 20, off the centre."""
+    index = np.stack(np.meshgrid(*[np.arange(size) for size in shape], indexing="ij"), -1)
+    world = index @ affine[:3, :3].T + affine[:3, 3]
+    middle = affine[:3, :3] @ (0.45 * (np.array(shape) - 1)) + affine[:3, 3]
+    return 20 + 500 * np.exp(-0.5 * np.square((world - middle) / 4.0).sum(-1))
+
+
+def write(
+    path: Path, array: np.ndarray, affine: np.ndarray, qcode: int = 1, scode: int = 2
+) -> Path:
+    image = nibabel.Nifti1Image(array, affine)
+    image.set_sform(affine, scode)
+    image.set_qform(affine, qcode)
+    image.header.set_xyzt_units("mm", "sec")
+    image.header["descrip"] = b"a scan"
+    nibabel.save(image, path)
+    return path
+
+
+def centroid(image: nibabel.Nifti1Image) -> np.ndarray:
+    """World coordinates (3,) of the mass above the background."""
+    mass = np.clip(image.get_fdata() - 30, 0, None)
+    index = np.stack(np.meshgrid(*[np.arange(size) for size in mass.shape], indexing="ij"), -1)
+    mean = (index * mass[..., None]).sum((0, 1, 2)) / mass.sum()
+    return nibabel.affines.apply_affine(image.affine, mean)
+
+
+def corners(image: nibabel.Nifti1Image) -> np.ndarray:
+    """World coordinates (8, 3) of the outer corners of the field of view."""
+    ends = itertools.product(*[(-0.5, size - 0.5) for size in image.shape])
+    return nibabel.affines.apply_affine(image.affine, np.array(list(ends)))
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_anatomy_does_not_move(tmp_path, order, scale):
+    flips = (-1, 1, 1) if scale == 2 else (1, -1, -1)
+    affine = oblique(order, flips)
+    shape = tuple(np.array([26, 30, 12])[list(order)])
+    source = write(tmp_path / "in.nii.gz", blob(shape, affine).astype(np.float32), affine)
+    enhance.enhance(source, tmp_path / "out.nii.gz", model(tmp_path, scale))
+
+    before, after = nibabel.load(source), nibabel.load(tmp_path / "out.nii.gz")
+    thick = order.index(2)  # the stored axis of 4 mm
+    factors = [1 if axis == thick else scale for axis in range(3)]
+    assert after.shape == tuple(np.array(shape) * factors)
+    assert np.allclose(after.header.get_zooms(), before.header.get_zooms() / np.array(factors))
+    assert np.allclose(corners(after), corners(before), atol=1e-4)
+    assert np.allclose(corners(after).mean(0), corners(before).mean(0), atol=1e-4)
+    assert np.linalg.norm(centroid(after) - centroid(before)) < 0.05
+    assert np.allclose(after.get_qform(), after.get_sform(), atol=1e-4)
+
+
+@pytest.mark.parametrize(("qcode", "scode"), [(1, 2), (1, 0), (0, 4), (0, 0)])
+def test_header_is_kept(tmp_path, qcode, scode):
+    affine = np.diag([-1.0, 1.2, 4.0, 1.0])
+    source = write(
+        tmp_path / "in.nii", np.random.default_rng(0).random((8, 9, 5)), affine, qcode, scode
+    )
+    enhance.enhance(source, tmp_path / "out.nii", model(tmp_path))
+    before, after = nibabel.load(source), nibabel.load(tmp_path / "out.nii")
+    assert (int(after.header["qform_code"]), int(after.header["sform_code"])) == (qcode, scode)
+    assert after.header.get_xyzt_units() == ("mm", "sec")
+    assert bytes(after.header["descrip"]) == bytes(before.header["descrip"])
+    assert after.get_data_dtype() == np.float32
+    assert np.allclose(corners(after), corners(before), atol=1e-4)
+
+
+def test_intensities_stay_in_the_inputs_scale(tmp_path):
+    """Integers with slope and intercept: the output holds what they mean, as float32."""
+    stored = np.random.default_rng(1).integers(0, 900, (14, 12, 5)).astype(np.int16)
+    image = nibabel.Nifti1Image(stored * 0.5 - 20, np.diag([1, 1, 3, 1.0]), dtype=np.int16)
+    image.header.set_slope_inter(0.5, -20)
+    nibabel.save(image, tmp_path / "in.nii")
+    assert np.array_equal(
+        np.asarray(nibabel.load(tmp_path / "in.nii").dataobj.get_unscaled()), stored
+    )
+    enhance.enhance(tmp_path / "in.nii", tmp_path / "out.nii", model(tmp_path))
+    meant = torch.from_numpy(stored * 0.5 - 20).permute(2, 0, 1)
+    expected = bicubic(meant, (28, 24)).permute(1, 2, 0).numpy()
+    got = nibabel.load(tmp_path / "out.nii").get_fdata()
+    assert np.allclose(got, expected, atol=1e-3)
+
+
+class Picky(nn.Module):
+    """Nearest neighbours, for sizes that divide by 8 only."""
+
+    multiple = 8
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        assert lr.shape[-1] % 8 == lr.shape[-2] % 8 == 0
+        return lr.repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def test_networks_that_need_padding_get_it():
+    image = np.random.default_rng(0).random((3, 9, 14)).astype(np.float32)
+    fine = enhance.apply(Picky(), image, 2, device=torch.device("cpu"), batch=2)
+    assert np.array_equal(fine, image.repeat(2, 1).repeat(2, 2))
+
+
+def test_percentile_of_the_training_is_used(tmp_path, monkeypatch):
+    seen = []
+    unit = enhance.intensity_unit
+    monkeypatch.setattr(
+        enhance, "intensity_unit", lambda *given: seen.append(given[1]) or unit(*given)
+    )
+    source = write(tmp_path / "in.nii", np.random.default_rng(0).random((8, 8, 3)), np.eye(4))
+    enhance.enhance(source, tmp_path / "a.nii", model(tmp_path))
+    enhance.enhance(
+        source, tmp_path / "b.nii", model(tmp_path, normalise={"level": "volume", "percentile": 99})
+    )
+    assert seen == [99.9, 99.0]
+
+
+def scan(folder: Path, kind: str) -> Path:
+    path = folder / "scan.nii.gz"
+    array = np.random.default_rng(0).random((8, 9, 5)).astype(np.float32)
+    match kind:
+        case "nan":
+            array[0, 0, 0] = np.nan
+        case "4d":
+            array = np.stack([array, array], -1)
+        case "faint":
+            array[:] = 0
+            array[0, 0, 0] = -1
+    nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), path)
+    match kind:
+        case "truncated":
+            path.write_bytes(path.read_bytes()[:-200])
+        case "missing":
+            path.unlink()
+    return path
+
+
+@pytest.mark.parametrize("kind", ["nan", "4d", "faint", "truncated", "missing"])
+def test_bad_scans_get_one_line_and_leave_nothing(tmp_path, kind):
+    source = scan(tmp_path, kind)
+    out = tmp_path / "out" / "out.nii.gz"
+    with pytest.raises(UserError, match=r"scan\.nii\.gz") as caught:
+        enhance.enhance(source, out, model(tmp_path))
+    assert one_line(str(caught.value)) == str(caught.value)
+    assert not out.parent.exists()
+
+
+def test_refusals(tmp_path):
+    source, best = scan(tmp_path, "good"), model(tmp_path)
+    out = tmp_path / "out.nii.gz"
+    with pytest.raises(UserError, match="must be named"):
+        enhance.enhance(source, tmp_path / "out.mgz", best)
+    with pytest.raises(UserError, match=r"none\.pt"):
+        enhance.enhance(source, out, tmp_path / "none.pt")
+    out.write_bytes(b"mine")
+    with pytest.raises(UserError, match="exists"):
+        enhance.enhance(source, out, best)
+    assert out.read_bytes() == b"mine"
+    with pytest.raises(UserError, match="exists"):
+        enhance.enhance(source, source, best)
+    enhance.enhance(source, out, best, overwrite=True)
+    assert nibabel.load(out).shape == (16, 18, 5)
+
+
+def test_the_same_input_gives_the_same_bytes(tmp_path):
+    source, best = scan(tmp_path, "good"), model(tmp_path)
+    for name in ("a.nii.gz", "b.nii.gz"):
+        enhance.enhance(source, tmp_path / name, best, batch=1 if name[0] == "a" else 4)
+    assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
+
+
+def test_real_scan(tmp_path, mirror):
+    source = mirror / "open_ms_data/longitudinal/raw/patient12/study1_T1W.nii.gz"
+    enhance.enhance(source, tmp_path / "out.nii", model(tmp_path))
+    before, after = nibabel.load(source), nibabel.load(tmp_path / "out.nii")
+    thick = int(np.argmax(before.header.get_zooms()))
+    factors = np.where(np.arange(3) == thick, 1, 2)
+    assert after.shape == tuple(before.shape * factors)
+    centres = [
+        nibabel.affines.apply_affine(image.affine, (np.array(image.shape) - 1) / 2)
+        for image in (before, after)
+    ]
+    assert np.allclose(*centres, atol=1e-3)
+    assert np.allclose(corners(before), corners(after), atol=1e-3)
+    assert nibabel.aff2axcodes(before.affine) == nibabel.aff2axcodes(after.affine)
+    assert after.get_fdata().mean() == pytest.approx(before.get_fdata().mean(), rel=1e-3)
