@@ -25,11 +25,11 @@ LOCK_HEADER = """\
 """
 
 CONDA = """\
-# Made by `make lock` from requirements.in; do not edit.
+# Made by `make lock` from requirements.lock; do not edit.
 # UNTESTED: conda was not available where this file was made. Python, git and make come from
-# conda-forge, everything else from the same lock as with pip:
+# conda-forge, everything else by pip, with the pins of requirements.lock:
 #     conda env create -f envs/conda.yaml && conda activate mrsr && pip install --no-deps -e .
-# The pins of requirements.in are repeated so that the file says what it installs.
+# The pins stand here in full, because Snakemake copies this file before it uses it.
 name: mrsr
 channels:
   - conda-forge
@@ -39,7 +39,6 @@ dependencies:
   - make
   - pip
   - pip:
-      - -r requirements.lock
 {pins}
 """
 
@@ -105,7 +104,8 @@ def main() -> None:
         text = lock_text(compiled.read_text(encoding="utf-8"))
         (ENVS / "requirements.lock").write_text(text, encoding="utf-8")
     wanted = pins(ENVS / "requirements.in")
-    conda = "\n".join(f"      - {name}=={version}" for name, version in wanted.items())
+    locked = pins(ENVS / "requirements.lock")
+    conda = "\n".join(f"      - {name}=={version}" for name, version in locked.items())
     labels = "\n".join(f"    {name} {version}" for name, version in wanted.items())
     (ENVS / "conda.yaml").write_text(CONDA.format(python=PYTHON, pins=conda), encoding="utf-8")
     (ENVS / "apptainer.def").write_text(
