@@ -85,7 +85,7 @@ def provenance() -> dict[str, Any]:
     """Where weights come from: commit, versions, threads. No host, user or path."""
     return {
         "commit": commit(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a str subclass there, which weights_only refuses
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),
     }

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def save(
             file.write(content)
         # killed between the two renames: the previous state is there, and complete
         if (folder / NAME).exists():
-            os.replace(folder / NAME, folder / PREVIOUS)
+            (folder / NAME).replace(folder / PREVIOUS)
 
 
 def _read(path: Path) -> dict[str, Any] | None:

@@ -32,10 +32,11 @@ from mrsr.settings import digest, parse, plain
 
 # what a job must be told; `config.py` gives all of it, by hand one forgets
 REQUIRED = (
-    "experiment dataset scale method degradation model losses steps batch micro_batch patch "
-    "optimizer schedule clip_gradient augment seed validate_every checkpoint_every log_every "
-    "validation_slices test_curve precision compile channels_last device threads explode"
-).split()
+    *("experiment", "dataset", "scale", "method", "degradation", "model", "losses", "optimizer"),
+    *("steps", "batch", "micro_batch", "patch", "schedule", "clip_gradient", "augment", "seed"),
+    *("validate_every", "validation_slices", "test_curve", "checkpoint_every", "log_every"),
+    *("precision", "compile", "channels_last", "device", "threads", "explode"),
+)
 # settings that may change between two starts without changing what is trained
 FREE = ("tracking", "log_every", "checkpoint_every", "place")
 
