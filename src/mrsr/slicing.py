@@ -4,8 +4,8 @@ Several volumes are read and checked at a time in processes of their own; one pr
 fixed order, so the same input gives the same bytes whatever the number of workers. The three files
 appear together when all of them are whole. The layout is described in `store.py`.
 
-By hand: `mrsr slices --dataset phantom_t1 --raw data/raw/phantom --out results/demo/slices/
-phantom_t1`.
+By hand: `mrsr slices data/raw/phantom/manifest.csv --settings @settings.json --out
+results/demo/slices/phantom_t1` with the settings that `slice_dataset` lists.
 """
 
 from __future__ import annotations
