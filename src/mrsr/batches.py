@@ -122,6 +122,7 @@ def load(
     """
     if place not in PLACES:
         raise UserError(f"place '{place}' is not one of {', '.join(PLACES)}")
+    degrade.check(scale, degradation)
     volumes = store.read_store(path)
     device = torch.device(device)
     if place == "auto":

@@ -120,6 +120,14 @@ def kspace_crop(x: Tensor, scale: int) -> Tensor:
     return image if x.is_complex() else image.abs()
 
 
+def check(scale: int, kind: str) -> None:
+    """Refuse a scale or a kind of degradation that there is not, with a `UserError`."""
+    if scale not in SCALES:
+        raise UserError(f"scale {scale} is not one of {', '.join(map(str, SCALES))}")
+    if kind not in KINDS:
+        raise UserError(f"degradation '{kind}' is not one of {', '.join(KINDS)}")
+
+
 def degrade(hr: Tensor, scale: int, kind: str) -> Tensor:
     """LR magnitude images (..., H/s, W/s) float32 of whole HR images (..., H, W).
 
@@ -129,10 +137,7 @@ def degrade(hr: Tensor, scale: int, kind: str) -> Tensor:
     Raises:
         UserError: the scale or the kind is not one of `SCALES` and `KINDS`, or sizes do not divide.
     """
-    if scale not in SCALES:
-        raise UserError(f"scale {scale} is not one of {', '.join(map(str, SCALES))}")
-    if kind not in KINDS:
-        raise UserError(f"degradation '{kind}' is not one of {', '.join(KINDS)}")
+    check(scale, kind)
     height, width = hr.shape[-2:]
     _check_divisible(height, width, scale)
     if kind == "kspace":
