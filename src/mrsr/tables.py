@@ -16,7 +16,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from mrsr.errors import UserError, guarded
 from mrsr.files import write_text
@@ -35,7 +35,7 @@ Key = tuple[str, int, str]  # dataset, scale, method
 
 
 def write_tables(metrics: Iterable[Path | str | dict[str, Any]], settings: Any, out: Path) -> list:
-    """Write results.csv and, for each of `settings.tables`, a CSV, a LaTeX and a Markdown table.
+    """Write results.csv, summary.json and each of `settings.tables` as CSV, LaTeX and Markdown.
 
     Args:
         metrics: metrics JSON files of `mrsr.evaluate`, or their contents; the order is irrelevant.
@@ -56,6 +56,7 @@ def write_tables(metrics: Iterable[Path | str | dict[str, Any]], settings: Any, 
     check_results(rows)
     out = Path(out)
     files = {"results.csv": csv_text(COLUMNS, rows)}
+    files["summary.json"] = json.dumps(summary(rows), indent=2) + "\n"
     for name in sorted(spec["tables"]):
         table = make_table(name, records, spec)
         files |= {f"{name}.csv": to_csv(table), f"{name}.tex": to_latex(table)}
@@ -92,6 +93,24 @@ def read_record(source: Path | str | dict[str, Any]) -> dict[str, Any]:
         if not _number(values[0]) or not all(v is None or _number(v) for v in values[1:]):
             raise UserError(f"{where}: {metric} is not finite; evaluate again")
     return source
+
+
+def read_metrics(files: Iterable[Path | str]) -> list[dict[str, Any]]:
+    """Metrics files as records, checked.
+
+    Raises:
+        UserError: a file is no metrics file, or two measure the same and are named.
+    """
+    found: dict[Any, Path | str] = {}
+    records = []
+    for file in files:
+        record = read_record(file)
+        key = tuple(record[name] for name in ("experiment", "dataset", "scale", "method"))
+        if key in found:
+            _refuse_equal(record, str(file), str(found[key]))
+        found[key] = file
+        records.append(record)
+    return records
 
 
 @functools.cache
@@ -301,10 +320,7 @@ def _by_labels(
             ignored += 1
             continue
         if key in found:
-            raise UserError(
-                f"{where} and {found[key][1]} both measure {key[2]} on {key[0]} at {key[1]}x; "
-                "give one of them"
-            )
+            _refuse_equal(record, where, found[key][1])
         found[key] = (record, where)
     if ignored:
         print(
@@ -312,6 +328,22 @@ def _by_labels(
         )
     order = sorted(found, key=lambda k: (datasets.index(k[0]), k[1], methods.index(k[2])))
     return {key: found[key][0] for key in order}
+
+
+def _refuse_equal(record: dict[str, Any], one: str, other: str) -> NoReturn:
+    raise UserError(
+        f"{one} and {other} both measure {record['method']} on {record['dataset']} at "
+        f"{record['scale']}x; give one of them"
+    )
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """dataset -> scale -> method -> metrics, for `dvc metrics show`."""
+    tree: dict[str, Any] = {}
+    for row in rows:
+        column = tree.setdefault(row["dataset"], {}).setdefault(f"x{row['scale']}", {})
+        column[row["method"]] = {metric: row[metric] for metric in METRICS}
+    return tree
 
 
 def _measured(record: dict[str, Any] | None) -> Cell | None:
