@@ -403,12 +403,14 @@ def _chain(methods: dict[str, Method], key: str, seen: tuple[str, ...] = ()) -> 
         raise _at(f"methods.{key}.like", f"goes in a circle: {' -> '.join((*seen, key))}")
     own = methods[key].model_dump(exclude_unset=True)
     like = own.pop("like", None)
-    return merge(_chain(methods, like, (*seen, key)), own) if like else own
+    if like:
+        return merge(_chain(methods, like, (*seen, key)), own)
+    return {"model": key, **own}  # without `model:` the entry's own name is the file's name
 
 
 def _resolve(params: Params, key: str) -> Row:
     entry = _chain(params.methods, key)
-    model = entry.get("model", key)
+    model = entry["model"]
     known = model_options(model)
     if known is None:
         raise _at(f"methods.{key}.model", f"missing file src/mrsr/models/{model}.py")

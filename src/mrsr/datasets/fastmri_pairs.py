@@ -12,6 +12,7 @@ import io
 import re
 from collections import Counter, defaultdict
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,7 @@ class Scan:
     @property
     def folder_split(self) -> str:
         """What the publisher's folder says; empty in a folder of another name."""
-        return {"singlecoil_train": "train", "singlecoil_val": "test"}.get(
-            self.path.parent.name, ""
-        )
+        return FOLDERS.get(self.path.parent.name, "")
 
 
 @dataclass(frozen=True)
@@ -77,17 +76,12 @@ def _derived(scans: list[Scan], settings: Any) -> list[Pair]:
             people[scan.path.parent, scan.person][scan.contrast].append(scan)
     pairs = []
     for of_person in people.values():
-        options = (
-            sorted(
-                (abs(a.slices - b.slices), a.path.stem, b.path.stem, a, b)
-                for a in of_person["PD"]
-                for b in of_person["PDFS"]
-            )
-            if of_person["PD"] and of_person["PDFS"]
-            else []
+        options = sorted(
+            product(of_person["PD"], of_person["PDFS"]),
+            key=lambda two: (abs(two[0].slices - two[1].slices), two[0].path, two[1].path),
         )
         used: set[Path] = set()
-        for _, _, _, a, b in options:
+        for a, b in options:
             if not used & {a.path, b.path}:
                 used |= {a.path, b.path}
                 pairs.append(Pair(a, b, a.folder_split))

@@ -107,7 +107,7 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None
             # a gzip header holds time and name: neither may reach a file that is checksummed
             with (
                 open(temporary, "wb") as raw,
-                gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0) as packed,
+                gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
             ):
                 packed.write(content)
         else:

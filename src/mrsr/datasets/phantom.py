@@ -35,6 +35,16 @@ from mrsr.datasets.smooth import edge, smooth_field
 from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
 
+# what params.yaml may say under data.sources.phantom, with the defaults
+SETTINGS: dict[str, Any] = {
+    "seed": 0,
+    "subjects": {"train": 6, "validation": 2, "test": 8},
+    "slices": 32,
+    "noise": 0.005,
+    "sharpness": 4.0,
+    "knee": {"train": 4, "validation": 2, "test": 4},
+}
+
 CONTRASTS = ("T1", "T2", "PD")
 LABELS = {0: "background", 1: "CSF", 2: "GM", 3: "WM", 4: "other head tissue"}
 SPLITS = ("train", "validation", "test")

@@ -109,9 +109,13 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     paint("muscle", muscle, texture(1.5, 0.06, stretch=5.0))
     fascia = np.abs(smooth_field(rng, shape, (_SPACING[0], _SPACING[1] / 3, _SPACING[2]), 9.0))
     paint("fascia", np.minimum(muscle - 1, 0.5 - 5 * fascia))
+    vessels = np.full(shape, -1, np.float32)
     for _ in range(24):
-        at, radius = rng.uniform((-48, -70), (48, 70)), rng.uniform(0.7, 2.2)
-        paint("vessel", np.minimum(_ellipse(x, z, *at, radius, 1.6 * radius), muscle))
+        row, column = rng.integers(0, _ENCODED[0]), rng.integers(50, _ENCODED[1] - 50)
+        box = np.s_[:, max(row - 12, 0) : row + 12, column - 12 : column + 12]  # 10 mm across
+        at, radius = (x[3, row, column], z[3, row, column]), rng.uniform(0.7, 2.2)
+        vessels[box] = np.maximum(vessels[box], _ellipse(x[box], z[box], *at, radius, radius * 1.6))
+    paint("vessel", np.minimum(vessels, muscle))
 
     # bones, as distances from their borders
     flare = rng.uniform(36, 39)

@@ -1,0 +1,182 @@
+"""Anybody's NIfTI files: every .nii and .nii.gz under a folder, in any orientation.
+
+Nothing is copied: `prepare` checks the folder, and the volumes are read where they lie. Contrast
+is whatever the files hold, so there is one: "any". A subject is the file's name without suffix;
+a CSV can say otherwise (several files of one person must share a subject, or they would end up on
+both sides of a split):
+
+    file,subject,split            # file or subject is needed, split too; the columns' order is free
+    anna_1.nii.gz,anna,train
+    anna_2.nii.gz,anna,train
+
+Without a CSV the split follows from a hash of the subject's name, so that a file added later moves
+no other. In params.yaml:
+
+    sources: {folder: {path: /scans, split: "", organ: brain, seed: 0, fractions: [0.7, 0.1, 0.2]}}
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from mrsr.datasets.nifti import is_nifti, read_nifti, stem
+from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.errors import UserError
+
+# what params.yaml may say under data.sources.folder, with the defaults
+SETTINGS: dict[str, Any] = {
+    "path": "",
+    "split": "",
+    "organ": "brain",
+    "seed": 0,
+    "fractions": [0.7, 0.1, 0.2],
+}
+
+CONTRAST = "any"
+SPLITS = ("train", "validation", "test")
+
+
+class Row(NamedTuple):
+    """What the CSV says of a file or of a subject; empty where it says nothing."""
+
+    subject: str
+    split: str
+
+
+def prepare(folder: Path, settings: Any) -> None:
+    """Check that the user's folder has scans, and write their list into `folder`.
+
+    The list (`files.txt`, names relative to the user's folder) makes the stage's output differ
+    when files come or go.
+    """
+    from mrsr.files import write_text
+
+    refs = list_volumes(folder, settings, CONTRAST)
+    root = Path(settings.path)
+    lines = [f"{ref.path.relative_to(root).as_posix()}\t{ref.subject}\t{ref.split}" for ref in refs]
+    write_text(Path(folder) / "files.txt", "\n".join(lines) + "\n")
+
+
+def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[VolumeRef]:
+    """Every scan below `settings.path`, sorted by path, each with its split.
+
+    Raises:
+        UserError: no such folder, no scans, a CSV that does not fit, or fractions that do not sum
+            to 1.
+    """
+    if contrast != CONTRAST:
+        raise UserError(f"source 'folder' has one contrast, '{CONTRAST}'; found '{contrast}'")
+    if not settings.path:
+        raise UserError("sources.folder.path is empty; give the folder that holds your NIfTI files")
+    root = Path(settings.path)
+    if not root.is_dir():
+        raise UserError(f"sources.folder.path: no folder {root}; check the path")
+    paths = sorted(
+        path
+        for path in root.rglob("*")
+        if is_nifti(path) and path.is_file() and not path.name.startswith(".")
+    )
+    if not paths:
+        raise UserError(f"{root} holds no .nii or .nii.gz file; check sources.folder.path")
+
+    table = _read_table(Path(settings.split)) if settings.split else {}
+    refs = []
+    for path in paths:
+        inside = path.relative_to(root).as_posix()
+        row = _row(table, inside)
+        subject = row.subject if row else stem(path)
+        if row and row.split:
+            split = row.split
+        elif table:
+            raise UserError(
+                f"{settings.split} has no row for {inside}; add its file or its subject"
+                f" '{subject}', or move the file out of the folder"
+            )
+        else:
+            split = hashed_split(subject, settings.fractions, settings.seed)
+        visit = inside if row and row.subject != stem(path) else ""
+        refs.append(
+            VolumeRef(
+                path=path,
+                subject=subject,
+                contrast=CONTRAST,
+                organ=settings.organ,
+                visit=visit,
+                split=split,
+            )
+        )
+    _check_disjoint(refs)
+    return refs
+
+
+def read_volume(ref: VolumeRef) -> Volume:
+    """One scan, sliced in its finest plane."""
+    return read_nifti(
+        ref.path, subject=ref.subject, contrast=ref.contrast, organ=ref.organ, visit=ref.visit
+    )
+
+
+def hashed_split(subject: str, fractions: Sequence[float], seed: int) -> str:
+    """The split of a subject from its name alone: "train", "validation" or "test".
+
+    fractions: shares of the three, summing to 1.
+    """
+    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
+        raise UserError(
+            f"fractions {list(fractions)} must be three shares (train, validation, test) that"
+            " sum to 1"
+        )
+    digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
+    at = int.from_bytes(digest[:8], "big") / 2**64
+    if at < fractions[0]:
+        return "train"
+    return "validation" if at < fractions[0] + fractions[1] else "test"
+
+
+def _read_table(path: Path) -> dict[str, Row]:
+    """Rows of the CSV by file (relative path, name or stem) and by subject."""
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, skipinitialspace=True)
+            columns = [name.strip() for name in reader.fieldnames or [] if name]
+            rows = [{(k or "").strip(): v for k, v in row.items()} for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"cannot read the split CSV {path}: {error}; check the path") from None
+    if "split" not in columns or not {"file", "subject"} & set(columns):
+        raise UserError(
+            f"{path} has columns {columns}; it needs 'split' and one of 'file' and 'subject'"
+        )
+    table: dict[str, Row] = {}
+    for number, row in enumerate(rows, start=2):
+        file, subject, split = (
+            (row.get(name) or "").strip() for name in ("file", "subject", "split")
+        )
+        if not (file or subject):
+            raise UserError(f"{path} line {number}: neither file nor subject; fill one in")
+        if split not in SPLITS:
+            raise UserError(f"{path} line {number}: split '{split}' is none of {', '.join(SPLITS)}")
+        key = stem(file) if file and "/" not in file else file or subject
+        row_ = Row(subject or stem(file), split)
+        if table.setdefault(key, row_) != row_:
+            raise UserError(f"{path} line {number}: '{key}' has another row that disagrees")
+    return table
+
+
+def _row(table: dict[str, Row], inside: str) -> Row | None:
+    """By relative path, else by stem, which is the file's name or, as default, its subject."""
+    return table.get(inside) or table.get(stem(inside))
+
+
+def _check_disjoint(refs: list[VolumeRef]) -> None:
+    splits: dict[str, VolumeRef] = {}
+    for ref in refs:
+        other = splits.setdefault(ref.subject, ref)
+        if other.split != ref.split:
+            raise UserError(
+                f"subject '{ref.subject}' is in {other.split} ({other.path.name}) and in"
+                f" {ref.split} ({ref.path.name}); give all files of a person one split"
+            )
