@@ -3,22 +3,24 @@
 Nothing is copied: `prepare` checks the folder, and the volumes are read where they lie. Contrast
 is whatever the files hold, so there is one: "any". A subject is the file's name without suffix;
 a CSV can say otherwise (several files of one person must share a subject, or they would end up on
-both sides of a split):
+both sides of a split). It has a column split and one or both of file and subject:
 
-    file,subject,split            # file or subject is needed, split too; the columns' order is free
-    anna_1.nii.gz,anna,train
-    anna_2.nii.gz,anna,train
+    file,subject,split
+    visit1/anna.nii.gz,anna,train
+    visit2/anna.nii.gz,anna,train
 
-Without a CSV the split follows from a hash of the subject's name, so that a file added later moves
-no other. In params.yaml:
+A row of a subject alone applies to the files whose name, or whose folder's name, is the subject or
+begins with it and _ or - (sub-01, sub-01_T1w.nii.gz). Without a CSV the split follows from a hash
+of the subject's name, so that a file added later moves no other. In params.yaml:
 
-    sources: {folder: {path: /scans, split: "", organ: brain, seed: 0, fractions: [0.7, 0.1, 0.2]}}
+    data: {sources: {folder: {path: /scans, split: people.csv, organ: brain}}}
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -36,6 +38,14 @@ SETTINGS: dict[str, Any] = {
     "fractions": [0.7, 0.1, 0.2],
 }
 
+# params.yaml's data.sources.folder changes these
+SETTINGS = {
+    "path": "",  # the folder, searched with all folders below it
+    "split": "",  # CSV, or empty for the hash
+    "organ": "brain",
+    "seed": 0,
+    "fractions": [0.7, 0.1, 0.2],  # train, validation, test
+}
 CONTRAST = "any"
 SPLITS = ("train", "validation", "test")
 
@@ -84,31 +94,31 @@ def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[
         raise UserError(f"{root} holds no .nii or .nii.gz file; check sources.folder.path")
 
     table = _read_table(Path(settings.split)) if settings.split else {}
-    refs = []
+    assigned = []
     for path in paths:
         inside = path.relative_to(root).as_posix()
-        row = _row(table, inside)
-        subject = row.subject if row else stem(path)
-        if row and row.split:
-            split = row.split
-        elif table:
+        row = _find(table, inside)
+        if row is None and table:
             raise UserError(
-                f"{settings.split} has no row for {inside}; add its file or its subject"
-                f" '{subject}', or move the file out of the folder"
+                f"{settings.split} has no row for {inside}; add its file or its subject, or move"
+                " the file out of the folder"
             )
-        else:
-            split = hashed_split(subject, settings.fractions, settings.seed)
-        visit = inside if row and row.subject != stem(path) else ""
-        refs.append(
-            VolumeRef(
-                path=path,
-                subject=subject,
-                contrast=CONTRAST,
-                organ=settings.organ,
-                visit=visit,
-                split=split,
-            )
+        if row is None:
+            name = stem(path)
+            row = Row(name, hashed_split(name, settings.fractions, settings.seed))
+        assigned.append(row)
+    visits = Counter(row.subject for row in assigned)
+    refs = [
+        VolumeRef(
+            path=path,
+            subject=row.subject,
+            contrast=CONTRAST,
+            organ=settings.organ,
+            visit=path.relative_to(root).as_posix() if visits[row.subject] > 1 else "",
+            split=row.split,
         )
+        for path, row in zip(paths, assigned, strict=True)
+    ]
     _check_disjoint(refs)
     return refs
 
@@ -138,37 +148,52 @@ def hashed_split(subject: str, fractions: Sequence[float], seed: int) -> str:
 
 
 def _read_table(path: Path) -> dict[str, Row]:
-    """Rows of the CSV by file (relative path, name or stem) and by subject."""
+    """Rows of the CSV by file (path in the folder, or name), or by subject where no file stands."""
     try:
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or [] if name]
-            rows = [{(k or "").strip(): v for k, v in row.items()} for row in reader]
+            columns = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = columns
+            rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the split CSV {path}: {error}; check the path") from None
+        raise UserError(f"cannot read the split CSV {path} ({error}); check the path") from None
     if "split" not in columns or not {"file", "subject"} & set(columns):
         raise UserError(
             f"{path} has columns {columns}; it needs 'split' and one of 'file' and 'subject'"
         )
     table: dict[str, Row] = {}
-    for number, row in enumerate(rows, start=2):
+    for number, line in enumerate(rows, start=2):
         file, subject, split = (
-            (row.get(name) or "").strip() for name in ("file", "subject", "split")
+            (line.get(name) or "").strip() for name in ("file", "subject", "split")
         )
         if not (file or subject):
             raise UserError(f"{path} line {number}: neither file nor subject; fill one in")
         if split not in SPLITS:
             raise UserError(f"{path} line {number}: split '{split}' is none of {', '.join(SPLITS)}")
-        key = stem(file) if file and "/" not in file else file or subject
-        row_ = Row(subject or stem(file), split)
-        if table.setdefault(key, row_) != row_:
-            raise UserError(f"{path} line {number}: '{key}' has another row that disagrees")
+        row = Row(subject or stem(file), split)
+        if table.setdefault(file or subject, row) != row:
+            raise UserError(
+                f"{path} line {number}: '{file or subject}' has another row that disagrees;"
+                " leave one"
+            )
+    if not table:
+        raise UserError(f"{path} has no rows; list your files or subjects, or set split to ''")
     return table
 
 
-def _row(table: dict[str, Row], inside: str) -> Row | None:
-    """By relative path, else by stem, which is the file's name or, as default, its subject."""
-    return table.get(inside) or table.get(stem(inside))
+def _find(table: dict[str, Row], inside: str) -> Row | None:
+    """The row of a file: by its path, by its name, else the longest subject that fits."""
+    parts = inside.split("/")
+    for key in (inside, parts[-1], stem(inside)):
+        if key in table:
+            return table[key]
+    names = [*parts[:-1], stem(inside)]
+    fitting = [
+        key
+        for key in table
+        if any(name == key or name.startswith((f"{key}_", f"{key}-")) for name in names)
+    ]
+    return table[max(fitting, key=len)] if fitting else None
 
 
 def _check_disjoint(refs: list[VolumeRef]) -> None:

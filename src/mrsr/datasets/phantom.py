@@ -12,10 +12,9 @@ not how well a method does on people. The knee is made by `phantom_knee`.
 
 By hand: `mrsr raw phantom`, or
 
-    python -c "from types import SimpleNamespace as S; from pathlib import Path; \
-        from mrsr.datasets import phantom; phantom.prepare(Path('data/raw/phantom'), S(seed=0, \
-        subjects=dict(train=6, validation=2, test=8), slices=32, noise=0.005, sharpness=4.0, \
-        knee=dict(train=4, validation=2, test=4)))"
+    python -c "from types import SimpleNamespace; from pathlib import Path; \
+        from mrsr.datasets import phantom; \
+        phantom.prepare(Path('data/raw/phantom'), SimpleNamespace(**phantom.SETTINGS))"
 """
 
 from __future__ import annotations
@@ -45,6 +44,15 @@ SETTINGS: dict[str, Any] = {
     "knee": {"train": 4, "validation": 2, "test": 4},
 }
 
+# params.yaml's data.sources.phantom changes these
+SETTINGS = {
+    "seed": 0,
+    "subjects": {"train": 6, "validation": 2, "test": 8},
+    "slices": 32,  # axial, 2 mm apart
+    "noise": 0.005,  # standard deviation, as a fraction of the 99.9th percentile
+    "sharpness": 4.0,  # exponent of the tissue maps: higher is harder to super-resolve
+    "knee": {"train": 4, "validation": 2, "test": 4},
+}
 CONTRASTS = ("T1", "T2", "PD")
 LABELS = {0: "background", 1: "CSF", 2: "GM", 3: "WM", 4: "other head tissue"}
 SPLITS = ("train", "validation", "test")
@@ -82,18 +90,21 @@ class Template(NamedTuple):
 def prepare(folder: Path, settings: Any) -> None:
     """Write all subjects and knees into `folder`; the same settings give the same bytes.
 
-    settings: seed; subjects and knee {train, validation, test: counts}; slices per brain; noise
-    (standard deviation as a fraction of the 99.9th percentile); sharpness (exponent of the tissue
-    maps: higher is harder to super-resolve).
+    settings: as in SETTINGS.
+
+    Raises:
+        UserError: a number outside what can be simulated.
     """
     folder = Path(folder)
     brains = sum(_counts(settings.subjects).values())
     knees = sum(_counts(settings.knee).values())
     if not 1 <= settings.slices <= _MOST_SLICES:
-        raise UserError(f"sources.phantom.slices is {settings.slices}; give 1 to {_MOST_SLICES}")
+        raise UserError(
+            f"data.sources.phantom.slices is {settings.slices}; give 1 to {_MOST_SLICES}"
+        )
     if not 0 <= settings.noise < 0.1 or not 0 < settings.sharpness <= 16:
         raise UserError(
-            "sources.phantom needs 0 <= noise < 0.1 and 0 < sharpness <= 16,"
+            "data.sources.phantom needs 0 <= noise < 0.1 and 0 < sharpness <= 16,"
             f" found {settings.noise} and {settings.sharpness}"
         )
     if brains:
