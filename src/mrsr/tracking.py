@@ -93,8 +93,9 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
         with _turn(uri):
             send(_client(uri), path, uri)
     except Exception as error:
-        _failed[uri] = time.monotonic()
-        return _warn(uri, error)
+        if not isinstance(error, (UserError, KeyError, TypeError, ValueError)):
+            _failed[uri] = time.monotonic()
+        return _warn(uri, error, path)
     return True
 
 
@@ -112,16 +113,14 @@ def sync(results: Path, uri: str | None = None) -> tuple[int, int]:
         raise UserError(f"no folder {results}; run an experiment first")
     paths = [log.parent for log in sorted(results.rglob("log.jsonl"))]
     paths += [file for file in sorted(results.rglob("*.json")) if _is_record(file)]
-    done = failed = 0
+    done = 0
     for path in paths:
-        if failed and store_uri(uri) in _failed:
-            failed += 1  # the store is down: one warning, not one per file
-        elif deliver(path, None, uri):
+        _failed.clear()  # asked for by a person: try
+        if deliver(path, None, uri):
             done += 1
-        else:
-            failed += 1
-    _failed.pop(store_uri(uri), None)
-    return done, failed
+        elif not _answers(store_uri(uri)):
+            break  # the store is down: one warning, not one per file
+    return done, len(paths) - done
 
 
 def from_mlflow(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
@@ -384,6 +383,15 @@ def _client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
+def _answers(uri: str) -> bool:
+    try:
+        with _turn(uri):
+            _client(uri).search_experiments(max_results=1)
+    except Exception:
+        return False
+    return True
+
+
 def _database(uri: str) -> Path | None:
     """The file of an SQLite store."""
     name = uri.removeprefix("sqlite:///").partition("?")[0]
@@ -421,8 +429,8 @@ def _public(uri: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
 
 
-def _warn(uri: str, reason: object) -> bool:
-    from mrsr.log import say
+def _warn(uri: str, reason: object, path: Path | str = "") -> bool:
+    from mrsr.log import say  # tqdm
 
     if isinstance(reason, ImportError):
         text = f"{reason.name or 'mlflow'} is not installed"
@@ -430,7 +438,7 @@ def _warn(uri: str, reason: object) -> bool:
         text = one_line(str(reason)).replace(uri, _public(uri))[:160]
         text = f"{type(reason).__name__}: {text}" if isinstance(reason, Exception) else text
     say(
-        f"warning: not tracked in {_public(uri)} ({text}); "
+        f"warning: {path or 'nothing'} not tracked in {_public(uri)} ({text}); "
         "the local files are complete, `mrsr sync` delivers them later"
     )
     return False
