@@ -162,6 +162,19 @@ def test_interval_from_six_subjects_on(tmp_path):
     assert first["interval"] == evaluate.BOOTSTRAP
 
 
+def test_real_scans_give_the_known_bicubic_scores(mirror):
+    """Central 32 slices of patient 12, T1W at 2x: 31.9 and 32.1 dB, measured independently."""
+    from mrsr.datasets.nifti import read_nifti
+
+    for study, expected in ((1, 31.9), (2, 32.1)):
+        path = mirror / f"open_ms_data/longitudinal/raw/patient12/study{study}_T1W.nii.gz"
+        image = read_nifti(path, subject="12", contrast="T1", organ="brain").image[8:-8]
+        lr = degrade(torch.from_numpy(image), 2, "bicubic")
+        sr = bicubic(lr, image.shape[1:]).numpy()
+        score = metrics.score(sr, image, metrics.PRESETS["slice"])
+        assert score["psnr"] == pytest.approx(expected, abs=0.06)
+
+
 def test_bootstrap_covers_the_mean():
     """Of 95 % intervals of 40 normal values, about 93 to 95 % hold the true mean."""
     rng = np.random.default_rng(0)

@@ -63,7 +63,8 @@ def enhance(
         raise UserError(f"batch is {batch}, it must be 1 or more")
     where = loop.device_for(device)
     saved = checkpoint.load(model)
-    network = checkpoint.network(model, where).to(memory_format=torch.channels_last)
+    network = checkpoint.network(model, where)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     volume = read_nifti(input, subject="", contrast="", organ="")
     axes = [int(axis) for axis in volume.attributes["axes"].split(",")]
 
@@ -120,7 +121,8 @@ def _write(output: Path, array: np.ndarray, source: Path, plane: list[int], scal
     """Write (x, y, z) with the source's header, both of its transforms refined in `plane`."""
     import nibabel
 
-    header = nibabel.load(source).header.copy()
+    loaded: Any = nibabel.load(source)
+    header = loaded.header.copy()
     # new voxel j covers a part of old voxel (j + 1/2) / scale - 1/2
     refine = np.eye(4)
     zooms = list(header.get_zooms()[:3])

@@ -86,7 +86,7 @@ def evaluate(
     device = loop.device_for(settings.device)
     origin = checkpoint.load(saved) if saved else None
     if origin:
-        _check_origin(origin, Path(saved), settings)
+        _check_origin(origin, saved, settings)
     _check_store(slices, settings)
     network = _network(settings, saved, device)
     pairs = batches.load(
@@ -136,7 +136,7 @@ def by_subject(rated: list[Rated], level: str) -> dict[str, dict[str, float]]:
     return result
 
 
-def _check_origin(origin: Checkpoint, path: Path, settings: SimpleNamespace) -> None:
+def _check_origin(origin: Checkpoint, path: Path | None, settings: SimpleNamespace) -> None:
     """A checkpoint of another cell would put a wrong number into the tables."""
     known = {**origin.settings, "scale": origin.scale, "model": origin.model_name}
     asked = {**vars(settings), "model": settings.model.name}
@@ -166,7 +166,8 @@ def _network(settings: SimpleNamespace, saved: Path | None, device: torch.device
             raise UserError(
                 f"method '{settings.method}' has weights to train; give its best.pt by --checkpoint"
             )
-    return network.to(device=device, memory_format=torch.channels_last).eval()
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network.to(device).eval()
 
 
 def _rate(
