@@ -15,6 +15,7 @@ import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -107,7 +108,7 @@ def _members(
                     raise _unsafe(archive, info.filename, "a link or device")
                 _inside(archive, info.filename)
                 if not info.is_dir():
-                    yield info.filename, info.file_size, lambda info=info: opened.open(info)
+                    yield info.filename, info.file_size, partial(opened.open, info)
         return
     with tarfile.open(archive) as opened:
         for member in opened:  # one pass: archives of 90 GB are decompressed once
@@ -117,11 +118,7 @@ def _members(
             if hasattr(tarfile, "data_filter"):  # Python 3.11.4 and newer
                 tarfile.data_filter(member, str(folder))
             if member.isreg():
-                yield (
-                    member.name,
-                    member.size,
-                    lambda member=member: opened.extractfile(member),
-                )
+                yield member.name, member.size, partial(opened.extractfile, member)
 
 
 def _inside(archive: Path, name: str) -> PurePosixPath:

@@ -30,7 +30,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from mrsr import download
 from mrsr.datasets.nifti import read_nifti
@@ -246,7 +246,7 @@ def _unfit(path: Path) -> str:
     import nibabel
 
     try:
-        shape = nibabel.load(path).shape
+        shape = cast("nibabel.Nifti1Image", nibabel.load(path)).shape
     except Exception as error:  # of a broken file, anything: it is left out and said
         return f"cannot be read ({type(error).__name__})"
     if len(shape) != 3:
