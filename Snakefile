@@ -1,12 +1,11 @@
 # raw -> slices -> checkpoints -> metrics -> tables; one rule file per word.
-import os
 import sys
 from pathlib import Path
 
 from mrsr import config as mrsr_config
 
 # `mrsr` and `python` in the rules are those of the environment that runs this workflow
-os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
 
 PARAMS = mrsr_config.load(config.get("params", "params.yaml"), config.get("experiment"))
 RESULTS = f"results/{PARAMS.name}"

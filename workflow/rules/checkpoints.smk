@@ -4,13 +4,13 @@ rule tracking_store:
         f"{RESULTS}/tracking.ready",
     log:
         f"{LOGS}/tracking_store.log",
-    params:
-        tracking=as_json(PARAMS.params.tracking.model_dump()),
+    conda:
+        "../../envs/conda.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        tracking=as_json(PARAMS.params.tracking.model_dump()),
     shell:
         "mrsr tracking-init --settings {params.tracking:q} --out {output} > {log} 2>&1"
 
@@ -28,14 +28,14 @@ rule train_sr:
         f"{LOGS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}.log",
     benchmark:
         f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/{{method}}.tsv"
-    params:
-        settings=train_settings,
+    conda:
+        "../../envs/conda.yaml"
     threads: train_threads
     resources:
         mem_mb=3000,
         runtime=240,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=train_settings,
     shell:
         "python -m mrsr.train_sr --settings {params.settings:q} --train {input.train}"
         " --validation {input.validation} --test {input.test} --out {output}"

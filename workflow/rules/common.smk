@@ -2,6 +2,7 @@
 import json
 
 SPLITS = ["train", "validation", "test"]
+BEST = f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt"
 
 
 wildcard_constraints:
@@ -35,11 +36,7 @@ def slice_source_settings(wildcards):
 
 
 def train_settings(wildcards):
-    return as_json(
-        PARAMS.train_settings(
-            wildcards.dataset, int(wildcards.scale), wildcards.method
-        )
-    )
+    return as_json(PARAMS.train_settings(wildcards.dataset, int(wildcards.scale), wildcards.method))
 
 
 def train_threads(wildcards):
@@ -48,9 +45,7 @@ def train_threads(wildcards):
 
 def evaluate_settings(wildcards):
     return as_json(
-        PARAMS.evaluate_settings(
-            wildcards.dataset, int(wildcards.scale), wildcards.method
-        )
+        PARAMS.evaluate_settings(wildcards.dataset, int(wildcards.scale), wildcards.method)
     )
 
 
@@ -58,10 +53,7 @@ def evaluate_inputs(wildcards):
     """The test slices, and the weights of a method that is trained."""
     inputs = {"slices": f"{RESULTS}/slices/{wildcards.dataset}/test.h5"}
     if PARAMS.rows[wildcards.method].trained:
-        inputs["checkpoint"] = (
-            f"{RESULTS}/checkpoints/{wildcards.dataset}/x{wildcards.scale}"
-            f"/{wildcards.method}/best.pt"
-        )
+        inputs["checkpoint"] = BEST.format(**dict(wildcards))
     return inputs
 
 

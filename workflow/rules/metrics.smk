@@ -7,14 +7,14 @@ rule evaluate:
         f"{RESULTS}/metrics/{{dataset}}/x{{scale}}/{{method}}.json",
     log:
         f"{LOGS}/metrics/{{dataset}}/x{{scale}}/{{method}}.log",
-    params:
-        settings=evaluate_settings,
-        checkpoint=checkpoint_option,
+    conda:
+        "../../envs/conda.yaml"
     resources:
         mem_mb=3000,
         runtime=60,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=evaluate_settings,
+        checkpoint=checkpoint_option,
     shell:
         "python -m mrsr.evaluate --settings {params.settings:q} --slices {input.slices}"
         " {params.checkpoint} --out {output} > {log} 2>&1"

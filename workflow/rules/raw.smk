@@ -4,14 +4,14 @@ rule raw_source:
         "data/raw/{source}/manifest.csv",
     log:
         "logs/raw/{source}.log",
-    params:
-        settings=source_settings,
+    conda:
+        "../../envs/conda.yaml"
     threads: 2
     resources:
         mem_mb=3000,
         runtime=240,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=source_settings,
     shell:
         "mrsr raw {wildcards.source} --settings {params.settings:q} --out {output}"
         " --workers {threads} > {log} 2>&1"

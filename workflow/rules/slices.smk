@@ -3,24 +3,25 @@ rule slice_dataset:
     input:
         manifest_of,
     output:
-        expand(
-            "{results}/slices/{{dataset}}/{split}.h5", results=RESULTS, split=SPLITS
-        ),
+        train=f"{RESULTS}/slices/{{dataset}}/train.h5",
+        validation=f"{RESULTS}/slices/{{dataset}}/validation.h5",
+        test=f"{RESULTS}/slices/{{dataset}}/test.h5",
+        skipped=f"{RESULTS}/slices/{{dataset}}/skipped.json",
     log:
         f"{LOGS}/slices/{{dataset}}.log",
-    params:
-        settings=slice_settings,
-        source_settings=slice_source_settings,
+    conda:
+        "../../envs/conda.yaml"
     threads: 2
     resources:
         mem_mb=3000,
         runtime=60,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=slice_settings,
+        source_settings=slice_source_settings,
     shell:
         "mrsr slices {input} --settings {params.settings:q}"
         " --source-settings {params.source_settings:q}"
-        " --out $(dirname {output[0]}) --workers {threads} > {log} 2>&1"
+        " --out $(dirname {output.train}) --workers {threads} > {log} 2>&1"
 
 
 rule slices:

@@ -17,13 +17,13 @@ rule write_tables:
         summary=f"{RESULTS}/tables/summary.json",
     log:
         f"{LOGS}/tables.log",
-    params:
-        settings=as_json(PARAMS.table_settings()),
+    conda:
+        "../../envs/conda.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=as_json(PARAMS.table_settings()),
     shell:
         "mrsr tables --settings {params.settings:q} --out $(dirname {output.results})"
         " {input} > {log} 2>&1"
@@ -41,11 +41,11 @@ rule loss_curves:
         ),
     log:
         f"{LOGS}/figures/{{dataset}}_x{{scale}}_{{method}}.log",
+    conda:
+        "../../envs/conda.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../../envs/conda.yaml"
     shell:
         "mrsr curves $(dirname {input})/log.jsonl --out {output} > {log} 2>&1"
 
