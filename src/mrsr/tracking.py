@@ -16,6 +16,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -41,6 +42,7 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+NOISY = ("mlflow", "alembic", "urllib3.connectionpool")
 _failed: dict[str, float] = {}  # store -> when it last failed
 
 
@@ -58,15 +60,17 @@ def init_store(uri: str | None = None) -> bool:
     uri = store_uri(uri)
     if not uri.startswith("sqlite:"):
         return True
-    command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
-    with contextlib.ExitStack() as stack:
-        try:
-            stack.enter_context(_turn(uri))
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            return _warn(uri, error)
-    if done.returncode:
-        return _warn(uri, (done.stderr.strip() or "mlflow db upgrade failed").splitlines()[-1])
+    try:
+        with _turn(uri):
+            try:
+                _client(uri).search_experiments(max_results=1)  # makes the tables of a new file
+            except Exception as error:
+                if "out-of-date" not in str(error):
+                    raise
+                command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+                subprocess.run(command, capture_output=True, check=True)
+    except Exception as error:
+        return _warn(uri, error)
     return True
 
 
@@ -136,8 +140,9 @@ def from_mlflow(experiment: str, uri: str | None = None) -> list[dict[str, Any]]
             found = client.get_experiment_by_name(experiment)
             runs = _runs(client, found, "tags.`mrsr.current` = 'true'") if found else []
     except Exception as error:
-        reason = f"{type(error).__name__}: {one_line(str(error))[:200]}"
-        raise UserError(f"cannot read {_public(uri)} ({reason}); is it running?") from None
+        raise UserError(
+            f"cannot read {_public(uri)} ({_reason(error)}); start it, or set MLFLOW_TRACKING_URI"
+        ) from None
     if not runs:
         raise UserError(
             f"no evaluations of experiment '{experiment}' in {_public(uri)}; "
@@ -374,11 +379,11 @@ def _client(uri: str) -> Any:
     """An MLflow client for the store, without MLflow's chatter."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    for name in ("mlflow", "alembic"):
+    for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient  # three seconds, and not on every compute node
 
-    for name in ("mlflow", "alembic"):  # its import sets levels of its own
+    for name in NOISY:  # its import sets levels of its own
         logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 
@@ -429,16 +434,19 @@ def _public(uri: str) -> str:
     return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
 
 
-def _warn(uri: str, reason: object, path: Path | str = "") -> bool:
+def _reason(error: Exception) -> str:
+    """What went wrong, short, without the user and password of a URL."""
+    if isinstance(error, ImportError):
+        return f"{error.name or 'mlflow'} is not installed"
+    text = re.sub(r"//[^/@\s]+@", "//", one_line(str(error)))
+    return f"{type(error).__name__}: {text[:160]}"
+
+
+def _warn(uri: str, error: Exception, path: Path | str = "") -> bool:
     from mrsr.log import say  # tqdm
 
-    if isinstance(reason, ImportError):
-        text = f"{reason.name or 'mlflow'} is not installed"
-    else:
-        text = one_line(str(reason)).replace(uri, _public(uri))[:160]
-        text = f"{type(reason).__name__}: {text}" if isinstance(reason, Exception) else text
     say(
-        f"warning: {path or 'nothing'} not tracked in {_public(uri)} ({text}); "
+        f"warning: {path or 'nothing'} not tracked in {_public(uri)} ({_reason(error)}); "
         "the local files are complete, `mrsr sync` delivers them later"
     )
     return False
