@@ -187,4 +187,4 @@ def _recon(path: Path, header: bytes) -> Recon:
             f"{path.name}: ismrmrd_header states matrix {shape} and voxels of {sizes} mm,"
             " which cannot be; copy or download the file again"
         )
-    return Recon(shape, tuple(map(float, sizes)))
+    return Recon(shape, (float(sizes[0]), float(sizes[1]), float(sizes[2])))

@@ -150,8 +150,8 @@ def hashed_split(subject: str, fractions: Sequence[float], seed: int) -> str:
 def _read_table(path: Path) -> dict[str, Row]:
     """Rows of the CSV by file (path in the folder, or name), or by subject where no file stands."""
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
+        with open(path, newline="", encoding="utf-8-sig") as text:
+            reader = csv.DictReader(text, skipinitialspace=True)
             columns = [name.strip() for name in reader.fieldnames or []]
             reader.fieldnames = columns
             rows = list(reader)

@@ -130,17 +130,31 @@ def _open(path: Path) -> Any:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from None
     try:
         image = nibabel.load(path)
-    except (EOFError, zlib.error):
-        raise UserError(_truncated(path)) from None
-    except (ImageFileError, HeaderDataError, OSError, ValueError, KeyError, OverflowError):
+    except (ImageFileError, HeaderDataError, zlib.error, OSError, EOFError, ValueError, KeyError):
         raise UserError(
-            f"{path.name} is not a NIfTI file that can be read; give a .nii or .nii.gz file"
+            _truncated(path)
+            if _breaks_off(path)
+            else f"{path.name} is not a NIfTI file that can be read; give a .nii or .nii.gz file"
         ) from None
     if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
         raise UserError(
             f"{path.name} is {type(image).__name__}, not single-file NIfTI; convert it to .nii.gz"
         )
     return image
+
+
+def _breaks_off(path: Path) -> bool:
+    """Is it a gzip file whose stream is cut or fails its checksum?"""
+    with open(path, "rb") as raw:
+        if raw.read(2) != b"\x1f\x8b":
+            return False
+    try:
+        with gzip.open(path, "rb") as file:
+            while file.read(1 << 20):
+                pass
+    except (OSError, EOFError, zlib.error):
+        return True
+    return False
 
 
 def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:

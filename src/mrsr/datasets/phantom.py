@@ -264,14 +264,18 @@ def simulate(
     for contrast, (tr, te) in _SEQUENCES.items():
         signal = np.zeros(shape, np.float32)
         for name, part in parts.items():
-            signal += part * np.float32(spin_echo(*(_TISSUES[name] * jitter[name]), tr, te))
+            t1, t2, density = (_TISSUES[name] * jitter[name]).tolist()
+            signal += part * np.float32(spin_echo(t1, t2, density, tr, te))
         signal = ndimage.gaussian_filter(
             signal * bias * variation, (_POINT_SPREAD, _POINT_SPREAD, 0)
         )
-        full = np.percentile(signal[::2, ::2], 99.9)
-        real = signal + noise * full * rng.standard_normal(shape, np.float32)
-        imaginary = noise * full * rng.standard_normal(shape, np.float32)
-        images[contrast] = np.rint(np.hypot(real, imaginary) / full * _FULL_SCALE).astype(np.int16)
+        full = np.float32(np.percentile(signal[::2, ::2], 99.9))
+        sigma = np.float32(noise) * full
+        real = signal + sigma * rng.standard_normal(shape, np.float32)
+        imaginary = sigma * rng.standard_normal(shape, np.float32)
+        images[contrast] = np.rint(np.hypot(real, imaginary) * (_FULL_SCALE / full)).astype(
+            np.int16
+        )
 
     inner = np.stack([parts["csf"], parts["gm"], parts["wm"]])
     head = sum(parts[name] for name in ("bone", "marrow", "fat", "skin"))
