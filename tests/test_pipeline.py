@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from project import commit, copy_project, edit_params, planned_jobs, run, snakemake
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
@@ -174,13 +175,13 @@ def test_adopt_wants_a_tracked_experiment(smoke: Path) -> None:
 def test_every_experiment_plans(smoke: Path, mirror: Path) -> None:
     for name in ("demo", "openms", "paper"):
         jobs = planned_jobs(
-            snakemake(smoke, "--dry-run", "--quiet", "rules", "all", "--config", f"experiment={name}")
+            snakemake(
+                smoke, "--dry-run", "--quiet", "rules", "all", "--config", f"experiment={name}"
+            )
         )
         assert jobs["train_sr"] >= 4
 
 
 def test_the_cluster_profile_is_found_and_parses(smoke: Path) -> None:
-    printed = run(
-        smoke, "snakemake", "--profile", "slurm", "all", "--dry-run", "--quiet", "rules"
-    ).stdout
+    printed = run(smoke, "snakemake", "--profile", "slurm", "all", "--dry-run").stdout
     assert planned_jobs(printed)["train_sr"] >= 20

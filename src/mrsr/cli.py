@@ -30,6 +30,7 @@ ExperimentName = Annotated[
 ]
 SettingsText = Annotated[str, typer.Option("--settings", help="A JSON object, or @file.")]
 PARAMS = Path("params.yaml")
+SCHEMA = Path("docs/params.schema.json")
 
 
 @app.command()
@@ -51,7 +52,9 @@ def params(
 
 
 @app.command()
-def schema(out: Annotated[Path, typer.Option(help="Where to.")] = Path("docs/params.schema.json")) -> None:
+def schema(
+    out: Annotated[Path, typer.Option(help="Where to.")] = SCHEMA,
+) -> None:
     """Write the JSON schema of params.yaml, for editors."""
     from mrsr import config
     from mrsr.files import write_json
@@ -91,7 +94,7 @@ def slices(
     out: Annotated[Path, typer.Option(help="Folder of the three stores.")],
     source_settings: Annotated[str, typer.Option(help="The source's settings.")] = "{}",
     workers: Annotated[int, typer.Option(min=1)] = 2,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Record bad volumes, go on.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Note bad volumes, go on.")] = False,
 ) -> None:
     """Cut volumes into one slice store per split, disjoint by subject."""
     from mrsr.slicing import slice_dataset

@@ -37,7 +37,7 @@ def parse(text: str) -> SimpleNamespace:
     except json.JSONDecodeError as error:
         raise UserError(f"settings are not JSON: {error}; give an object or @file") from None
     if not isinstance(value, dict):
-        raise UserError("settings must be a JSON object, like {\"dataset\": \"phantom_t1\"}")
+        raise UserError('settings must be a JSON object, like {"dataset": "phantom_t1"}')
     return namespace(value)
 
 

@@ -1,0 +1,222 @@
+"""One experiment in force: its cells, its rows, and the settings that each job is handed."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from pydantic import ValidationError
+
+from mrsr.accepts import at, loss_names, model_options, source_settings
+from mrsr.sections import Method, Params, Section, Training
+
+
+def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`change` over `base`, table by table; lists and scalars are replaced."""
+    result = copy.deepcopy(base)
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(result.get(key), dict):
+            result[key] = merge(result[key], value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def first_problem(error: ValidationError, prefix: str = "") -> str:
+    """The first problem of a validation as 'dotted.path: what'."""
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    path = ".".join(part for part in (prefix, path) if part)
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message.replace("Extra inputs are not permitted", "unknown key")
+    return f"{path}: {message}" if path else message
+
+
+class Row(Section):
+    """A method as it will be trained: `like` followed, recipe merged, zero weights dropped."""
+
+    key: str
+    model: str
+    options: dict[str, Any]
+    losses: dict[str, float]
+    label: str
+    citation: str
+    kind: str
+    training: Training
+
+    @property
+    def trained(self) -> bool:
+        """A method without losses (bicubic) has nothing to train."""
+        return bool(self.losses)
+
+
+class Cell(Section):
+    """One number of a table: a method on a dataset at a scale."""
+
+    dataset: str
+    scale: int
+    method: str
+
+
+def _chain(methods: dict[str, Method], key: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    if key not in methods:
+        raise at(f"methods.{seen[-1]}.like", f"no method '{key}'", methods)
+    if key in seen:
+        raise at(f"methods.{key}.like", f"goes in a circle: {' -> '.join((*seen, key))}")
+    own = methods[key].model_dump(exclude_unset=True)
+    like = own.pop("like", None)
+    if like:
+        return merge(_chain(methods, like, (*seen, key)), own)
+    return {"model": key, **own}  # without `model:` the entry's own name is the file's name
+
+
+def _resolve(params: Params, key: str) -> Row:
+    entry = _chain(params.methods, key)
+    model = entry["model"]
+    known = model_options(model)
+    if known is None:
+        raise at(f"methods.{key}.model", f"missing file src/mrsr/models/{model}.py")
+    for option in entry.get("options", {}):
+        if option not in known:
+            raise at(f"methods.{key}.options.{option}", f"model '{model}' has no such", known)
+    losses = {name: weight for name, weight in entry.get("losses", {}).items() if weight > 0}
+    for name in losses:
+        if name not in loss_names():
+            raise at(f"methods.{key}.losses.{name}", "no such loss", loss_names())
+    recipe = merge(params.sr.model_dump(mode="json"), entry.get("train", {}))
+    try:
+        training = Training.model_validate(recipe)
+    except ValidationError as error:
+        raise ValueError(first_problem(error, f"methods.{key}.train")) from None
+    return Row(
+        key=key,
+        model=model,
+        options=entry.get("options", {}),
+        losses=losses,
+        label=entry.get("label") or key,
+        citation=entry.get("citation", ""),
+        kind=entry.get("kind", "baseline"),
+        training=training,
+    )
+
+
+class InForce:
+    """One experiment, resolved: its cells, and the settings that each job is handed."""
+
+    def __init__(self, params: Params) -> None:
+        """Resolve every method that the experiment uses.
+
+        Raises:
+            ValueError: a method's chain, model, option or loss does not exist.
+        """
+        self.params = params
+        self.name = params.experiment
+        self.experiment = params.experiments[params.experiment]
+        cells: dict[tuple[str, int, str], Cell] = {}
+        for block in self.experiment.grid:
+            for dataset in block.datasets:
+                for scale in block.scales:
+                    for method in block.methods:
+                        key = (dataset, int(scale), method)
+                        cells[key] = Cell(dataset=dataset, scale=int(scale), method=method)
+        self.cells = list(cells.values())
+        # every entry is resolved, used or not: a mistake in any row is told at once
+        rows = {key: _resolve(params, key) for key in params.methods}
+        used = {cell.method for cell in self.cells}
+        self.rows = {key: row for key, row in rows.items() if key in used}
+        self.datasets = list(dict.fromkeys(cell.dataset for cell in self.cells))
+        self.scales = sorted({cell.scale for cell in self.cells})
+        self.sources = list(
+            dict.fromkeys(params.data.datasets[name].source for name in self.datasets)
+        )
+        listed = {name for names in self.experiment.tables.values() for name in names}
+        lost = [name for name in self.datasets if name not in listed]
+        if lost:
+            raise at(f"experiments.{self.name}.tables", f"dataset '{lost[0]}' is in no table")
+
+    def source_settings(self, source: str) -> dict[str, Any]:
+        """What `mrsr raw` is handed: the source's defaults with params.yaml over them."""
+        return merge(source_settings(source), self.params.data.sources[source])
+
+    def slice_settings(self, dataset: str) -> dict[str, Any]:
+        """What slicing is handed."""
+        entry = self.params.data.datasets[dataset]
+        fields = entry.model_dump(mode="json", exclude={"degradation", "label"})
+        return {"dataset": dataset, **fields}
+
+    def train_settings(self, dataset: str, scale: int, method: str) -> dict[str, Any]:
+        """What train_sr is handed."""
+        row = self.rows[method]
+        return {
+            "experiment": self.name,
+            "dataset": dataset,
+            "scale": scale,
+            "method": method,
+            "degradation": self.params.data.datasets[dataset].degradation,
+            "model": {"name": row.model, "options": row.options},
+            "losses": row.losses,
+            **row.training.model_dump(mode="json"),
+            "tracking": self.params.tracking.model_dump(),
+        }
+
+    def preset(self) -> dict[str, Any]:
+        """The metric convention in force, with its name."""
+        name = self.params.metrics.preset
+        return {"name": name, **self.params.metrics.presets[name].model_dump(mode="json")}
+
+    def evaluate_settings(self, dataset: str, scale: int, method: str) -> dict[str, Any]:
+        """What evaluate is handed."""
+        row = self.rows[method]
+        metrics = self.params.metrics
+        return {
+            "experiment": self.name,
+            "dataset": dataset,
+            "scale": scale,
+            "method": method,
+            "label": row.label,
+            "degradation": self.params.data.datasets[dataset].degradation,
+            "model": {"name": row.model, "options": row.options},
+            "preset": self.preset(),
+            "bootstrap": metrics.bootstrap.model_dump(),
+            "batch": metrics.batch,
+            "device": metrics.device,
+            "precision": metrics.precision,
+            "threads": metrics.threads,
+            "tracking": self.params.tracking.model_dump(),
+        }
+
+    def table_settings(self) -> dict[str, Any]:
+        """What the tables are made from, beside the metrics files."""
+        return {
+            "experiment": self.name,
+            "tables": dict(self.experiment.tables),
+            "datasets": {
+                name: self.params.data.datasets[name].label or name for name in self.datasets
+            },
+            "scales": self.scales,
+            "methods": [
+                {"key": r.key, "label": r.label, "citation": r.citation, "kind": r.kind}
+                for r in self.rows.values()
+            ],
+            "preset": self.preset(),
+        }
+
+    def resolved(self) -> dict[str, Any]:
+        """Everything in force, for people: `mrsr params`."""
+        return {
+            "experiment": self.name,
+            "description": self.experiment.description,
+            "data": {
+                "sources": {name: self.source_settings(name) for name in self.sources},
+                "datasets": {
+                    name: self.params.data.datasets[name].model_dump(mode="json")
+                    for name in self.datasets
+                },
+            },
+            "sr": self.params.sr.model_dump(mode="json"),
+            "metrics": self.params.metrics.model_dump(mode="json"),
+            "tracking": self.params.tracking.model_dump(),
+            "methods": {key: row.model_dump(mode="json") for key, row in self.rows.items()},
+            "grid": [block.model_dump(mode="json") for block in self.experiment.grid],
+            "tables": dict(self.experiment.tables),
+        }

@@ -1,0 +1,256 @@
+"""The sections of params.yaml as types: one model per section, an unknown key is an error."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mrsr.accepts import at, check_source
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
+Scale = Literal[2, 3, 4, 8]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Section(BaseModel):
+    """Frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Normalise(Section):
+    """Intensities are divided by this percentile of the whole volume; nothing is clipped."""
+
+    level: Literal["volume"] = "volume"
+    percentile: Annotated[float, Field(gt=0, le=100)] = 99.9
+
+
+class SplitBySource(Section):
+    """The source says which split a volume is in (phantom, fastMRI, IXI's committed list)."""
+
+    kind: Literal["source"]
+
+
+class SplitBySubjects(Section):
+    """Subjects listed by name."""
+
+    kind: Literal["subjects"]
+    train: list[str]
+    validation: list[str]
+    test: list[str]
+
+
+class SplitByHash(Section):
+    """A subject's split follows from a hash of its name: stable when subjects are added."""
+
+    kind: Literal["hash"]
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.7, 0.1, 0.2)
+    seed: int = 0
+
+
+class SplitByCSV(Section):
+    """A table with the columns subject and split."""
+
+    kind: Literal["csv"]
+    path: str
+
+
+class SplitByCounts(Section):
+    """Exact numbers of subjects, drawn once from a seed."""
+
+    kind: Literal["counts"]
+    train: Positive
+    validation: Positive
+    test: Positive
+    seed: int = 0
+
+
+Split = Annotated[
+    SplitBySource | SplitBySubjects | SplitByHash | SplitByCSV | SplitByCounts,
+    Field(discriminator="kind"),
+]
+
+
+class Dataset(Section):
+    """One label of the tables: a contrast of a source, how it is cut and degraded."""
+
+    source: Name
+    contrast: str
+    organ: str
+    label: str = ""
+    degradation: Literal["bicubic", "kspace"] = "bicubic"
+    crop: tuple[Positive, Positive] | None = None
+    central_slices: Positive | None = None
+    max_slices: Positive | None = None
+    max_volumes: Positive | None = None
+    foreground: Fraction = 0.0
+    normalise: Normalise = Normalise()
+    split: Split
+    skip_bad: bool = False
+
+
+class Data(Section):
+    """Where volumes come from, and the datasets made of them."""
+
+    sources: dict[Name, dict[str, Any]]
+    datasets: dict[Name, Dataset]
+
+
+class Optimizer(Section):
+    """Adam as printed; weight decay decoupled (AdamW) or coupled (as torch's Adam has it)."""
+
+    name: Literal["adam", "adamw", "sgd"] = "adam"
+    lr: Annotated[float, Field(gt=0)] = 5e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    decoupled: bool = True
+
+
+class Schedule(Section):
+    """The learning rate as a pure function of the step."""
+
+    kind: Literal["constant", "cosine", "step"] = "cosine"
+    warmup: Count = 0
+    floor: Fraction = 0.01
+    every: Count = 0
+    factor: Fraction = 0.5
+
+
+class Training(Section):
+    """Numbers of a super-resolution training."""
+
+    steps: Positive
+    batch: Positive
+    micro_batch: Count = 0
+    patch: Count
+    optimizer: Optimizer = Optimizer()
+    schedule: Schedule = Schedule()
+    clip_gradient: Annotated[float, Field(ge=0)] = 0.0
+    augment: bool = True
+    seed: int = 0
+    validate_every: Positive
+    validation_slices: Count
+    test_curve: bool = True
+    checkpoint_every: Positive
+    log_every: Positive
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    compile: bool = False
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    device: str = "auto"
+    place: Literal["auto", "device", "host", "stream"] = "auto"
+    threads: Positive = 1
+    explode: Annotated[float, Field(gt=0)] = 1e4
+
+
+class Preset(Section):
+    """A metric convention, complete; it stands in every table's caption."""
+
+    level: Literal["slice", "volume"]
+    data_range: Literal["slice_max", "volume_max", "one"]
+    border: Count = 0
+    window: Literal["gaussian", "uniform"]
+    window_size: Positive
+    sigma: Annotated[float, Field(gt=0)] = 1.5
+    k1: Annotated[float, Field(gt=0)] = 0.01
+    k2: Annotated[float, Field(gt=0)] = 0.03
+    covariance: Literal["population", "sample"]
+    clip: bool = False
+
+
+class Bootstrap(Section):
+    """95 % percentile interval over subjects."""
+
+    samples: Positive = 2000
+    seed: int = 0
+
+
+class Metrics(Section):
+    """How results are measured."""
+
+    preset: Name
+    presets: dict[Name, Preset]
+    bootstrap: Bootstrap = Bootstrap()
+    batch: Positive = 8
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: Positive = 1
+
+
+class Tracking(Section):
+    """MLflow; the store itself is chosen by MLFLOW_TRACKING_URI, sqlite:///mlflow.db without."""
+
+    enabled: bool = True
+
+
+class Method(Section):
+    """One row of a table. `like` takes another entry and changes what is named here."""
+
+    like: Name | None = None
+    model: Name | None = None
+    options: dict[str, Any] = {}
+    losses: dict[str, Annotated[float, Field(ge=0)]] = {}
+    label: str = ""
+    citation: str = ""
+    kind: Literal["baseline", "proposed", "ablation", "control", "added"] = "baseline"
+    train: dict[str, Any] = {}
+
+
+class Block(Section):
+    """Every dataset x scale x method of a block is a cell of the results."""
+
+    datasets: list[Name]
+    scales: list[Scale]
+    methods: list[Name]
+
+
+class Experiment(Section):
+    """Which cells to fill, in which tables they stand, and what differs from the defaults."""
+
+    description: str
+    grid: list[Block] = Field(min_length=1)
+    tables: dict[Literal["table1", "table2"], list[Name]]
+    set: dict[str, Any] = {}
+
+
+class Params(Section):
+    """params.yaml."""
+
+    experiment: Name
+    tracked: dict[Name, list[str]]
+    data: Data
+    sr: Training
+    metrics: Metrics
+    tracking: Tracking = Tracking()
+    methods: dict[Name, Method]
+    experiments: dict[Name, Experiment]
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Params:
+        if self.experiment not in self.experiments:
+            raise at("experiment", f"no experiment '{self.experiment}'", self.experiments)
+        for key, dataset in self.data.datasets.items():
+            if dataset.source not in self.data.sources:
+                raise at(
+                    f"data.datasets.{key}.source",
+                    f"no source '{dataset.source}'",
+                    self.data.sources,
+                )
+        for key, settings in self.data.sources.items():
+            check_source(key, settings)
+        if self.metrics.preset not in self.metrics.presets:
+            raise at("metrics.preset", f"no '{self.metrics.preset}'", self.metrics.presets)
+        for key, experiment in self.experiments.items():
+            for number, block in enumerate(experiment.grid):
+                where = f"experiments.{key}.grid.{number}"
+                for name in block.datasets:
+                    if name not in self.data.datasets:
+                        raise at(f"{where}.datasets", f"no '{name}'", self.data.datasets)
+                for name in block.methods:
+                    if name not in self.methods:
+                        raise at(f"{where}.methods", f"no method '{name}'", self.methods)
+            if "sources" in experiment.set.get("data", {}):
+                raise at(f"experiments.{key}.set.data.sources", "raw data is shared by all")
+        return self
