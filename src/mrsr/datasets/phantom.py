@@ -264,7 +264,7 @@ def simulate(
     for contrast, (tr, te) in _SEQUENCES.items():
         signal = np.zeros(shape, np.float32)
         for name, part in parts.items():
-            t1, t2, density = (_TISSUES[name] * jitter[name]).tolist()
+            t1, t2, density = (a * b for a, b in zip(_TISSUES[name], jitter[name], strict=True))
             signal += part * np.float32(spin_echo(t1, t2, density, tr, te))
         signal = ndimage.gaussian_filter(
             signal * bias * variation, (_POINT_SPREAD, _POINT_SPREAD, 0)
