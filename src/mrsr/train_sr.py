@@ -37,8 +37,9 @@ REQUIRED = (
     *("validate_every", "validation_slices", "test_curve", "checkpoint_every", "log_every"),
     *("precision", "compile", "channels_last", "device", "threads", "explode"),
 )
-# settings that may change between two starts without changing what is trained
-FREE = ("tracking", "log_every", "checkpoint_every", "place")
+# may change between two starts without changing what is trained (`resume.compare` says what may
+# change its last bits)
+FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
 
 
 def train(
