@@ -143,7 +143,7 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> None:
         f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
     ]
     if changed:
-        say(f"resumed under other conditions ({', '.join(changed)}): not bit for bit any more")
+        say(f"resumed under other conditions ({', '.join(changed)}): last bits may differ")
 
 
 def clear(folder: Path) -> None:
