@@ -184,7 +184,8 @@ def curves(
 def enhance(
     scan: Annotated[Path, typer.Argument(help="A NIfTI file, 3D.")],
     out: Annotated[Path, typer.Argument(help="The enhanced volume, .nii or .nii.gz.")],
-    model: Annotated[Path, typer.Option("--model", "-m", help="A best.pt.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="A best.pt; or bicubic.")],
+    scale: Annotated[int, typer.Option(help="With bicubic: 2, 3, 4 or 8.")] = 0,
     device: Annotated[str, typer.Option()] = "auto",
     batch: Annotated[int, typer.Option(min=1)] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
@@ -192,7 +193,22 @@ def enhance(
     """Apply a trained network to a scan of one's own."""
     from mrsr.enhance import enhance as run
 
-    run(scan, out, model, device=device, batch=batch, overwrite=overwrite)
+    run(scan, out, model, scale=scale, device=device, batch=batch, overwrite=overwrite)
+    print(out)
+
+
+@app.command()
+def degrade(
+    scan: Annotated[Path, typer.Argument(help="A NIfTI file, 3D.")],
+    out: Annotated[Path, typer.Argument(help="The coarser volume, .nii or .nii.gz.")],
+    scale: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = 2,
+    kind: Annotated[str, typer.Option(help="bicubic or kspace.")] = "bicubic",
+    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+) -> None:
+    """Make a scan coarser in plane, to try a network where the truth is known."""
+    from mrsr.coarsen import coarsen
+
+    coarsen(scan, out, scale=scale, kind=kind, overwrite=overwrite)
     print(out)
 
 

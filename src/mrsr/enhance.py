@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mrsr import checkpoint, degrade, loop
+from mrsr import checkpoint, degrade, loop, models
 from mrsr.errors import UserError
 from mrsr.files import atomic
 
@@ -32,8 +32,9 @@ PERCENTILE = 99.9  # the intensity that becomes 1, where the checkpoint does not
 def enhance(
     input: Path,
     output: Path,
-    model: Path,
+    model: Path | str,
     *,
+    scale: int = 0,
     device: str = "auto",
     batch: int = 8,
     overwrite: bool = False,
@@ -43,7 +44,8 @@ def enhance(
     Args:
         input: a 3D `.nii` or `.nii.gz` file.
         output: the file to write, atomically.
-        model: a `best.pt` of a training.
+        model: a `best.pt` of a training; or "bicubic", to compare with.
+        scale: with "bicubic": 2, 3, 4 or 8. A checkpoint knows its own.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         batch: slices that go through the network at once.
         overwrite: replace `output` if it is there.
@@ -52,28 +54,42 @@ def enhance(
         UserError: the input or the checkpoint cannot be used (each says why), `output` exists, or
             it is not named `.nii` or `.nii.gz`.
     """
-    from mrsr.datasets.nifti import is_nifti, read_nifti
+    from mrsr.datasets.nifti import read_nifti
 
-    input, output, model = Path(input), Path(output), Path(model)
-    if not is_nifti(output):
-        raise UserError(f"output {output} must be named .nii or .nii.gz")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists; give another name, or --overwrite to replace it")
+    input, output = Path(input), Path(output)
+    check_output(output, overwrite)
     if batch < 1:
         raise UserError(f"batch is {batch}, it must be 1 or more")
     where = loop.device_for(device)
-    saved = checkpoint.load(model)
-    network = checkpoint.network(model, where)
+    if str(model) == "bicubic":
+        degrade.check(scale, "bicubic")
+        network, percentile = models.build("bicubic", scale, {}).to(where), PERCENTILE
+    else:
+        saved = checkpoint.load(model)
+        if scale not in (0, saved.scale):
+            raise UserError(f"{model} was trained for {saved.scale}x, not {scale}x")
+        network, scale = checkpoint.network(model, where), saved.scale
+        percentile = _percentile(saved.settings)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     volume = read_nifti(input, subject="", contrast="", organ="")
     axes = [int(axis) for axis in volume.attributes["axes"].split(",")]
 
     image = volume.image
-    unit = intensity_unit(image, _percentile(saved.settings), input.name)
-    fine = apply(network, image / unit, saved.scale, device=where, batch=batch)
+    unit = intensity_unit(image, percentile, input.name)
+    fine = apply(network, image / unit, scale, device=where, batch=batch)
     if not np.isfinite(fine).all():
         raise UserError(f"{model} gives NaN or infinite values on {input.name}; train it again")
-    _write(output, (fine * unit).transpose(np.argsort(axes)), input, axes[1:], saved.scale)
+    write_scan(output, (fine * unit).transpose(np.argsort(axes)), input, axes[1:], scale)
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Refuse an output that is no NIfTI name, or that is there already."""
+    from mrsr.datasets.nifti import is_nifti
+
+    if not is_nifti(output):
+        raise UserError(f"output {output} must be named .nii or .nii.gz")
+    if output.exists() and not overwrite:
+        raise UserError(f"{output} exists; give another name, or --overwrite to replace it")
 
 
 def intensity_unit(image: np.ndarray, percentile: float, name: str) -> np.float32:
@@ -117,8 +133,13 @@ def _percentile(settings: dict[str, Any]) -> float:
     return float(normalise.get("percentile", PERCENTILE))
 
 
-def _write(output: Path, array: np.ndarray, source: Path, plane: list[int], scale: int) -> None:
-    """Write (x, y, z) with the source's header, both of its transforms refined in `plane`."""
+def write_scan(
+    output: Path, array: np.ndarray, source: Path, plane: list[int], scale: float
+) -> None:
+    """Write (x, y, z) with the source's header and both of its transforms, finer in `plane`.
+
+    A scale below 1 makes voxels larger.
+    """
     import nibabel
 
     loaded: Any = nibabel.load(source)
