@@ -1,0 +1,81 @@
+"""Adversarial losses on logits, for the super-resolution and the auto-encoder trainings.
+
+The printed losses are -log D(G(x)) for the generator (Eq. 4, 5, 21) and the usual cross-entropy
+for the discriminator (Goodfellow et al., NeurIPS 2014; not printed). With D = sigmoid(logit),
+-log D = softplus(-logit): the same value without the logarithm of a number that rounds to zero.
+
+R1 (Mescheder, Geiger, Nowozin, ICML 2018) is an optional penalty on the discriminator's gradient
+at real images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TERMS = ("discriminator", "r1", "accuracy_real", "accuracy_fake")
+
+
+def generator_loss(fake: Tensor) -> Tensor:
+    """Mean of -log D(fake). fake: logits, any shape."""
+    return F.softplus(-fake.float()).mean()
+
+
+def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Mean of -log D(real) plus mean of -log(1 - D(fake)); 2 log 2 when undecided. Logits."""
+    return F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()
+
+
+def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
+    """Mean over images of the squared norm of d logit / d image.
+
+    logits: (batch, 1) of `images` (batch, 1, H, W), which required a gradient beforehand. With
+    batch norm an image's logit depends on its neighbours, whose part is then counted too.
+    """
+    (gradient,) = torch.autograd.grad(logits.float().sum(), images, create_graph=True)
+    return gradient.float().square().flatten(1).sum(dim=1).mean()
+
+
+def accuracy(logits: Tensor, *, real: bool) -> Tensor:
+    """Share of images that the discriminator tells right; 0.5 each when it cannot."""
+    return ((logits > 0) if real else (logits <= 0)).float().mean()
+
+
+def discriminator_terms(
+    discriminator: nn.Module, real: Tensor, fake: Tensor, r1: float = 0.0
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The discriminator's objective, and its unweighted parts by the names in `TERMS`.
+
+    Args:
+        real, fake: images (batch, 1, H, W), batches may differ; the fake ones' graph is not used.
+        r1: weight; the objective gets r1 / 2 times the penalty, which is not computed for 0.
+    """
+    real, fake = real.detach(), fake.detach()
+    if r1:
+        real = real.requires_grad_(True)
+    real_logits, fake_logits = discriminator(real), discriminator(fake)
+    terms = {"discriminator": discriminator_loss(real_logits, fake_logits)}
+    total = terms["discriminator"]
+    terms["r1"] = r1_penalty(real_logits, real) if r1 else torch.zeros_like(total)
+    if r1:
+        total = total + 0.5 * r1 * terms["r1"]
+    terms["accuracy_real"] = accuracy(real_logits, real=True)
+    terms["accuracy_fake"] = accuracy(fake_logits, real=False)
+    return total, terms
+
+
+@contextlib.contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Gradients pass through `network` to its input, and none is kept for its own weights."""
+    before = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    for parameter, _ in before:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter, required in before:
+            parameter.requires_grad_(required)
