@@ -163,10 +163,10 @@ def test_parameters_named_in_replication_exist() -> None:
 
 
 def _defaulted(path: str, part: str) -> list[object]:
-    """Fields that params.yaml leaves at their default stand in config.py."""
-    from mrsr import config
+    """Fields that params.yaml leaves at their default stand in sections.py."""
+    from mrsr import sections
 
-    fields = config.Dataset.model_fields | config.Training.model_fields
+    fields = sections.Dataset.model_fields | sections.Training.model_fields
     return [None] if part in fields else []
 
 
