@@ -116,6 +116,19 @@ def at_step(folder: Path, step: int, job: subprocess.Popen[bytes]) -> None:
     raise AssertionError("the training did not start")
 
 
+# the training as it is, slowed from a step on, so that a signal finds it running on any machine
+SLOWED = """
+import sys, time
+from mrsr import batches, train_sr
+batch = batches.batch
+def slowed(slices, step, **options):
+    time.sleep(0.1 if step >= int(sys.argv[1]) else 0)
+    return batch(slices, step, **options)
+batches.batch = slowed
+train_sr.main(sys.argv[2:])
+"""
+
+
 def test_kill_9_then_sigterm_then_the_end_is_the_uninterrupted_run(folder: Path) -> None:
     changes = {"steps": 240, "validate_every": 90, "checkpoint_every": 7}
     whole = run(folder, "whole", **changes)
@@ -124,7 +137,7 @@ def test_kill_9_then_sigterm_then_the_end_is_the_uninterrupted_run(folder: Path)
         (signal.SIGTERM, 50, INTERRUPTED),
     ):
         job = subprocess.Popen(
-            [sys.executable, "-m", "mrsr.train_sr", *command(folder, "killed", **changes)],
+            [sys.executable, "-c", SLOWED, str(step), *command(folder, "killed", **changes)],
             stderr=subprocess.PIPE,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
         )
