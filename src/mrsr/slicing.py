@@ -27,6 +27,7 @@ import numpy as np
 from tqdm import tqdm
 
 from mrsr import datasets, splits
+from mrsr.datasets.nifti import read_nifti
 from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError, one_line
 from mrsr.files import atomic, write_json
@@ -68,6 +69,7 @@ class Sliced:
     slice_index: list[int]
     affine: np.ndarray
     voxel_size: tuple[float, float, float]
+    labels: np.ndarray | None = None  # uint8, of the same shape as `data`
 
 
 def slice_dataset(
@@ -138,8 +140,10 @@ def slice_dataset(
     return report
 
 
-def cut(volume: Volume, wanted: Cut, name: str = "") -> Sliced:
+def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None = None) -> Sliced:
     """Check a volume, select its slices and find its scale; the stored values stay as they are.
+
+    labels: of the whole volume, in its shape; cut in the same way.
 
     Raises:
         UserError: not 3D, no voxels, NaN or infinite values, one value everywhere, nothing above
@@ -180,7 +184,8 @@ def cut(volume: Volume, wanted: Cut, name: str = "") -> Sliced:
     top, left = (stored.shape[1] - height) // 2, (stored.shape[2] - width) // 2
 
     index = np.arange(start, start + count)
-    data = stored[start : start + count, top : top + height, left : left + width]
+    box = np.s_[start : start + count, top : top + height, left : left + width]
+    data, labels = stored[box], None if labels is None else labels[box]
     if wanted.foreground > 0:
         physical = np.abs(data) if np.iscomplexobj(data) else data
         physical = physical.astype(np.float32) * volume.slope + volume.intercept
@@ -190,6 +195,7 @@ def cut(volume: Volume, wanted: Cut, name: str = "") -> Sliced:
                 f"{name}: no slice has the foreground fraction {wanted.foreground:g}; lower it"
             )
         data, index = data[keep], index[keep]
+        labels = None if labels is None else labels[keep]
     shift = np.eye(4)
     shift[:3, 3] = index[0], top, left
     return Sliced(
@@ -200,7 +206,37 @@ def cut(volume: Volume, wanted: Cut, name: str = "") -> Sliced:
         slice_index=index.tolist(),
         affine=np.asarray(volume.affine, dtype=np.float64) @ shift,
         voxel_size=volume.voxel_size,
+        labels=None if labels is None else np.ascontiguousarray(labels),
     )
+
+
+def read_labels(ref: VolumeRef, volume: Volume) -> np.ndarray | None:
+    """Labels (slices, height, width) uint8 on the grid of a volume; None where it has none.
+
+    Raises:
+        UserError: the file is broken, lies on another grid, or holds anything but 0 to 255.
+    """
+    if ref.labels is None:
+        return None
+    name = f"labels {ref.labels.name} of {ref.path.name}"
+    axes = volume.attributes.get("axes", "")  # which axis of the file became the slices
+    found = read_nifti(
+        ref.labels,
+        subject=ref.subject,
+        contrast="labels",
+        organ=ref.organ,
+        slice_axis=int(axes[0]) if axes else None,
+    )
+    if found.stored.shape != volume.stored.shape or not np.allclose(
+        found.affine, volume.affine, atol=0.01
+    ):
+        raise UserError(f"{name} lie on another grid; resample them to the volume's")
+    values = found.image
+    with np.errstate(invalid="ignore"):  # negative ones differ afterwards
+        labels = values.astype(np.uint8)
+    if not np.array_equal(labels, values):
+        raise UserError(f"{name} are not whole numbers from 0 to 255; save them as such")
+    return labels
 
 
 def _storable(stored: np.ndarray, name: str) -> np.ndarray:
@@ -232,7 +268,8 @@ def _storable(stored: np.ndarray, name: str) -> np.ndarray:
 def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
     """In a worker: one volume, checked and cut, or why not."""
     try:
-        return cut(datasets.source(source).read_volume(ref), wanted, ref.path.name)
+        volume = datasets.source(source).read_volume(ref)
+        return cut(volume, wanted, ref.path.name, read_labels(ref, volume))
     except UserError as error:
         return error
     except (OSError, EOFError, zlib.error) as error:
@@ -310,15 +347,17 @@ def _describe(file: h5py.File, settings: Any, split: str) -> None:
 
 def _write(file: h5py.File, number: int, ref: VolumeRef, sliced: Sliced, raw: Path) -> None:
     group = file["volumes"].create_group(f"{number:04d}")
-    group.create_dataset(
-        "data",
-        data=sliced.data,
-        chunks=(1, *sliced.data.shape[1:]),
-        compression="gzip",
-        compression_opts=1,
-        shuffle=True,
-        track_times=False,
-    )
+    for name, values in (("data", sliced.data), ("labels", sliced.labels)):
+        if values is not None:
+            group.create_dataset(
+                name,
+                data=values,
+                chunks=(1, *values.shape[1:]),
+                compression="gzip",
+                compression_opts=1,
+                shuffle=True,
+                track_times=False,
+            )
     group.attrs["subject"] = ref.subject
     group.attrs["visit"] = ref.visit
     group.attrs["path"] = _relative(ref.path, raw)

@@ -6,6 +6,7 @@ Layout, written by `slicing.py` and read here with h5py and numpy alone:
     /volumes/0000         attributes subject, visit, path, slope, intercept, scale, slice_index,
                           affine, voxel_size
     /volumes/0000/data    (slices, height, width), one chunk per slice
+    /volumes/0000/labels  the same shape, uint8, where the dataset has labels
 
 A normalised image is (data * slope + intercept) / scale: `scale` is the physical intensity that
 becomes 1. Nothing is clipped. `affine` maps (slice_index - slice_index[0], row, column, 1) to RAS+
@@ -29,7 +30,7 @@ FORMAT = 1
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredVolume:
-    """What the store says of a volume; `read_slices` reads its data.
+    """What the store says of a volume; `read_slices` reads its data, `read_labels` its labels.
 
     shape: (slices, height, width). affine: (4, 4) float64. voxel_size: mm along the three axes.
     """
@@ -46,6 +47,7 @@ class StoredVolume:
     voxel_size: tuple[float, float, float]
     shape: tuple[int, int, int]
     dtype: np.dtype
+    has_labels: bool = False
 
 
 def open_store(path: str | Path) -> h5py.File:
@@ -101,6 +103,9 @@ def _volume(key: str, group: h5py.Group) -> StoredVolume:
     index = tuple(int(i) for i in attrs["slice_index"])
     if data.ndim != 3 or len(index) != len(data) or not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"volume {key}")
+    has_labels = "labels" in group
+    if has_labels and group["labels"].shape != data.shape:
+        raise ValueError(f"labels of volume {key}")
     return StoredVolume(
         key=key,
         subject=str(attrs["subject"]),
@@ -114,6 +119,7 @@ def _volume(key: str, group: h5py.Group) -> StoredVolume:
         voxel_size=tuple(float(x) for x in attrs["voxel_size"]),
         shape=tuple(data.shape),
         dtype=data.dtype,
+        has_labels=has_labels,
     )
 
 
@@ -124,10 +130,29 @@ def read_slices(
 
     source: the path, or the file that `open_store` opened, for many small reads.
     """
+    return _read(source, volume, "data", which)
+
+
+def read_labels(
+    source: str | Path | h5py.File, volume: StoredVolume, which: Sequence[int] | None = None
+) -> np.ndarray:
+    """(n, height, width) uint8 labels, 0 the background; arguments as in `read_slices`.
+
+    Raises:
+        UserError: the volume has none.
+    """
+    if not volume.has_labels:
+        raise UserError(f"{volume.path} has no labels in its store; slice a labelled dataset")
+    return _read(source, volume, "labels", which)
+
+
+def _read(
+    source: str | Path | h5py.File, volume: StoredVolume, name: str, which: Sequence[int] | None
+) -> np.ndarray:
     if not isinstance(source, h5py.File):
         with open_store(source) as file:
-            return read_slices(file, volume, which)
-    data = source["volumes"][volume.key]["data"]
+            return _read(file, volume, name, which)
+    data = source["volumes"][volume.key][name]
     try:
         if which is None:
             return data[:]
