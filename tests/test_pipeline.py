@@ -132,7 +132,7 @@ def test_dvc_keeps_two_experiments_and_a_clone_adopts_them(copy: Path, tmp_path:
         copy,
         {
             "experiments": {"demo": {"grid": grid, "set": change}},
-            "tracked": {"smoke": ["data/raw/phantom"]},
+            "tracked": {"smoke": "data/raw/phantom"},
         },
     )
     commit(copy)

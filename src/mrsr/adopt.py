@@ -43,8 +43,8 @@ def adopt(experiment: str | None = None) -> str:
             f"tracked: {', '.join(tracked)}"
         )
     stages = [f"{stage}@{name}" for stage in ("slices", "checkpoints", "metrics", "tables")]
-    raw = [f"raw@{Path(folder).name}" for folder in tracked[name]]
-    status = _run(["dvc", "status", "--json", *raw, *stages])
+    # --with-deps: the raw stages too
+    status = _run(["dvc", "status", "--json", "--with-deps", *stages])
     if status.returncode != 0:
         raise UserError(f"dvc status failed: {status.stderr.strip() or status.stdout.strip()}")
     changed = json.loads(status.stdout or "{}")

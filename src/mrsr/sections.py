@@ -219,7 +219,7 @@ class Params(Section):
     """params.yaml."""
 
     experiment: Name
-    tracked: dict[Name, list[str]]
+    tracked: dict[Name, str]
     data: Data
     sr: Training
     metrics: Metrics
