@@ -1,9 +1,13 @@
 """Loss terms as functions, and their table, in one file.
 
 A term is `loss(sr, hr, context) -> scalar tensor`: the network's output and the true image, both
-(batch, 1, H, W) in normalised intensities, and a context with what else a term may look at
-(`lr`, `step`, frozen networks). Pixel terms ignore the context, so it may be left out. A mean over
-the batch is what makes micro-batches add up: a term must be one.
+(batch, 1, H, W) in normalised intensities, and a context with what else a term may look at. Pixel
+terms ignore the context, so it may be left out. A mean over the batch is what makes micro-batches
+add up: a term must be one.
+
+The context has `lr` (batch, 1, h, w) and `step`; for the terms of Eq. 9 also `codes`, what the
+frozen networks see (`features.pair`), and `discriminator` and `autocast`, a context manager's
+maker for it.
 
 Adding a loss is one function and one entry in `LOSSES`; params.yaml then gives it a weight.
 """
@@ -16,6 +20,8 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
+from mrsr import features
+from mrsr.adversarial import frozen, generator_loss
 from mrsr.errors import UserError
 
 
@@ -29,7 +35,41 @@ def l2(sr: Tensor, hr: Tensor, context: Any = None) -> Tensor:
     return F.mse_loss(sr, hr)
 
 
-LOSSES: dict[str, Callable[..., Tensor]] = {"l1": l1, "l2": l2}
+def adversarial(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Mean of -log D(sr) (Eq. 21), through logits; the discriminator gets no gradient from it."""
+    with frozen(context.discriminator), context.autocast():
+        logits = context.discriminator(sr)
+    return generator_loss(logits)
+
+
+def vit(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Eq. 8: 1 - cosine similarity of the vision transformer's features of output and target."""
+    codes = context.codes
+    return features.token_distance(codes.output["vit"], codes.target["vit"], codes.reduce)
+
+
+def structure(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Eq. 7, first line: 1 - cosine similarity of the structure codes, each taken as one vector."""
+    codes = context.codes
+    return features.distance(codes.output["structure"], codes.target["structure"]).mean()
+
+
+def texture(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Eq. 7, second line: 1 - cosine similarity of the texture codes."""
+    codes = context.codes
+    return features.distance(codes.output["texture"], codes.target["texture"]).mean()
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l1": l1,
+    "l2": l2,
+    "adversarial": adversarial,
+    "vit": vit,
+    "structure": structure,
+    "texture": texture,
+}
+# terms that look through another network; the others compare pixels
+LEARNED = ("adversarial", "vit", "structure", "texture")
 
 
 def active(weights: dict[str, float]) -> dict[str, float]:
@@ -53,7 +93,18 @@ def weighted(
     """The objective, and its unweighted terms by name.
 
     Args:
-        weights: as `active` returns them. sr, hr: (batch, 1, H, W).
+        weights: as `active` returns them, or a part of it. sr, hr: (batch, 1, H, W).
     """
     terms = {name: LOSSES[name](sr, hr, context) for name in weights}
-    return sum(weights[name] * term for name, term in terms.items()), terms
+    total = sum((weights[name] * term for name, term in terms.items()), start=sr.new_zeros(()))
+    return total, terms
+
+
+def pixel(weights: dict[str, float]) -> dict[str, float]:
+    """The terms that compare pixels: those that act during a warm-up."""
+    return {name: weight for name, weight in weights.items() if name not in LEARNED}
+
+
+def learned(weights: dict[str, float]) -> dict[str, float]:
+    """The terms that look through another network."""
+    return {name: weight for name, weight in weights.items() if name in LEARNED}

@@ -1,7 +1,11 @@
-"""Train a super-resolution network on one dataset at one scale (section 4.1, appendix E).
+"""Train a super-resolution network on one dataset at one scale (Eq. 9, section 4.1, appendix E).
 
     python -m mrsr.train_sr --settings @job.json --train train.h5 --validation validation.h5 \\
         --test test.h5 --out results/demo/checkpoints/phantom_t1/x2/srresnet/best.pt
+
+Losses `vit`, `structure` and `texture` look through networks that were trained before and stay as
+they are: `--vit best.pt`, `--autoencoder best.pt` (`features.py`). The loss `adversarial` brings a
+discriminator, which is trained in turn with the generator.
 
 Several GPUs: `torchrun --nproc-per-node 4 -m mrsr.train_sr ...`; the batch stays the global one.
 
@@ -25,10 +29,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from mrsr import batches, checkpoint, loop, losses, models, resume, store
+from mrsr import batches, checkpoint, features, gradients, loop, losses, models, opponent, resume
 from mrsr.errors import Interrupted, UserError, guarded
 from mrsr.log import Delivery, Log, Progress, clock, numbers, say
 from mrsr.settings import digest, parse, plain
+from mrsr.store import attributes
+from mrsr.validation import evaluate
 
 # what a job must be told; `config.py` gives all of it, by hand one forgets
 REQUIRED = (
@@ -48,12 +54,14 @@ def train(
     validation_path: Path,
     test_path: Path | None,
     out: Path,
+    frozen_paths: features.Paths,
 ) -> None:
     """Train, from the first step or from where the last run was stopped, to the last step.
 
     Args:
         settings: see `REQUIRED`. train_path, validation_path, test_path: slice stores.
         out: the checkpoint to write; its folder holds the log and the state.
+        frozen_paths: checkpoints of the networks that losses look through: vit, autoencoder.
 
     Raises:
         UserError: a setting or a store is wrong. Diverged: a loss is NaN or exploded.
@@ -61,6 +69,12 @@ def train(
     """
     began = time.monotonic()
     weights = losses.active(settings.losses)
+    rivalry = features.table(settings, "adversarial", opponent.DEFAULTS)
+    watched = features.table(settings, "features", features.DEFAULTS)
+    warmup = rivalry.warmup if losses.learned(weights) else 0
+    if warmup and not losses.pixel(weights):
+        raise UserError("adversarial.warmup needs a pixel loss, such as l1: 1; or set it to 0")
+    origin = features.digests(weights, frozen_paths)
     machine = loop.start(settings)
     share = loop.share(settings.batch, machine)
     resume.seed(settings.seed)
@@ -72,6 +86,11 @@ def train(
     network = loop.synchronised(network, machine)
     forward = torch.compile(network) if settings.compile else network
     optimizer = loop.optimizer_for(network, settings.optimizer)
+    parts = {"network": network, "optimizer": optimizer}
+    frozen = features.load(weights, watched, frozen_paths, machine, settings.seed)
+    rival = opponent.build(settings, rivalry, machine) if "adversarial" in weights else None
+    discriminator = rival.discriminator if rival else None
+    parts |= {"discriminator": discriminator, "opponent": rival.optimizer} if rival else {}
     resume.seed(settings.seed + 1, machine.rank)
 
     slices = _load(train_path, settings, machine)
@@ -79,13 +98,13 @@ def train(
     if machine.first and settings.test_curve and test_path is not None:
         curves["test"] = _load(test_path, settings, machine)
 
-    folder, key = out.parent, _digest(settings, (train_path, validation_path, test_path))
+    folder, key = out.parent, _digest(settings, (train_path, validation_path, test_path), origin)
     provenance = {
         **checkpoint.provenance(),
         "device": machine.device.type,
         "processes": machine.world,
+        **{f"{name}_sha256": value for name, value in origin.items()},
     }
-    parts = {"network": network, "optimizer": optimizer}
     best: dict[str, Any] = {"psnr": float("-inf"), "step": 0, "weights": {}}
     first, seconds, text = 0, 0.0, ""
     watch = loop.Watch([*weights, "total"], settings.explode)
@@ -138,17 +157,36 @@ def train(
             )
             loop.set_rate(optimizer, rate)
             optimizer.zero_grad()
-            terms = torch.zeros(len(weights) + 1, dtype=machine.dtype, device=machine.device)
+            acting = losses.pixel(weights) if step <= warmup else weights
+            terms = torch.zeros(len(acting) + 1, dtype=machine.dtype, device=machine.device)
+            watch.names = [*acting, "total"]
+            every = watched.gradient_norms_every
+            measured = bool(every) and step % every == 0
+            pulls, fakes = torch.zeros((), dtype=machine.dtype, device=machine.device), []
 
-            # forward, loss, backward
+            # generator: forward, loss, backward
             for lr_part, hr_part, portion in loop.micro_batches(lr, hr, settings.micro_batch):
                 with machine.autocast():
-                    sr = forward(lr_part)
-                context = SimpleNamespace(lr=lr_part, step=step)
-                total, each = losses.weighted(weights, sr.to(hr.dtype), hr_part, context)
+                    sr = (network if measured else forward)(lr_part)
+                sr = sr.to(hr.dtype)
+                context = SimpleNamespace(lr=lr_part, step=step, autocast=machine.autocast)
+                context.discriminator = discriminator
+                context.codes = features.pair(frozen, acting, lr_part, sr, hr_part)
+                total, each = losses.weighted(acting, sr, hr_part, context)
+                if measured:
+                    pulls = pulls + portion * gradients.of_terms(each, network)
                 (total * portion).backward()
                 terms += torch.stack([*each.values(), total]).detach() * portion
+                fakes.append(sr.detach())
             terms = loop.average(network, terms, machine)
+
+            # discriminator: the true images against what the generator made just now
+            if rival and "adversarial" in acting:
+                loop.set_rate(rival.optimizer, rate / settings.optimizer.lr * rivalry.lr)
+                for _ in range(rivalry.updates):
+                    scores = opponent.update(rival, hr, torch.cat(fakes), settings, machine)
+                terms = torch.cat([terms, scores])
+                watch.names += opponent.TERMS
             watch.add(step, terms)
 
             # step
@@ -160,19 +198,25 @@ def train(
 
             # log
             last = step == settings.steps
-            if step % settings.log_every == 0 or last:
-                metrics = watch.means()
-                metrics |= {"lr": rate, "images_per_second": images / (time.monotonic() - since)}
-                log.metrics(step, "train", metrics)
-                progress.show(metrics)
+            metrics = gradients.norms(pulls, [*acting], machine) if measured else {}
+            # a warm-up ends with a line of its own: the terms after it are others
+            if step % settings.log_every == 0 or last or step == warmup:
+                means = watch.means()
+                means |= {"lr": rate, "images_per_second": images / (time.monotonic() - since)}
+                progress.show(means)
+                metrics = means | metrics
                 images, since = 0, time.monotonic()
+            if metrics:
+                log.metrics(step, "train", metrics)
 
             # validate
             if step % settings.validate_every == 0 or last:
                 watch.look()
                 paused = time.monotonic()
                 for split, held in curves.items():
-                    metrics = evaluate(network, held, machine, settings, weights)
+                    metrics = evaluate(
+                        network, held, machine, settings, weights, frozen, discriminator
+                    )
                     log.metrics(step, split, metrics)
                     progress.show(metrics, split)
                     if split == "validation" and metrics["psnr"] > best["psnr"]:
@@ -187,7 +231,9 @@ def train(
             asked = stop.asked(machine)
             if step % settings.checkpoint_every == 0 or last or asked:
                 watch.look()
-                loop.check_weights(network, step)
+                for part in parts.values():
+                    if isinstance(part, nn.Module):
+                        loop.check_weights(part, step)
                 resume.save(
                     folder,
                     machine,
@@ -243,41 +289,6 @@ def train(
     tracker.finish()
 
 
-@torch.no_grad()
-def evaluate(
-    network: nn.Module,
-    held: batches.Slices,
-    machine: loop.Machine,
-    settings: SimpleNamespace,
-    weights: dict[str, float],
-) -> dict[str, float]:
-    """Loss terms and PSNR on `validation_slices` whole slices (0: all), each slice counted once.
-
-    PSNR in dB per slice, data range the slice's own maximum, on the unpadded area.
-    """
-    network.eval()
-    rows: list[list[float]] = []
-    names = [*weights, "total", "psnr"]
-    size = 4 if machine.device.type == "cpu" else 16
-    for piece, lr, hr in batches.whole(held, batch=size, limit=settings.validation_slices):
-        height, width = piece.size
-        with machine.autocast():
-            sr = network(lr.to(machine.dtype))
-        sr = sr.to(machine.dtype)[..., :height, :width]
-        hr = hr.to(machine.dtype)[..., :height, :width]
-        context = SimpleNamespace(lr=lr, step=None)
-        for one_sr, one_hr in zip(sr.split(1), hr.split(1), strict=True):
-            total, each = losses.weighted(weights, one_sr, one_hr, context)
-            psnr = 10 * torch.log10(one_hr.max() ** 2 / (one_sr - one_hr).square().mean())
-            if one_hr.max() > 0:  # an empty slice has no range
-                rows.append(torch.stack([*each.values(), total, psnr]).tolist())
-    network.train()
-    count = max(1, len(rows))
-    if not rows:
-        return dict.fromkeys(names, float("nan"))
-    return {name: sum(row[i] for row in rows) / count for i, name in enumerate(names)}
-
-
 def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batches.Slices:
     return batches.load(
         path,
@@ -288,11 +299,14 @@ def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batch
     )
 
 
-def _digest(settings: SimpleNamespace, stores: tuple[Path | None, ...]) -> str:
-    """Changes with every setting that changes the training, and with the slices themselves."""
+def _digest(
+    settings: SimpleNamespace, stores: tuple[Path | None, ...], origin: dict[str, str]
+) -> str:
+    """Changes with every setting that changes the training, with the slices and frozen networks."""
     fixed = {key: value for key, value in plain(settings).items() if key not in FREE}
-    data = [str(store.attributes(path).get("digest", "")) for path in stores if path is not None]
-    return digest({"settings": fixed, "data": data})
+    data = [str(attributes(path).get("digest", "")) for path in stores if path is not None]
+    networks = {"networks": origin} if origin else {}
+    return digest({"settings": fixed, "data": data, **networks})
 
 
 def _settings(text: str) -> SimpleNamespace:
@@ -317,10 +331,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--train", required=True, type=Path, help="slice store to learn from")
     parser.add_argument("--validation", required=True, type=Path, help="slice store to choose by")
     parser.add_argument("--test", type=Path, help="slice store for the logged test curve")
+    for name in dict.fromkeys(features.NETWORKS.values()):
+        parser.add_argument(f"--{name}", type=Path, help="frozen network of the feature losses")
     parser.add_argument("--out", required=True, type=Path, help="checkpoint to write: .../best.pt")
     given = parser.parse_args(arguments)
     try:
-        train(_settings(given.settings), given.train, given.validation, given.test, given.out)
+        paths = {name: getattr(given, name) for name in features.NETWORKS.values()}
+        stores = (given.train, given.validation, given.test)
+        train(_settings(given.settings), *stores, given.out, paths)
     finally:
         loop.finish()
 

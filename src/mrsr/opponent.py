@@ -1,0 +1,89 @@
+"""The generator's opponent: the discriminator of Fig. 6b with its optimizer (Eq. 21).
+
+Settings are the table `adversarial` (`DEFAULTS`), none of it printed in the paper but the figure's
+64 base maps:
+
+- `base`, `pool`, `norm`: of `models/discriminator.py`; 64, no pooling, batch norm are as drawn.
+- `lr`: its learning rate, on the generator's schedule; decay, betas and clipping are shared.
+- `r1`: weight of the penalty on its gradient at true images, 0 without.
+- `updates`: of the discriminator per step of the generator, on the images of that step.
+- `warmup`: steps in which pixel terms act alone and the discriminator is not trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrsr import loop, models
+from mrsr.adversarial import TERMS, discriminator_terms
+from mrsr.errors import UserError
+
+DEFAULTS: dict[str, Any] = {
+    "base": 64,
+    "pool": True,
+    "norm": "batch",
+    "lr": 1e-4,
+    "r1": 0.0,
+    "updates": 1,
+    "warmup": 0,
+}
+DOWN = 16  # pixels of an image to one of the discriminator's last map
+
+
+@dataclass(frozen=True)
+class Opponent:
+    """`settings` is the table `adversarial`, complete."""
+
+    discriminator: nn.Module
+    optimizer: torch.optim.Optimizer
+    settings: SimpleNamespace
+
+
+def build(job: SimpleNamespace, settings: SimpleNamespace, machine: loop.Machine) -> Opponent:
+    """The opponent of a training. job: its settings. settings: the table `adversarial`.
+
+    Raises:
+        UserError: an option is unknown, or batch norm would see a single number.
+    """
+    images = job.batch // machine.world
+    smallest = images % (job.micro_batch or images) or min(job.micro_batch or images, images)
+    if settings.norm == "batch" and smallest == 1 and 0 < job.patch <= DOWN:
+        raise UserError(
+            f"adversarial.norm batch needs more than one image of {job.patch} pixels at a time; "
+            "set a larger patch or micro_batch, or norm: none"
+        )
+    if settings.updates < 1 or settings.lr <= 0 or settings.r1 < 0:
+        raise UserError("adversarial: updates must be 1 or more, lr above 0, r1 0 or more")
+    options = {"base": settings.base, "pool": settings.pool, "norm": settings.norm}
+    network = models.build("discriminator", job.scale, {**options, "size": job.patch})
+    network = loop.synchronised(machine.place(network), machine)
+    described = SimpleNamespace(**{**vars(job.optimizer), "lr": settings.lr})
+    return Opponent(network, loop.optimizer_for(network, described), settings)
+
+
+def update(
+    opponent: Opponent, real: Tensor, fake: Tensor, job: SimpleNamespace, machine: loop.Machine
+) -> Tensor:
+    """One step of the discriminator on true and generated images, (batch, 1, H, W) each.
+
+    Returns:
+        The terms named in `TERMS`, before the step, averaged over the processes.
+    """
+    network = opponent.discriminator
+    opponent.optimizer.zero_grad()
+    scores = torch.zeros(len(TERMS), dtype=machine.dtype, device=machine.device)
+    for fake_part, real_part, portion in loop.micro_batches(fake, real, job.micro_batch):
+        with machine.autocast():
+            total, terms = discriminator_terms(network, real_part, fake_part, opponent.settings.r1)
+        (total * portion).backward()
+        scores += torch.stack(list(terms.values())).detach() * portion
+    scores = loop.average(network, scores, machine)
+    if job.clip_gradient:
+        nn.utils.clip_grad_norm_(network.parameters(), job.clip_gradient)
+    opponent.optimizer.step()
+    return scores

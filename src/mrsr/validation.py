@@ -1,0 +1,101 @@
+"""Validation and test curves of the super-resolution training.
+
+Pixel terms and the PSNR, which alone chooses `best.pt`, come from whole slices. The terms that look
+through another network come from a fixed set of patches of the training's size: that is cheap, and
+their values compare with the training's, since a transformer sees another grid in a whole slice.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+from torch import Tensor, nn
+
+from mrsr import batches, features, loop, losses
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    held: batches.Slices,
+    machine: loop.Machine,
+    settings: SimpleNamespace,
+    weights: dict[str, float],
+    frozen: features.Frozen | None = None,
+    discriminator: nn.Module | None = None,
+) -> dict[str, float]:
+    """Loss terms, unweighted, their weighted `total`, and the PSNR.
+
+    Pixel terms and PSNR: means over `validation_slices` whole slices (0: all), each counted once.
+    PSNR in dB per slice, data range the slice's own maximum, on the unpadded area. The other
+    terms: see the module's docstring; they need `frozen` and `discriminator`.
+    """
+    network.eval()
+    rows: list[list[float]] = []
+    pixel, learned = losses.pixel(weights), losses.learned(weights)
+    size = 4 if machine.device.type == "cpu" else 16
+    for piece, lr, hr in batches.whole(held, batch=size, limit=settings.validation_slices):
+        height, width = piece.size
+        with machine.autocast():
+            sr = network(lr.to(machine.dtype))
+        sr = sr.to(machine.dtype)[..., :height, :width]
+        hr = hr.to(machine.dtype)[..., :height, :width]
+        context = SimpleNamespace(lr=lr, step=None)
+        for one_sr, one_hr in zip(sr.split(1), hr.split(1), strict=True):
+            total, each = losses.weighted(pixel, one_sr, one_hr, context)
+            psnr = 10 * torch.log10(one_hr.max() ** 2 / (one_sr - one_hr).square().mean())
+            if one_hr.max() > 0:  # an empty slice has no range
+                rows.append(torch.stack([*each.values(), total, psnr]).tolist())
+    count = max(1, len(rows))
+    names = [*pixel, "total", "psnr"]
+    if not rows:
+        means = dict.fromkeys(names, float("nan"))
+    else:
+        means = {name: sum(row[i] for row in rows) / count for i, name in enumerate(names)}
+    if learned and frozen is not None:
+        extra = _on_patches(network, held, machine, settings, learned, frozen, discriminator)
+        means["total"] += sum(learned[name] * value for name, value in extra.items())
+        means |= extra
+    network.train()
+    return {name: means[name] for name in (*weights, "total", "psnr")}
+
+
+def _on_patches(
+    network: nn.Module,
+    held: batches.Slices,
+    machine: loop.Machine,
+    settings: SimpleNamespace,
+    learned: dict[str, float],
+    frozen: features.Frozen,
+    discriminator: nn.Module | None,
+) -> dict[str, float]:
+    """Means of the learned terms over patches that are the same at every call."""
+    if discriminator is not None:
+        discriminator.eval()
+    lr, hr = batches.batch(
+        held,
+        0,
+        batch=frozen.settings.validation_patches,
+        patch=settings.patch,
+        seed=settings.seed,
+        augment=False,
+    )
+    lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
+    sums: dict[str, Tensor] = {}
+    for lr_part, hr_part, portion in loop.micro_batches(lr, hr, settings.micro_batch):
+        with machine.autocast():
+            sr = network(lr_part)
+        sr = sr.to(machine.dtype)
+        context = SimpleNamespace(
+            lr=lr_part,
+            step=None,
+            codes=features.pair(frozen, learned, lr_part, sr, hr_part),
+            discriminator=discriminator,
+            autocast=machine.autocast,
+        )
+        for name, term in losses.weighted(learned, sr, hr_part, context)[1].items():
+            sums[name] = sums.get(name, 0.0) + portion * term
+    if discriminator is not None:
+        discriminator.train()
+    return {name: float(value) for name, value in sums.items()}
