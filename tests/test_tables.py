@@ -130,7 +130,7 @@ def test_only_the_tables_of_the_settings_are_written_and_an_empty_one_says_so(tm
     assert "No dataset of table2 is in experiment 'demo'" in (tmp_path / "table2.md").read_text()
     write_tables(grid(), settings(tables={"table1": ["phantom_t1"]}), tmp_path / "one")
     assert {f.name for f in (tmp_path / "one").iterdir()} == {
-        *("results.csv", "summary.json", "table1.csv", "table1.md", "table1.tex")
+        *("results.csv", "table1.csv", "table1.md", "table1.tex")
     }
     # ixi_pd is in no table here, and still in the long one
     assert "ixi_pd" in (tmp_path / "one" / "results.csv").read_text()

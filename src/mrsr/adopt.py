@@ -54,9 +54,9 @@ def adopt(experiment: str | None = None) -> str:
             f"the tree differs from the ledger: {stage} {json.dumps(what)}; "
             "run `dvc pull` (or `dvc repro`) first"
         )
-    touched = _run(
-        ["snakemake", "--cores", "1", "--touch", "all", "--config", f"experiment={name}"]
-    )
-    if touched.returncode != 0:
-        raise UserError(f"snakemake --touch failed: {touched.stderr.strip()[-400:]}")
+    # the tracking store is this clone's own, no matter of the ledger
+    for arguments in ([f"results/{name}/tracking.ready"], ["--touch", "all"]):
+        done = _run(["snakemake", "--cores", "1", *arguments, "--config", f"experiment={name}"])
+        if done.returncode != 0:
+            raise UserError(f"snakemake {arguments[0]} failed: {done.stderr.strip()[-400:]}")
     return name

@@ -142,6 +142,7 @@ def tables(
     from_mlflow: Annotated[
         bool, typer.Option("--from-mlflow", help="Take the metrics from the tracking store.")
     ] = False,
+    summary: Annotated[Path | None, typer.Option(help="A JSON of the means, for DVC.")] = None,
     show: Annotated[bool, typer.Option("--print", help="Only print what lies there.")] = False,
     file: ParamsFile = PARAMS,
 ) -> None:
@@ -164,7 +165,7 @@ def tables(
     else:
         files = metrics or sorted(Path("results", given.experiment, "metrics").rglob("*.json"))
         records = making.read_metrics(files)
-    making.write_tables(records, given, folder)
+    making.write_tables(records, given, folder, summary)
     making.print_table(folder)
 
 

@@ -8,19 +8,18 @@ By hand: python -m mrsr.tables --settings @settings.json --out results/demo/tabl
 
 from __future__ import annotations
 
-import argparse
 import csv
 import functools
 import json
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mrsr.errors import UserError, guarded
+from mrsr.errors import UserError
 from mrsr.files import write_text
-from mrsr.settings import parse, plain
+from mrsr.settings import plain
 from mrsr.table_formats import METRICS, Cell, Row, Table, csv_text, to_csv, to_latex, to_markdown
 
 PAPER_DECIMALS = {"psnr": 2, "ssim": 4, "nmse": 3}
@@ -34,14 +33,20 @@ COLUMNS = [
 Key = tuple[str, int, str]  # dataset, scale, method
 
 
-def write_tables(metrics: Iterable[Path | str | dict[str, Any]], settings: Any, out: Path) -> list:
-    """Write results.csv, summary.json and each of `settings.tables` as CSV, LaTeX and Markdown.
+def write_tables(
+    metrics: Iterable[Path | str | dict[str, Any]],
+    settings: Any,
+    out: Path,
+    summary_file: Path | None = None,
+) -> list[Path]:
+    """Write results.csv and each of `settings.tables` as CSV, LaTeX and Markdown.
 
     Args:
         metrics: metrics JSON files of `mrsr.evaluate`, or their contents; the order is irrelevant.
         settings: experiment, tables {name: [dataset]}, datasets {name: label}, scales,
             methods [{key, label, citation, kind}] in the order of the rows.
         out: folder of the tables.
+        summary_file: where the nested means for `dvc metrics show` go, if they are wanted.
 
     Returns:
         The paths written. The bytes depend on the arguments alone.
@@ -55,15 +60,17 @@ def write_tables(metrics: Iterable[Path | str | dict[str, Any]], settings: Any, 
     rows = results_rows(records, spec)
     check_results(rows)
     out = Path(out)
-    files = {"results.csv": csv_text(COLUMNS, rows)}
-    files["summary.json"] = json.dumps(summary(rows), indent=2) + "\n"
+    files = {out / "results.csv": csv_text(COLUMNS, rows)}
+    if summary_file is not None:
+        files[Path(summary_file)] = json.dumps(summary(rows), indent=2) + "\n"
     for name in sorted(spec["tables"]):
         table = make_table(name, records, spec)
-        files |= {f"{name}.csv": to_csv(table), f"{name}.tex": to_latex(table)}
-        files[f"{name}.md"] = to_markdown(table)
-    for name, text in files.items():
-        write_text(out / name, text)
-    return [out / name for name in files]
+        files[out / f"{name}.csv"] = to_csv(table)
+        files[out / f"{name}.tex"] = to_latex(table)
+        files[out / f"{name}.md"] = to_markdown(table)
+    for path, text in files.items():
+        write_text(path, text)
+    return list(files)
 
 
 def read_record(source: Path | str | dict[str, Any]) -> dict[str, Any]:
@@ -398,25 +405,3 @@ def print_table(out: Path) -> None:
             console.print()
         else:
             print(text)
-
-
-@guarded
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Command line of this module."""
-    parser = argparse.ArgumentParser(description="Metrics files -> results.csv, Tables 1 and 2.")
-    parser.add_argument("--settings", required=True, help="JSON object, or @file")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the tables")
-    parser.add_argument("--from-mlflow", action="store_true", help="take the tracked metrics")
-    parser.add_argument("metrics", nargs="*", type=Path, help="metrics JSON files")
-    given = parser.parse_args(arguments)
-    settings = parse(given.settings)
-    metrics = given.metrics
-    if given.from_mlflow:
-        from mrsr.tracking import from_mlflow
-
-        metrics = from_mlflow(settings.experiment)
-    write_tables(metrics, settings, given.out)
-
-
-if __name__ == "__main__":
-    main()

@@ -14,7 +14,7 @@ rule write_tables:
             table=PARAMS.experiment.tables,
             kind=["csv", "tex", "md"],
         ),
-        summary=f"{RESULTS}/tables/summary.json",
+        summary=f"{RESULTS}/summary.json",
     log:
         f"{LOGS}/tables.log",
     conda:
@@ -26,7 +26,7 @@ rule write_tables:
         settings=as_json(PARAMS.table_settings()),
     shell:
         "mrsr tables --settings {params.settings:q} --out $(dirname {output.results})"
-        " {input} > {log} 2>&1"
+        " --summary {output.summary} {input} > {log} 2>&1"
 
 
 rule loss_curves:
