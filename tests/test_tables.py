@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from mrsr import cli
 from mrsr.errors import UserError
-from mrsr.tables import COLUMNS, main, paper, print_table, write_tables
+from mrsr.tables import COLUMNS, paper, print_table, write_tables
 
 PRESET = {
     **{"name": "slice", "level": "slice", "data_range": "slice_max", "border": 0},
@@ -194,11 +195,12 @@ def test_what_cannot_be_compared_is_refused(tmp_path, change, message):
 
 
 @pytest.mark.parametrize("text", ["not json", "[]", '{"format": 1}'])
-def test_a_file_that_is_no_metrics_file_is_one_line_and_exit_2(tmp_path, capsys, text):
+def test_a_file_that_is_no_metrics_file_is_one_line_and_exit_2(tmp_path, capsys, monkeypatch, text):
     (tmp_path / "bad.json").write_text(text)
     command = ["--settings", json.dumps(settings()), "--out", str(tmp_path / "t")]
+    monkeypatch.setattr("sys.argv", ["mrsr", "tables", *command, str(tmp_path / "bad.json")])
     with pytest.raises(SystemExit) as stop:
-        main([*command, str(tmp_path / "bad.json")])
+        cli.main()
     assert stop.value.code == 2
     assert "bad.json" in capsys.readouterr().err and not (tmp_path / "t").exists()
 
