@@ -7,9 +7,10 @@ NeurIPS 2020, reference [162] of the paper).
 
 Encoder, as printed: four 3x3 convolutions of 64, 64, 32, 32 maps with ReLU, pooling after each.
 The paper's pooling is by maximum (`pooling: max`), which forgets where in its 2x2 pixels the
-maximum was; `pooling: mean`, the default, keeps what can be kept. The map after two poolings, projected 1x1 to `structure_channels`, gives z_str (the paper
-prints 1; 8 by default, docs/replication.md argues it). The statistics over the image of the map
-after four poolings give z_tex.
+maximum was; `pooling: mean`, the default, keeps what can be kept. The map after two poolings,
+projected 1x1 to `structure_channels`, gives z_str (the paper prints 1; 8 by default,
+docs/replication.md argues it). The statistics over the image of the map after four poolings give
+z_tex.
 
 What makes the two codes different things, and is not printed:
 
@@ -191,13 +192,15 @@ def build(
     size: int = 256,
     channels: Sequence[int] = (64, 64, 32, 32),
     pooling: str = "mean",
+    start: str = "linear",
 ) -> nn.Module:
     """The auto-encoder; it works on the HR grid, so it is built alike for every scale.
 
     Args:
         structure_channels: maps of z_str (1 as printed). texture: length of z_tex.
         size: height and width for `prepare`, a multiple of 16, or 0. channels: of the four blocks.
-        pooling: `mean`, or `max` as printed (which then starts from random weights).
+        pooling: `mean`, or `max` as printed (which always starts from random weights).
+        start: `linear` (see `autoencoder_start.py`), or `random`, as a control.
 
     Raises:
         UserError: an option has a value that the network does not know.
@@ -210,7 +213,10 @@ def build(
         raise UserError(f"autoencoder: channels must be four counts, not {channels}")
     if pooling not in POOLINGS:
         raise UserError(f"autoencoder: pooling must be mean or max, not '{pooling}'")
+    if start not in ("linear", "random"):
+        raise UserError(f"autoencoder: start must be linear or random, not '{start}'")
     network = AutoEncoder(structure_channels, texture, size, channels, pooling)
-    if pooling == "mean" and autoencoder_start.fits(structure_channels, texture, channels):
+    known = autoencoder_start.fits(structure_channels, texture, channels)
+    if start == "linear" and pooling == "mean" and known:
         autoencoder_start.linear(network.encoder, network.decoder)
     return network

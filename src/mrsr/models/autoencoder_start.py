@@ -104,7 +104,9 @@ def linear(encoder: nn.Module, decoder: nn.Module) -> None:
         _write(encoder.blocks[1], index, channels + index, row)
         encoder.structure.weight[index, index] = 1
         encoder.structure.weight[index, channels + index] = -1
-    # z_tex begins with the means and deviations that z_str lost, and the decoder puts them back
+    # z_tex begins with the means and deviations that z_str lost, and the decoder puts them back;
+    # the rest of it starts small
+    encoder.texture.weight.mul_(0.1)
     encoder.texture.weight[: 2 * channels] = torch.eye(
         2 * channels, encoder.texture.in_features, dtype=encoder.texture.weight.dtype
     )
