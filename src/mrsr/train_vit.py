@@ -1,0 +1,329 @@
+"""Train the vision transformer (section 3.2, appendix B): pre-training, then fine-tuning.
+
+    python -m mrsr.train_vit --settings @vit.json --train a/train.h5 b/train.h5 \\
+        --validation a/validation.h5 b/validation.h5 --test a/test.h5 b/test.h5 \\
+        --out results/demo/checkpoints/vit/segmentation/best.pt
+
+`phase: segmentation` trains UNETR in 3D on the stores that have labels (`segmentation.py`);
+`weights` starts from the user's own MONAI UNETR, and `steps: 0` then takes it as it is.
+`phase: pretext` fine-tunes the encoder of `--start` (such a checkpoint), collapsed to 2D, on the
+slices of all stores (`pretexts.py`):
+
+    ... --start results/demo/checkpoints/vit/segmentation/best.pt \\
+        --out results/demo/checkpoints/vit/organ/best.pt
+
+What lies beside `--out`, resuming, signals and exit codes are those of `train_sr.py`. best.pt is of
+the best validation Dice, or of the lowest validation loss of the pre-text; the metrics at that step
+stand in its provenance. `models.unetr.load_encoder` makes the feature extractor of either file.
+
+Needs torch, numpy, h5py and tqdm; the segmentation also MONAI.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import nn
+
+from mrsr import checkpoint, download, files, loop, pretexts, resume, segmentation, store
+from mrsr.errors import Interrupted, UserError, guarded
+from mrsr.log import Delivery, Log, Progress, clock, numbers, say
+from mrsr.models import unetr
+from mrsr.settings import digest, parse, plain
+
+# what a job must be told; `config.py` gives all of it, by hand one forgets
+REQUIRED = (
+    *("experiment", "phase", "optimizer", "schedule", "steps", "batch", "micro_batch", "seed"),
+    *("clip_gradient", "validate_every", "validation_volumes", "checkpoint_every", "log_every"),
+    *("precision", "compile", "channels_last", "device", "threads", "explode"),
+)
+OF_PHASE = {
+    "segmentation": ("network", "classes", "weights", "weights_sha256"),
+    "pretext": ("pretext", "mask_ratio", "temperature"),
+}
+# may change between two starts without changing what is trained, as in `train_sr.py`
+FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
+
+
+def train(
+    settings: SimpleNamespace, stores: dict[str, list[Path]], start: Path | None, out: Path
+) -> None:
+    """Train, from the first step or from where the last run was stopped, to the last step.
+
+    Args:
+        settings: see `REQUIRED` and `OF_PHASE`. stores: paths by split: train, validation, test.
+        start: the checkpoint of a ViT whose encoder a pre-text fine-tunes.
+        out: the checkpoint to write; its folder holds the log and the state.
+
+    Raises:
+        UserError: a setting, a store or given weights are wrong. Diverged: a loss is NaN or
+            exploded. Interrupted: SIGTERM or SIGUSR1; the state is written.
+    """
+    began = time.monotonic()
+    # a 5D tensor has no channels-last layout of that name, and tokens do not gain by it
+    machine = replace(loop.start(settings), channels_last=False)
+    share = loop.share(settings.batch, machine)
+    folder, told = out.parent, _told(settings)
+    resume.seed(settings.seed)
+    if settings.phase == "segmentation":
+        options = {**plain(settings.network), "classes": settings.classes, "dimensions": 3}
+        network = unetr.build(**options)
+        given = _users_weights(settings, folder)
+        if given is not None:
+            unetr.load_weights(network, given)
+            told["weights_sha256"] = files.sha256(given)
+        task = segmentation.task(settings, machine, machine.place(network), stores)
+    else:
+        if start is None:
+            raise UserError("phase pretext needs --start, the checkpoint of the segmentation")
+        encoder, options = _encoder(start)
+        told["start_sha256"] = files.sha256(start)
+        height, width = options["size"][1:]
+        if height != width:
+            raise UserError(f"{start}: network.size {options['size']} is not square in plane")
+        task = pretexts.task(settings, machine, encoder, (height, width), stores)
+    forward = torch.compile(task.network) if settings.compile else task.network
+    optimizer = loop.optimizer_for(task.network, settings.optimizer)
+    resume.seed(settings.seed + 1, machine.rank)
+
+    key = _digest(told, stores)
+    provenance = {
+        **checkpoint.provenance(),
+        "device": machine.device.type,
+        "processes": machine.world,
+    }
+    parts = {"network": task.network, "optimizer": optimizer}
+    best: dict[str, Any] = {"score": float("-inf"), "step": 0, "weights": {}, "metrics": {}}
+    first, seconds, text = 0, 0.0, ""
+    watch = loop.Watch([*task.terms, "total"], settings.explode)
+    state = resume.load(folder, machine, digest=key)
+    if state is not None:
+        first = resume.restore(state, machine, parts)
+        best, seconds, text = state["best"], state["seconds"], state["log"]
+        watch.window = state["window"]
+        if machine.first:
+            say(f"going on at step {first} of {settings.steps}")
+            resume.compare(state["provenance"], provenance)
+    if machine.first:
+        for name in (out, folder / "last.pt"):
+            name.unlink(missing_ok=True)  # a complete-looking folder means a complete training
+
+    log = Log(folder / "log.jsonl", text, active=machine.first)
+    if not text:
+        log.write(
+            {
+                "event": "start",
+                "time": time.time(),
+                "settings": told,
+                "provenance": provenance,
+                "digest": key,
+            }
+        )
+    tracker = Delivery(folder, settings, active=machine.first)
+    label = f"vit {told['method']}"
+    progress = Progress(label, settings.steps, first, active=machine.first)
+    images, since = 0, time.monotonic()
+
+    def validate(step: int) -> dict[str, Any]:
+        """Log the metrics of every held-out split; the better of `best` and this step."""
+        found = {split: task.evaluate(split) for split in task.splits}
+        for split, metrics in found.items():
+            log.metrics(step, split, metrics)
+            progress.show(metrics, split)
+        if not machine.first or task.score(found["validation"]) <= best["score"]:
+            return best
+        return {
+            "score": task.score(found["validation"]),
+            "step": step,
+            "weights": checkpoint.to_cpu(task.encoder.state_dict()),
+            "metrics": found,
+        }
+
+    with loop.Stop() as stop, progress, log:
+        task.network.train()
+        if settings.steps == 0:
+            best = validate(0)  # the user's weights, as they are
+        for step in range(first + 1, settings.steps + 1):
+            # batch
+            pair = task.draw(step - 1)
+            rate = loop.learning_rate(
+                step - 1, settings.steps, settings.optimizer.lr, settings.schedule
+            )
+            loop.set_rate(optimizer, rate)
+            optimizer.zero_grad()
+            terms = torch.zeros(len(task.terms) + 1, dtype=machine.dtype, device=machine.device)
+
+            # forward, loss, backward
+            for one, two, portion in loop.micro_batches(*pair, settings.micro_batch):
+                each = list(task.losses(forward, one, two).values())
+                total = sum(each)
+                (total * portion).backward()
+                terms += torch.stack([*each, total]).detach() * portion
+            terms = loop.average(task.network, terms, machine)
+            watch.add(step, terms)
+
+            # step
+            if settings.clip_gradient:
+                nn.utils.clip_grad_norm_(task.network.parameters(), settings.clip_gradient)
+            optimizer.step()
+            progress.step()
+            images += share * machine.world
+
+            # log
+            last = step == settings.steps
+            if step % settings.log_every == 0 or last:
+                metrics = watch.means()
+                metrics |= {"lr": rate, "images_per_second": images / (time.monotonic() - since)}
+                log.metrics(step, "train", metrics)
+                progress.show(metrics)
+                images, since = 0, time.monotonic()
+
+            # validate
+            if step % settings.validate_every == 0 or last:
+                watch.look()
+                paused = time.monotonic()
+                best = validate(step)
+                since += time.monotonic() - paused
+
+            # save
+            asked = stop.asked(machine)
+            if step % settings.checkpoint_every == 0 or last or asked:
+                watch.look()
+                loop.check_weights(task.network, step)
+                resume.save(
+                    folder,
+                    machine,
+                    step=step,
+                    digest=key,
+                    parts=parts,
+                    best=best,
+                    log=log.text,
+                    window=watch.window,
+                    provenance=provenance,
+                    seconds=seconds + time.monotonic() - began,
+                )
+                tracker.nudge()
+            if asked and not last:
+                raise Interrupted(
+                    f"stopped by {stop.name} after step {step} of {settings.steps}; the state is "
+                    f"in {folder}, the same command goes on from it"
+                )
+
+        if machine.first:
+            log.write(
+                {
+                    "event": "end",
+                    "time": time.time(),
+                    "best_step": best["step"],
+                    "seconds": seconds + time.monotonic() - began,
+                }
+            )
+            common = {"model_name": "unetr", "options": options, "scale": 1, "settings": told}
+            where = {**provenance, "settings_digest": key, "steps": settings.steps}
+            checkpoint.save(
+                folder / "last.pt",
+                **common,
+                weights=task.encoder.state_dict(),
+                provenance={**where, "step": settings.steps},
+            )
+            # last of all: where this file is, the training is complete
+            checkpoint.save(
+                out,
+                **common,
+                weights=best["weights"],
+                provenance={**where, "step": best["step"], "metrics": best["metrics"]},
+            )
+            resume.clear(folder)
+            say(
+                f"{label}: best validation {numbers(best['metrics']['validation'])} at step "
+                f"{best['step']}, {clock(seconds + time.monotonic() - began)}, {out}"
+            )
+    tracker.finish()
+
+
+def _encoder(start: Path) -> tuple[unetr.Encoder2d, dict[str, Any]]:
+    """The 2D encoder of a ViT checkpoint, to be trained on, and the options that build it."""
+    encoder = unetr.load_encoder(start).requires_grad_(True)
+    return encoder, {**checkpoint.load(start).options, "dimensions": 2}
+
+
+def _users_weights(settings: SimpleNamespace, folder: Path) -> Path | None:
+    """The user's own weights, on this computer and verified; None where there are none."""
+    if not settings.weights:
+        return None
+    if not settings.weights_sha256 and download.local_path(settings.weights) is None:
+        raise UserError("vit.weights is a URL: give vit.weights_sha256, its SHA-256, too")
+    # beside the checkpoints: a resumed run finds it, also where there is no network any more
+    target = folder / "weights.pt"
+    if not settings.weights_sha256:
+        target.unlink(missing_ok=True)  # nothing would tell an older copy from it
+    return download.fetch(settings.weights, target, sha256=settings.weights_sha256)
+
+
+def _told(settings: SimpleNamespace) -> dict[str, Any]:
+    """The settings as log and checkpoint have them: no address, and the labels of other runs."""
+    told = plain(settings)
+    if told.get("weights"):
+        path = download.local_path(told["weights"])
+        told["weights"] = path.name if path is not None else download.shown(told["weights"])
+    method = "segmentation" if settings.phase == "segmentation" else settings.pretext
+    return {"dataset": "vit", "scale": 1, "method": method, **told}
+
+
+def _digest(told: dict[str, Any], stores: dict[str, list[Path]]) -> str:
+    """Changes with every setting that changes the training, and with slices and given weights."""
+    fixed = {key: value for key, value in told.items() if key not in FREE}
+    data = {
+        split: [str(store.attributes(path).get("digest", "")) for path in paths]
+        for split, paths in stores.items()
+    }
+    return digest({"settings": fixed, "data": data})
+
+
+def _settings(text: str) -> SimpleNamespace:
+    settings = parse(text)
+    phase = getattr(settings, "phase", None)
+    if phase not in OF_PHASE:
+        raise UserError(f"settings: phase must be one of {', '.join(OF_PHASE)}, not '{phase}'")
+    missing = [key for key in (*REQUIRED, *OF_PHASE[phase]) if not hasattr(settings, key)]
+    if missing:
+        raise UserError(f"settings: '{missing[0]}' is missing; `mrsr params` shows them all")
+    for key in ("steps", "batch", "validate_every", "checkpoint_every", "log_every"):
+        value = getattr(settings, key)
+        none = key == "steps" and phase == "segmentation" and settings.weights
+        if not isinstance(value, int) or value < (0 if none else 1):
+            raise UserError(f"settings: {key} must be a whole number of 1 or more, not {value}")
+    return settings
+
+
+@guarded
+def main(arguments: list[str] | None = None) -> None:
+    """The command line; see the module's docstring."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mrsr.train_vit", description="Train the vision transformer."
+    )
+    several = {"type": Path, "nargs": "+", "metavar": "STORE"}
+    parser.add_argument("--settings", required=True, help="JSON object, or @file")
+    parser.add_argument("--train", required=True, help="slice stores to learn from", **several)
+    parser.add_argument("--validation", required=True, help="stores to choose by", **several)
+    parser.add_argument("--test", default=[], help="stores for the logged test curve", **several)
+    parser.add_argument("--start", type=Path, help="pretext: the ViT checkpoint to fine-tune")
+    parser.add_argument("--out", required=True, type=Path, help="checkpoint to write: .../best.pt")
+    given = parser.parse_args(arguments)
+    stores = {"train": given.train, "validation": given.validation}
+    if given.test:
+        stores["test"] = given.test
+    try:
+        train(_settings(given.settings), stores, given.start, given.out)
+    finally:
+        loop.finish()
+
+
+if __name__ == "__main__":
+    main()
