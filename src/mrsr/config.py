@@ -21,6 +21,8 @@ from mrsr.in_force import InForce, first_problem, merge
 from mrsr.sections import Params
 from mrsr.settings import PACKAGE_FOLDERS
 
+# what an experiment's `set:` block may change
+SETTABLE = {"data", "vit", "autoencoder", "sr", "metrics", "tracking", "methods"}
 __all__ = ["InForce", "load", "merge", "schema"]
 
 
@@ -75,7 +77,7 @@ def load(path: str | Path = "params.yaml", experiment: str | None = None) -> InF
         # the file as written is checked first, so that a mistake is told where it stands
         asked = Params.model_validate(document)
         change = asked.experiments[asked.experiment].set
-        unknown = sorted(set(change) - {"data", "sr", "metrics", "tracking", "methods"})
+        unknown = sorted(set(change) - SETTABLE)
         if unknown:
             raise at(f"experiments.{asked.experiment}.set.{unknown[0]}", "unknown key")
         if not change:

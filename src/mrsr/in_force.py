@@ -49,6 +49,13 @@ class Row(Section):
         """A method without losses (bicubic) has nothing to train."""
         return bool(self.losses)
 
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The networks trained beforehand that its losses look through."""
+        vit = ("vit",) if "vit" in self.losses else ()
+        codes = {"structure", "texture"} & self.losses.keys()
+        return (*vit, *(("autoencoder",) if codes else ()))
+
 
 class Cell(Section):
     """One number of a table: a method on a dataset at a scale."""
@@ -124,13 +131,22 @@ class InForce:
         rows = {key: _resolve(params, key) for key in params.methods}
         used = {cell.method for cell in self.cells}
         self.rows = {key: row for key, row in rows.items() if key in used}
-        self.datasets = list(dict.fromkeys(cell.dataset for cell in self.cells))
+        # datasets of the tables, and those that only the vision transformer learns from
+        self.measured = list(dict.fromkeys(cell.dataset for cell in self.cells))
+        self.pool: list[str] = []
+        self.labelled: list[str] = []
+        if any("vit" in row.frozen for row in self.rows.values()):
+            if self.experiment.vit is None:
+                raise at(f"experiments.{self.name}.vit", "missing: a method has the loss vit")
+            self.pool = self.experiment.vit.pool
+            self.labelled = self.experiment.vit.labelled
+        self.datasets = list(dict.fromkeys((*self.measured, *self.pool, *self.labelled)))
         self.scales = sorted({cell.scale for cell in self.cells})
         self.sources = list(
             dict.fromkeys(params.data.datasets[name].source for name in self.datasets)
         )
         listed = {name for names in self.experiment.tables.values() for name in names}
-        lost = [name for name in self.datasets if name not in listed]
+        lost = [name for name in self.measured if name not in listed]
         if lost:
             raise at(f"experiments.{self.name}.tables", f"dataset '{lost[0]}' is in no table")
 
@@ -147,17 +163,73 @@ class InForce:
     def train_settings(self, dataset: str, scale: int, method: str) -> dict[str, Any]:
         """What train_sr is handed."""
         row = self.rows[method]
+        unused = set()
+        if "adversarial" not in row.losses and not row.frozen:
+            unused = {"adversarial", "features"}  # a job is handed what it reads, no more
         return {
             "experiment": self.name,
             "dataset": dataset,
             "scale": scale,
             "method": method,
             "degradation": self.params.data.datasets[dataset].degradation,
+            "normalise": self.params.data.datasets[dataset].normalise.model_dump(mode="json"),
             "model": {"name": row.model, "options": row.options},
             "losses": row.losses,
-            **row.training.model_dump(mode="json"),
+            **row.training.model_dump(mode="json", exclude=unused),
             "tracking": self.params.tracking.model_dump(),
         }
+
+    @property
+    def pretexts(self) -> list[str]:
+        """The pre-texts that are trained: the one in force, and those to compare it with."""
+        if not self.pool or self.experiment.vit is None:
+            return []
+        return list(dict.fromkeys((self.params.vit.pretext, *self.experiment.vit.also)))
+
+    def vit_settings(self, phase: str, pretext: str = "") -> dict[str, Any]:
+        """What train_vit is handed, for its phase segmentation or pretext."""
+        vit = self.params.vit
+        own: dict[str, Any] = {}
+        if phase == "segmentation":
+            own = vit.model_dump(
+                mode="json", include={"network", "classes", "weights", "weights_sha256"}
+            )
+            training = vit.segmentation
+        else:
+            own = {
+                "pretext": pretext,
+                "mask_ratio": vit.mask_ratio,
+                "temperature": vit.temperature,
+            }
+            training = vit.finetuning
+        return {
+            "experiment": self.name,
+            "phase": phase,
+            **own,
+            **training.model_dump(mode="json"),
+            "tracking": self.params.tracking.model_dump(),
+        }
+
+    def autoencoder_settings(self, dataset: str, scale: int) -> dict[str, Any]:
+        """What train_autoencoder is handed."""
+        return {
+            "experiment": self.name,
+            "dataset": dataset,
+            "scale": scale,
+            "degradation": self.params.data.datasets[dataset].degradation,
+            **self.params.autoencoder.model_dump(mode="json"),
+            "tracking": self.params.tracking.model_dump(),
+        }
+
+    def autoencoders(self) -> list[tuple[str, int]]:
+        """(dataset, scale) of every auto-encoder that a cell needs."""
+        return list(
+            dict.fromkeys(
+                (cell.dataset, cell.scale)
+                for cell in self.cells
+                if "autoencoder" in self.rows[cell.method].frozen
+            )
+        )
 
     def preset(self) -> dict[str, Any]:
         """The metric convention in force, with its name."""
@@ -191,7 +263,7 @@ class InForce:
             "experiment": self.name,
             "tables": dict(self.experiment.tables),
             "datasets": {
-                name: self.params.data.datasets[name].label or name for name in self.datasets
+                name: self.params.data.datasets[name].label or name for name in self.measured
             },
             "scales": self.scales,
             "methods": [
@@ -213,6 +285,8 @@ class InForce:
                     for name in self.datasets
                 },
             },
+            "vit": self.params.vit.model_dump(mode="json"),
+            "autoencoder": self.params.autoencoder.model_dump(mode="json"),
             "sr": self.params.sr.model_dump(mode="json"),
             "metrics": self.params.metrics.model_dump(mode="json"),
             "tracking": self.params.tracking.model_dump(),

@@ -119,30 +119,136 @@ class Schedule(Section):
     factor: Fraction = 0.5
 
 
-class Training(Section):
-    """Numbers of a super-resolution training."""
+class Loop(Section):
+    """What every training has."""
 
-    steps: Positive
+    steps: Count
     batch: Positive
     micro_batch: Count = 0
-    patch: Count
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
     clip_gradient: Annotated[float, Field(ge=0)] = 0.0
-    augment: bool = True
     seed: int = 0
     validate_every: Positive
-    validation_slices: Count
-    test_curve: bool = True
     checkpoint_every: Positive
     log_every: Positive
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     compile: bool = False
     channels_last: Literal["auto", "on", "off"] = "auto"
     device: str = "auto"
-    place: Literal["auto", "device", "host", "stream"] = "auto"
     threads: Positive = 1
     explode: Annotated[float, Field(gt=0)] = 1e4
+
+
+class Adversarial(Section):
+    """The discriminator of Fig. 6(b) and how it is trained; see opponent.py."""
+
+    base: Positive = 64
+    pool: bool = True
+    norm: Literal["batch", "none"] = "batch"
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    r1: Annotated[float, Field(ge=0)] = 0.0
+    updates: Positive = 1
+    warmup: Count = 0
+
+
+class Features(Section):
+    """How codes of the frozen networks are compared (Eq. 7, 8); see features.py."""
+
+    target: Literal["lr", "hr"] = "lr"
+    vit_layers: list[int] = Field([-1], min_length=1)
+    vit_reduce: Literal["token", "pooled", "centred"] = "token"
+    autoencoder_size: Literal[0, 256] = 256
+    random: list[Literal["vit", "autoencoder"]] = []
+    validation_patches: Positive = 16
+    gradient_norms_every: Count = 0
+
+
+class Training(Loop):
+    """Numbers of a super-resolution training."""
+
+    steps: Positive
+    patch: Count
+    augment: bool = True
+    validation_slices: Count
+    test_curve: bool = True
+    place: Literal["auto", "device", "host", "stream"] = "auto"
+    adversarial: Adversarial = Adversarial()
+    features: Features = Features()
+
+
+class VitNetwork(Section):
+    """UNETR's encoder and the width of its decoder."""
+
+    hidden: Positive = 768
+    layers: Positive = 12
+    heads: Positive = 12
+    mlp: Positive = 3072
+    patch: Literal[16] = 16
+    size: tuple[Positive, Positive, Positive] = (96, 96, 96)
+    feature_size: Positive = 16
+
+
+class VitTraining(Loop):
+    """A phase of the vision transformer's training."""
+
+    validation_volumes: Count = 0
+
+
+Pretext = Literal["organ", "masked", "contrastive"]
+
+
+class Vit(Section):
+    """The vision transformer: pre-training by segmentation, fine-tuning by a pre-text."""
+
+    network: VitNetwork = VitNetwork()
+    classes: Positive = 5
+    weights: str = ""
+    weights_sha256: str = ""
+    segmentation: VitTraining
+    pretext: Pretext = "organ"
+    mask_ratio: Fraction = 0.75
+    temperature: Annotated[float, Field(gt=0)] = 0.1
+    finetuning: VitTraining
+
+
+class AutoencoderNetwork(Section):
+    """The disentangling auto-encoder; see models/autoencoder.py."""
+
+    structure_channels: Positive = 1
+    texture: Positive = 256
+    size: Literal[0, 256] = 256
+    channels: tuple[Positive, Positive, Positive, Positive] = (64, 64, 32, 32)
+    pooling: Literal["mean", "max"] = "mean"
+    start: Literal["linear", "random"] = "linear"
+
+
+class AutoencoderWeights(Section):
+    """Eq. 6, and two terms that it does not have; see disentangle.py."""
+
+    reconstruction: Annotated[float, Field(ge=0)] = 1.0
+    adversarial: Annotated[float, Field(ge=0)] = 0.7
+    swap: Annotated[float, Field(ge=0)] = 0.7
+    patch_swap: Annotated[float, Field(ge=0)] = 1.0
+    consistency: Annotated[float, Field(ge=0)] = 0.0
+
+
+class AutoencoderDiscriminator(Adversarial):
+    """The auto-encoder's opponent; it may look at a random square of `crop` pixels."""
+
+    base: Positive = 32
+    crop: Count = 0
+
+
+class Autoencoder(Loop):
+    """The disentangling auto-encoder's training, one per dataset and scale."""
+
+    network: AutoencoderNetwork = AutoencoderNetwork()
+    weights: AutoencoderWeights = AutoencoderWeights()
+    discriminator: AutoencoderDiscriminator = AutoencoderDiscriminator()
+    patch: Count = 0
+    patch_n: Positive = 64
+    validation_slices: Count = 0
 
 
 class Preset(Section):
@@ -206,12 +312,21 @@ class Block(Section):
     methods: list[Name]
 
 
+class VitData(Section):
+    """What the vision transformer sees: volumes with labels, then slices of several organs."""
+
+    labelled: list[Name] = Field(min_length=1)
+    pool: list[Name] = Field(min_length=1)
+    also: list[Pretext] = []
+
+
 class Experiment(Section):
     """Which cells to fill, in which tables they stand, and what differs from the defaults."""
 
     description: str
     grid: list[Block] = Field(min_length=1)
     tables: dict[Literal["table1", "table2"], list[Name]]
+    vit: VitData | None = None
     set: dict[str, Any] = {}
 
 
@@ -221,6 +336,8 @@ class Params(Section):
     experiment: Name
     tracked: dict[Name, str]
     data: Data
+    vit: Vit
+    autoencoder: Autoencoder
     sr: Training
     metrics: Metrics
     tracking: Tracking = Tracking()
@@ -251,6 +368,18 @@ class Params(Section):
                 for name in block.methods:
                     if name not in self.methods:
                         raise at(f"{where}.methods", f"no method '{name}'", self.methods)
+            if experiment.vit is not None:
+                where = f"experiments.{key}.vit"
+                for name in (*experiment.vit.labelled, *experiment.vit.pool):
+                    if name not in self.data.datasets:
+                        raise at(where, f"no dataset '{name}'", self.data.datasets)
+                organs = {self.data.datasets[name].organ for name in experiment.vit.pool}
+                if len(organs) < 2 and "organ" in (self.vit.pretext, *experiment.vit.also):
+                    raise at(
+                        f"{where}.pool",
+                        f"only {organs.pop()} in it: telling organs apart needs two; "
+                        "add a dataset of another organ, such as phantom_knee",
+                    )
             if "sources" in experiment.set.get("data", {}):
                 raise at(f"experiments.{key}.set.data.sources", "raw data is shared by all")
         return self

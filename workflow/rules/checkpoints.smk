@@ -15,12 +15,87 @@ rule tracking_store:
         "mrsr tracking-init --settings {params.tracking:q} --out {output} > {log} 2>&1"
 
 
-rule train_sr:
-    """Train one method on one dataset at one scale; killed and started again, it goes on."""
+rule train_vit_segmentation:
+    """Pre-train the vision transformer in 3D on volumes with labels (appendix B)."""
+    input:
+        unpack(segmentation_inputs),
+        tracking=ancient(f"{RESULTS}/tracking.ready"),
+    output:
+        f"{VIT}/segmentation/best.pt",
+    log:
+        f"{LOGS}/checkpoints/vit/segmentation.log",
+    benchmark:
+        f"{LOGS}/benchmarks/vit/segmentation.tsv"
+    params:
+        settings=as_json(PARAMS.vit_settings("segmentation")),
+    threads: PARAMS.params.vit.segmentation.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "python -m mrsr.train_vit --settings {params.settings:q} --train {input.train}"
+        " --validation {input.validation} --test {input.test} --out {output}"
+        " > {log} 2>&1"
+
+
+rule train_vit_pretext:
+    """Fine-tune its encoder on slices of several organs by a pre-text (section 3.2)."""
+    input:
+        unpack(pretext_inputs),
+        tracking=ancient(f"{RESULTS}/tracking.ready"),
+    output:
+        f"{VIT}/{{pretext}}/best.pt",
+    log:
+        f"{LOGS}/checkpoints/vit/{{pretext}}.log",
+    benchmark:
+        f"{LOGS}/benchmarks/vit/{{pretext}}.tsv"
+    params:
+        settings=pretext_settings,
+    threads: PARAMS.params.vit.finetuning.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "python -m mrsr.train_vit --settings {params.settings:q} --start {input.start}"
+        " --train {input.train} --validation {input.validation} --test {input.test}"
+        " --out {output} > {log} 2>&1"
+
+
+rule train_autoencoder:
+    """Train the disentangling auto-encoder of one dataset and scale (section 3.3)."""
     input:
         train=f"{RESULTS}/slices/{{dataset}}/train.h5",
         validation=f"{RESULTS}/slices/{{dataset}}/validation.h5",
         test=f"{RESULTS}/slices/{{dataset}}/test.h5",
+        tracking=ancient(f"{RESULTS}/tracking.ready"),
+    output:
+        f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/autoencoder/best.pt",
+    log:
+        f"{LOGS}/checkpoints/{{dataset}}/x{{scale}}/autoencoder.log",
+    benchmark:
+        f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/autoencoder.tsv"
+    params:
+        settings=autoencoder_settings,
+    threads: PARAMS.params.autoencoder.threads
+    resources:
+        mem_mb=4000,
+        runtime=720,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "python -m mrsr.train_autoencoder --settings {params.settings:q}"
+        " --train {input.train} --validation {input.validation} --test {input.test}"
+        " --out {output} > {log} 2>&1"
+
+
+rule train_sr:
+    """Train one method on one dataset at one scale; killed and started again, it goes on."""
+    input:
+        unpack(train_inputs),
         tracking=ancient(f"{RESULTS}/tracking.ready"),
     output:
         f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt",
@@ -28,24 +103,26 @@ rule train_sr:
         f"{LOGS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}.log",
     benchmark:
         f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/{{method}}.tsv"
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=train_settings,
+        frozen=frozen_options,
     threads: train_threads
     resources:
         mem_mb=3000,
         runtime=240,
-    params:
-        settings=train_settings,
+    conda:
+        "../../envs/conda.yaml"
     shell:
         "python -m mrsr.train_sr --settings {params.settings:q} --train {input.train}"
-        " --validation {input.validation} --test {input.test} --out {output}"
-        " > {log} 2>&1"
+        " --validation {input.validation} --test {input.test} {params.frozen}"
+        " --out {output} > {log} 2>&1"
 
 
 rule checkpoints:
-    """The weights of every trained cell."""
+    """The weights of every training."""
     input:
-        cell_paths(
-            f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt",
-            trained_only=True,
+        expand(
+            "{results}/checkpoints/{training}/best.pt",
+            results=RESULTS,
+            training=trainings(),
         ),

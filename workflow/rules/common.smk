@@ -1,11 +1,16 @@
 # Functions and wildcard constraints; no rules here.
 import json
+from pathlib import Path
 
 SPLITS = ["train", "validation", "test"]
 BEST = f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt"
 
 
+VIT = f"{RESULTS}/checkpoints/vit"
+
+
 wildcard_constraints:
+    pretext="organ|masked|contrastive",
     source="|".join(PARAMS.sources),
     dataset="|".join(PARAMS.datasets),
     scale="|".join(map(str, PARAMS.scales)),
@@ -35,6 +40,66 @@ def slice_source_settings(wildcards):
     return as_json(PARAMS.source_settings(source))
 
 
+def vit_stores(datasets):
+    """The stores of several datasets, by split."""
+    return {
+        split: expand(
+            "{results}/slices/{dataset}/{split}.h5",
+            results=RESULTS,
+            dataset=datasets,
+            split=split,
+        )
+        for split in SPLITS
+    }
+
+
+def segmentation_inputs(wildcards):
+    return vit_stores(PARAMS.labelled)
+
+
+def pretext_inputs(wildcards):
+    return vit_stores(PARAMS.pool) | {"start": f"{VIT}/segmentation/best.pt"}
+
+
+def pretext_settings(wildcards):
+    return as_json(PARAMS.vit_settings("pretext", wildcards.pretext))
+
+
+def autoencoder_settings(wildcards):
+    return as_json(PARAMS.autoencoder_settings(wildcards.dataset, int(wildcards.scale)))
+
+
+def train_inputs(wildcards):
+    """The stores of a dataset, and the frozen networks that the method's losses look through."""
+    inputs = {
+        split: f"{RESULTS}/slices/{wildcards.dataset}/{split}.h5" for split in SPLITS
+    }
+    frozen = PARAMS.rows[wildcards.method].frozen
+    if "vit" in frozen:
+        inputs["vit"] = f"{VIT}/{PARAMS.params.vit.pretext}/best.pt"
+    if "autoencoder" in frozen:
+        cell = {"dataset": wildcards.dataset, "scale": wildcards.scale}
+        inputs["autoencoder"] = BEST.format(**cell, method="autoencoder")
+    return inputs
+
+
+def frozen_options(wildcards, input):
+    names = ("vit", "autoencoder")
+    return " ".join(f"--{name} {input[name]}" for name in names if hasattr(input, name))
+
+
+def trainings():
+    """The folders of all trainings under checkpoints/."""
+    folders = [f"{cell.dataset}/x{cell.scale}/{cell.method}" for cell in trained_cells()]
+    folders += [f"{dataset}/x{scale}/autoencoder" for dataset, scale in PARAMS.autoencoders()]
+    folders += [f"vit/{phase}" for phase in ("segmentation", *PARAMS.pretexts) if PARAMS.pool]
+    return folders
+
+
+def trained_cells():
+    return [cell for cell in PARAMS.cells if PARAMS.rows[cell.method].trained]
+
+
 def train_settings(wildcards):
     return as_json(PARAMS.train_settings(wildcards.dataset, int(wildcards.scale), wildcards.method))
 
@@ -61,10 +126,25 @@ def checkpoint_option(wildcards, input):
     return f"--checkpoint {input.checkpoint}" if hasattr(input, "checkpoint") else ""
 
 
-def cell_paths(pattern, trained_only=False):
-    """One path per cell of the experiment's grid."""
+def metrics_paths():
+    """The metrics file of every cell of the grid."""
     return [
-        pattern.format(dataset=cell.dataset, scale=cell.scale, method=cell.method)
+        f"{RESULTS}/metrics/{cell.dataset}/x{cell.scale}/{cell.method}.json"
         for cell in PARAMS.cells
-        if PARAMS.rows[cell.method].trained or not trained_only
     ]
+
+
+def flat(folder):
+    return "_".join(Path(folder).parts)
+
+
+def figure_paths():
+    """The loss curves of every training."""
+    return [
+        f"{RESULTS}/figures/{flat(folder)}.png" for folder in trainings()
+    ]
+
+
+def figure_input(wildcards):
+    folder = {flat(name): name for name in trainings()}[wildcards.training]
+    return f"{RESULTS}/checkpoints/{folder}/best.pt"

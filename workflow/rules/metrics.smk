@@ -23,4 +23,4 @@ rule evaluate:
 rule metrics:
     """The metrics of every cell."""
     input:
-        cell_paths(f"{RESULTS}/metrics/{{dataset}}/x{{scale}}/{{method}}.json"),
+        metrics_paths(),

@@ -32,20 +32,20 @@ rule write_tables:
 rule loss_curves:
     """Fig. 7: training, validation and test curves of one training."""
     input:
-        f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt",
+        figure_input,
     output:
         report(
-            f"{RESULTS}/figures/{{dataset}}_x{{scale}}_{{method}}.png",
+            f"{RESULTS}/figures/{{training}}.png",
             caption="../report/curves.rst",
             category="Loss curves",
         ),
     log:
-        f"{LOGS}/figures/{{dataset}}_x{{scale}}_{{method}}.log",
-    conda:
-        "../../envs/conda.yaml"
+        f"{LOGS}/figures/{{training}}.log",
     resources:
         mem_mb=1000,
         runtime=10,
+    conda:
+        "../../envs/conda.yaml"
     shell:
         "mrsr curves $(dirname {input})/log.jsonl --out {output} > {log} 2>&1"
 
@@ -54,7 +54,4 @@ rule tables:
     """The end of the chain."""
     input:
         rules.write_tables.output,
-        cell_paths(
-            f"{RESULTS}/figures/{{dataset}}_x{{scale}}_{{method}}.png",
-            trained_only=True,
-        ),
+        figure_paths(),
