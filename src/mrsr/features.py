@@ -19,7 +19,7 @@ Settings are the table `features` (`DEFAULTS`), argued in docs/replication.md:
 - `autoencoder_size`: 256 pads or crops the HR grid to 256x256 as the paper has it; 0 keeps its own
   size (padded to a multiple of 16; the structure code is then a quarter of that in each
   direction). A patch of 64 pixels costs 16 times less that way.
-- `random`: networks that keep the random weights they have before training, the control rows.
+- `random`: networks of the same shape with random weights, the control rows.
 - `validation_patches`: how many fixed patches the validation curves of these terms come from.
 - `gradient_norms_every`: steps between the logged norms of each term's gradient; 0 never.
 
@@ -142,14 +142,14 @@ def load(
 
 
 def _read(name: str, path: Path, machine: Machine, seed: int | None) -> nn.Module:
-    """A network of a checkpoint; with a seed, its shape alone, and weights as before training."""
+    """A network of a checkpoint; with a seed, its shape alone, and random weights."""
     network: nn.Module
     if name == "vit":
         from mrsr.models.unetr import load_encoder
 
         network, also = load_encoder(path, machine.device), {"dimensions": 2}
     else:
-        network, also = checkpoint.network(path, machine.device), {}
+        network, also = checkpoint.network(path, machine.device), {"start": "random"}
         if not hasattr(network, "encode"):
             raise UserError(f"{path} is not an auto-encoder; give one of train_autoencoder")
     if seed is not None:
