@@ -8,8 +8,8 @@
   slice's maximum.
 - `structure_nearer`, `texture_nearer`: how often, after a swap, the result's codes are nearer
   (cosine distance) to their own donor's than to the other's. Every slice meets slices at a few
-  distances in the list, of its own volume and of others; 0.5 is chance. The same shares by
-  Euclidean distance are beside them.
+  distances in the list, of its own volume and of others (structure: where the sizes agree); 0.5
+  is chance. The same shares by Euclidean distance are beside them.
 
 Empty slices, which have no range, are left out. Scale and degradation are those of the checkpoint.
 """
@@ -78,7 +78,7 @@ def probe(network: nn.Module, slices: batches.Slices, limit: int = 64) -> dict[s
                 for name, value in _swap(network, image, other).items():
                     nearer.setdefault(name, []).append(value)
     means = {name: sum(values) / len(values) for name, values in (scores | nearer).items()}
-    return {"slices": len(images), "pairs": len(nearer["structure_nearer"]), **means}
+    return {"slices": len(images), "pairs": len(nearer["texture_nearer"]), **means}
 
 
 def _swap(network: nn.Module, image: Tensor, other: Tensor) -> dict[str, float]:

@@ -10,10 +10,11 @@ training subjects only. Log, state, resume and signals are those of `train_sr.py
 `best.pt` has the weights of the lowest weighted sum, on the validation slices, of the terms that
 need no discriminator: an adversarial loss says something about its opponent of that step only.
 
-Settings of its own: `network` (options of `models/autoencoder.py`), `weights`, `patch_n` (LR pixels
-of the centre patch), `discriminator` (`opponent.py`, and `crop`: it looks at one random square of
-that many pixels, 0 = at everything), `patch` (HR pixels of a training image; 0 = the largest
-square, up to the network's size, that every slice has).
+Settings of its own: `network` (options of `models/autoencoder.py`), `weights`, `intensity_range`
+(unit of the pixel terms, `disentangle.py`), `patch_n` (LR pixels of the centre patch),
+`discriminator` (`opponent.py`, and `crop`: it looks at one random square of that many pixels, 0 =
+at everything), `patch` (HR pixels of a training image; 0 = the largest square, up to the network's
+size, that every slice has).
 """
 
 from __future__ import annotations
@@ -124,7 +125,9 @@ def train(
         Interrupted: SIGTERM or SIGUSR1; the state is written.
     """
     began = time.monotonic()
-    weights = disentangle.active(plain(settings.weights))
+    weights = disentangle.active(
+        plain(settings.weights), float(getattr(settings, "intensity_range", 255.0))
+    )
     adversarial = {name: weights[name] for name in ("adversarial", "swap") if name in weights}
     calm = {name: value for name, value in weights.items() if name not in adversarial}
     rivalry = features.table(settings, "discriminator", DISCRIMINATOR)
