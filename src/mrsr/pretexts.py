@@ -12,6 +12,10 @@ patches" is the one they are embedded in. The prediction head of the segmentatio
 collapse, and the pre-text's own head is not kept: the feature extractor needs neither.
 
 Stores are pooled evenly, and the organ is the attribute of the store.
+
+Measured on the phantom (4 layers of 96, 400 steps of 16): after a segmentation with a learning rate
+of 4e-3 the tokens share one large offset, the final layer norm leaves 2 % of variation between
+them, and the organ is not learned; after 2e-3 and less it is. Keep that rate low.
 """
 
 from __future__ import annotations
@@ -329,7 +333,7 @@ def task(
         for part in parts:
             pair = network.prepare(hr[part], degraded[part], organs[part], rng)
             with machine.autocast():
-                each = {network.term: float(network(*pair)), **network.measure(*pair)}
+                each = {network.term: network(*pair).item(), **network.measure(*pair)}
             for name, value in each.items():
                 sums[name] = sums.get(name, 0.0) + value * len(part)
             if isinstance(network, Organ):
@@ -343,8 +347,9 @@ def task(
             metrics |= organ_scores(torch.cat(guesses), torch.cat(truth)) | trivial[split]
         return metrics
 
-    def score(metrics: dict[str, Any]) -> float:
-        return -float(metrics["total"])
+    def score(metrics: dict[str, Any]) -> list[float]:
+        # accuracy first: held-out organs are not evenly many, and a loss may fall by that alone
+        return [float(metrics.get("balanced_accuracy", 0.0)), -float(metrics["total"])]
 
     return SimpleNamespace(
         network=network, encoder=encoder, terms=(network.term,), splits=list(held),

@@ -222,7 +222,8 @@ def task(
 
     network: to be trained. terms: names of the loss terms. draw(step): a pair of tensors, this
     process's share. losses(forward, *pair): the terms, whose sum is minimised. evaluate(split):
-    metrics. score(metrics): what is maximised. encoder: what is saved, here the whole network.
+    metrics. score(metrics): what is maximised, the first number first. encoder: what is saved,
+    here the whole network.
     """
     size, classes = tuple(settings.network.size), settings.classes
     training = load(stores["train"], classes)
@@ -252,8 +253,8 @@ def task(
     def measure(split: str) -> dict[str, float]:
         return evaluate(network, held[split], machine, size=size, classes=classes)
 
-    def score(metrics: dict[str, Any]) -> float:
-        return float(metrics["dice"])
+    def score(metrics: dict[str, Any]) -> list[float]:
+        return [float(metrics["dice"])]
 
     return SimpleNamespace(
         network=network, encoder=network, terms=TERMS, splits=list(held),

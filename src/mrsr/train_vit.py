@@ -13,8 +13,9 @@ slices of all stores (`pretexts.py`):
         --out results/demo/checkpoints/vit/organ/best.pt
 
 What lies beside `--out`, resuming, signals and exit codes are those of `train_sr.py`. best.pt is of
-the best validation Dice, or of the lowest validation loss of the pre-text; the metrics at that step
-stand in its provenance. `models.unetr.load_encoder` makes the feature extractor of either file.
+the best validation Dice, balanced accuracy (organ) or loss (other pre-texts); the metrics at that
+step stand in its provenance. `models.unetr.load_encoder` gives the feature extractor of
+either file.
 
 Needs torch, numpy, h5py and tqdm; the segmentation also MONAI.
 """
@@ -99,7 +100,7 @@ def train(
         "processes": machine.world,
     }
     parts = {"network": task.network, "optimizer": optimizer}
-    best: dict[str, Any] = {"score": float("-inf"), "step": 0, "weights": {}, "metrics": {}}
+    best: dict[str, Any] = {"score": [float("-inf")], "step": 0, "weights": {}, "metrics": {}}
     first, seconds, text = 0, 0.0, ""
     watch = loop.Watch([*task.terms, "total"], settings.explode)
     state = resume.load(folder, machine, digest=key)
