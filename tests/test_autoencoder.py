@@ -44,15 +44,15 @@ def test_codes_have_the_printed_shapes() -> None:
 
 def test_structure_says_nothing_about_brightness_and_texture_nothing_about_place() -> None:
     network = autoencoder.build(2)
-    image = blobs(1)
+    image = F.pad(blobs(1), [32] * 4)  # the shift below must not touch the border
     with torch.no_grad():
         z_str, z_tex = network.encode(image)
         assert z_str.mean(dim=(-2, -1)).abs().max() < 1e-4
-        assert torch.allclose(z_str.square().mean(dim=(-2, -1)), torch.ones(1, 8), atol=3e-2)
+        assert z_str.square().mean().item() == pytest.approx(1, abs=1e-3)
         darker, _ = network.encode(0.5 * image)
         assert F.cosine_similarity(darker.flatten(), z_str.flatten(), dim=0) > 0.999
         _, moved = network.encode(image.roll((16, 16), dims=(-2, -1)))
-    assert F.cosine_similarity(moved, z_tex) > 0.99  # not 1: the border is another
+    assert F.cosine_similarity(moved, z_tex) > 0.9999
 
 
 @pytest.mark.parametrize("fewer, channels", [(1, 4), (4, 8), (8, 12)])
@@ -144,12 +144,11 @@ class Stub(nn.Module):
 
 def test_terms_against_hand_computed_values() -> None:
     """Eq. 3 to 6 on codes that are known: the swap is structure of x1, texture of x2."""
-    image = torch.rand(4, 1, 32, 32) + torch.arange(1.0, 5.0)[:, None, None, None]
-    lr = degrade.degrade(image, 2, "bicubic")
-    seen: list[torch.Tensor] = []
+    image = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)).double()
+    image += torch.arange(1.0, 5.0)[:, None, None, None]
+    lr = degrade.bicubic(image, (16, 16))
 
     def judge(images: torch.Tensor) -> torch.Tensor:
-        seen.append(images)
         return images.mean(dim=(1, 2, 3))[:, None]
 
     weights = {"reconstruction": 1.0, "adversarial": 0.7, "swap": 0.7, "patch_swap": 1.0}

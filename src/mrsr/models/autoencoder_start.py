@@ -36,7 +36,7 @@ def fits(structure_channels: int, texture: int, channels: Sequence[int]) -> bool
     """Whether there are enough maps for the linear paths."""
     return (
         structure_channels <= len(FILTERS)
-        and texture >= 2 * structure_channels
+        and texture > structure_channels
         and channels[0] >= 18
         and channels[1] >= max(8, 2 * structure_channels)
         and min(channels[2:]) >= 2 * PIXELS
@@ -56,8 +56,11 @@ def _code_filters() -> tuple[Tensor, Tensor]:
 
 
 @functools.lru_cache(maxsize=4)
-def _decoder_filters(structure_channels: int) -> Tensor:
-    """(16, C, 3, 3): least-squares estimate of 4x4 pixels from a 3x3 neighbourhood of the code."""
+def _decoder_filters(structure_channels: int) -> tuple[Tensor, Tensor]:
+    """Gains (C,) of equally strong channels, and least-squares filters (16, C, 3, 3) for those.
+
+    The filters estimate 4x4 pixels from a 3x3 neighbourhood of the code.
+    """
     random, size = np.random.default_rng(0), 128
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size))
     frequency[0, 0] = 1 / size
@@ -71,12 +74,15 @@ def _decoder_filters(structure_channels: int) -> Tensor:
     for one, two in FILTERS[:structure_channels]:
         half = F.avg_pool2d(F.conv2d(image, first[one][None, None], padding=1), 2)
         code.append(F.avg_pool2d(F.conv2d(half, second[two][None, None], padding=1), 2))
-    known = F.unfold(torch.cat(code, dim=1), 3)  # (images, C * 9, inner points)
+    gains = torch.stack([1 / channel.std() for channel in code])
+    known = F.unfold(
+        torch.cat(code, dim=1) * gains[:, None, None], 3
+    )  # (images, C * 9, inner points)
     wanted = F.pixel_unshuffle(image, 4)[:, :, 1:-1, 1:-1].flatten(2)
     gram = torch.einsum("nip,njp->ij", known, known)
     gram += 1e-7 * gram.diagonal().mean() * torch.eye(len(gram), dtype=gram.dtype)
     solution = torch.linalg.solve(gram, torch.einsum("nip,njp->ij", known, wanted))
-    return solution.T.reshape(PIXELS, structure_channels, 3, 3)
+    return gains, solution.T.reshape(PIXELS, structure_channels, 3, 3)
 
 
 def _write(layer: nn.Conv2d, plus: int, minus: int, row: Tensor) -> None:
@@ -94,6 +100,7 @@ def linear(encoder: nn.Module, decoder: nn.Module) -> None:
     """Write the linear auto-encoder into the parts of a network that `fits`."""
     channels = encoder.structure.out_channels
     first, second = _code_filters()
+    gains, pixels = _decoder_filters(channels)
 
     for index in range(9):
         _write(encoder.blocks[0], index, 9 + index, first[index][None])
@@ -102,24 +109,23 @@ def linear(encoder: nn.Module, decoder: nn.Module) -> None:
         row = _row(encoder.blocks[1])
         row[one], row[9 + one] = second[two], -second[two]
         _write(encoder.blocks[1], index, channels + index, row)
-        encoder.structure.weight[index, index] = 1
-        encoder.structure.weight[index, channels + index] = -1
-    # z_tex begins with the means and deviations that z_str lost, and the decoder puts them back;
+        encoder.structure.weight[index, index] = gains[index]
+        encoder.structure.weight[index, channels + index] = -gains[index]
+    # z_tex begins with the means and the deviation that z_str lost, and the decoder puts them back;
     # the rest of it starts small
     encoder.texture.weight.mul_(0.1)
-    encoder.texture.weight[: 2 * channels] = torch.eye(
-        2 * channels, encoder.texture.in_features, dtype=encoder.texture.weight.dtype
+    encoder.texture.weight[: channels + 1] = torch.eye(
+        channels + 1, encoder.texture.in_features, dtype=encoder.texture.weight.dtype
     )
     encoder.texture.bias.zero_()
     for modulation in decoder.modulations:
         modulation.linear.weight.zero_()
     restore = decoder.modulations[0].linear
     for index in range(channels):
-        restore.weight[index, channels + index] = 1
+        restore.weight[index, channels] = 1
         restore.weight[channels + index, index] = 1
     restore.bias[:channels] = -1
 
-    pixels = _decoder_filters(channels)
     expand, keep, shuffle, merge = decoder.blocks
     half = 4  # pixels behind a point of the map of half size
     for index in range(PIXELS):
