@@ -96,6 +96,8 @@ class Masked(nn.Module):
         """Either version of each image, and (batch, tokens) 1 where a patch is masked."""
         images = _either(hr, degraded, rng)
         count = -(-hr.shape[-2] // PATCH) * -(-hr.shape[-1] // PATCH)
+        if count < 2:
+            raise UserError("the masked pre-text needs crops of 2 patches or more, 32 pixels")
         masked = min(count - 1, max(1, round(self.mask_ratio * count)))
         order = rng.random((len(hr), count)).argsort(axis=1)
         return images, torch.from_numpy(order < masked).to(hr)
