@@ -216,6 +216,7 @@ class InForce:
             "experiment": self.name,
             "dataset": dataset,
             "scale": scale,
+            "method": "autoencoder",
             "degradation": self.params.data.datasets[dataset].degradation,
             **self.params.autoencoder.model_dump(mode="json"),
             "tracking": self.params.tracking.model_dump(),

@@ -182,7 +182,9 @@ def _training(client: Any, folder: Path, uri: str) -> None:
     if start is None:
         return  # not begun
     settings, provenance = start["settings"], start.get("provenance") or {}
-    labels = {key: str(settings[key]) for key in ("experiment", "dataset", "scale", "method")}
+    # the vision transformer is of no dataset or scale; it has a phase instead
+    known = ("experiment", "dataset", "scale", "method", "phase", "pretext")
+    labels = {key: str(settings[key]) for key in known if key in settings}
     tags = labels | {"commit": provenance.get("commit"), "digest": start["digest"]}
     run = _run(client, uri, "training", labels, start["digest"], tags, start["time"])
     _params(client, run, {**settings, "provenance": provenance})
