@@ -210,3 +210,18 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     assert "classes is 1" in refused(tmp_path, capsys, classes=1)
     assert "phase must be" in refused(tmp_path, capsys, phase="x")
     assert "steps" in refused(tmp_path, capsys, steps=0)
+
+
+def test_the_transformer_may_learn_at_a_rate_of_its_own(tmp_path: Path) -> None:
+    moved = []
+    for factor in (1.0, 0.1):
+        done = run(tmp_path, str(factor), steps=1, encoder_rate=factor)
+        torch.manual_seed(0)
+        before = unetr.build(**NETWORK, classes=2).state_dict()
+        after = checkpoint.load(done / "last.pt").weights
+        moved.append([
+            (after[key] - before[key]).abs().max().item()
+            for key in ("vit.norm.bias", "out.conv.conv.bias")
+        ])  # fmt: skip
+    assert moved[1][0] == pytest.approx(0.1 * moved[0][0], rel=1e-3)
+    assert moved[1][1] == pytest.approx(moved[0][1], rel=1e-3)

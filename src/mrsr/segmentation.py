@@ -7,6 +7,9 @@ image/label pairs), in the intensity scaling that super-resolution uses. `train_
 Eq. 20 has squared denominators and counts the background as a class. It is taken for each volume
 patch by itself and then averaged, so that micro-batches add up to the batch. Where a class is
 neither in the labels nor predicted, its Dice is 1 (both parts of the fraction get 1e-5).
+
+On one CPU thread take 2 patches or more at a time: for one small patch torch leaves the fast 3D
+convolution (measured with feature_size 8: 0.6 against 2.5 to 3.5 patches a second).
 """
 
 from __future__ import annotations

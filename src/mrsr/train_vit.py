@@ -5,7 +5,8 @@
         --out results/demo/checkpoints/vit/segmentation/best.pt
 
 `phase: segmentation` trains UNETR in 3D on the stores that have labels (`segmentation.py`);
-`weights` starts from the user's own MONAI UNETR, and `steps: 0` then takes it as it is.
+`weights` starts from the user's own MONAI UNETR, and `steps: 0` then takes it as it is;
+`encoder_rate` (1 if not given) multiplies the transformer's learning rate, see `_slow_down`.
 `phase: pretext` fine-tunes the encoder of `--start` (such a checkpoint), collapsed to 2D, on the
 slices of all stores (`pretexts.py`):
 
@@ -91,6 +92,7 @@ def train(
         task = pretexts.task(settings, machine, encoder, (height, width), stores)
     forward = torch.compile(task.network) if settings.compile else task.network
     optimizer = loop.optimizer_for(task.network, settings.optimizer)
+    _slow_down(optimizer, task.network, getattr(settings, "encoder_rate", 1.0))
     resume.seed(settings.seed + 1, machine.rank)
 
     key = _digest(told, stores)
@@ -157,6 +159,8 @@ def train(
                 step - 1, settings.steps, settings.optimizer.lr, settings.schedule
             )
             loop.set_rate(optimizer, rate)
+            for group in optimizer.param_groups:
+                group["lr"] *= group.get("factor", 1.0)
             optimizer.zero_grad()
             terms = torch.zeros(len(task.terms) + 1, dtype=machine.dtype, device=machine.device)
 
@@ -246,6 +250,24 @@ def train(
                 f"{best['step']}, {clock(seconds + time.monotonic() - began)}, {out}"
             )
     tracker.finish()
+
+
+def _slow_down(optimizer: torch.optim.Optimizer, network: nn.Module, factor: float) -> None:
+    """Give the transformer inside UNETR its own group, with `factor` times the learning rate.
+
+    One Adam step moves each of a patch's 4096 weights by the rate, and intensities are positive: at
+    rates that suit a small decoder (1e-3 and more) all tokens soon share one large offset, and the
+    features cannot tell patches apart any more. The printed 1e-4 needs no factor.
+    """
+    if factor == 1 or not hasattr(network, "vit"):
+        return
+    slow = {id(parameter) for parameter in network.vit.parameters()}
+    (group,) = optimizer.param_groups
+    both = {True: [], False: []}
+    for parameter in group["params"]:
+        both[id(parameter) in slow].append(parameter)
+    group["params"] = both[False]
+    optimizer.add_param_group({"params": both[True], "factor": factor})
 
 
 def _encoder(start: Path) -> tuple[unetr.Encoder2d, dict[str, Any]]:
