@@ -181,6 +181,8 @@ def test_numbers_that_do_not_fit(changes: dict[str, object]) -> None:
 @pytest.mark.slow
 def test_full_size_has_the_known_parameters() -> None:
     network = unetr.build(classes=14)
-    counts = [sum(p.numel() for p in network.parameters() if p.requires_grad is b) for b in (1, 0)]
+    counts = [
+        sum(p.numel() for p in network.parameters() if p.requires_grad is b) for b in (True, False)
+    ]
     assert counts[1] == 18432
     assert sum(counts) == pytest.approx(92.80e6, rel=1e-3)

@@ -314,7 +314,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
 
 if __name__ == "__main__":
     full = build()
-    counts = [sum(p.numel() for p in full.parameters() if p.requires_grad is b) for b in (1, 0)]
+    counts = [
+        sum(p.numel() for p in full.parameters() if p.requires_grad is b) for b in (True, False)
+    ]
     print(
         f"UNETR at 96x96x96: {sum(counts) / 1e6:.2f} M parameters, {counts[1]} of them frozen "
         "(paper: 92.58 M, fine-tuned 93.4 M)"
