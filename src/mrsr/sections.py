@@ -193,6 +193,7 @@ class VitTraining(Loop):
     """A phase of the vision transformer's training."""
 
     validation_volumes: Count = 0
+    encoder_rate: Annotated[float, Field(gt=0)] = 1.0
 
 
 Pretext = Literal["organ", "masked", "contrastive"]
@@ -246,9 +247,11 @@ class Autoencoder(Loop):
     network: AutoencoderNetwork = AutoencoderNetwork()
     weights: AutoencoderWeights = AutoencoderWeights()
     discriminator: AutoencoderDiscriminator = AutoencoderDiscriminator()
+    intensity_range: Annotated[float, Field(gt=0)] = 255.0
     patch: Count = 0
     patch_n: Positive = 64
     validation_slices: Count = 0
+    gradient_norms_every: Count = 0
 
 
 class Preset(Section):
