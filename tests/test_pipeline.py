@@ -45,7 +45,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def test_smoke_fills_every_row(smoke: Path) -> None:
     table = pd.read_csv(smoke / "results/smoke/tables/results.csv")
-    assert set(table["method"]) == {"bicubic", "srcnn", "srresnet"}
+    assert set(table["method"]) == {"bicubic", "srcnn", "srresnet", "proposed"}
     assert set(table["dataset"]) == {"phantom_t1"}
     assert (table["scale"] == 2).all()
     trained = table[table["method"] != "bicubic"]
@@ -53,8 +53,12 @@ def test_smoke_fills_every_row(smoke: Path) -> None:
     assert table["psnr"].between(5, 60).all()
     for name in ("table1.csv", "table1.tex", "table1.md"):
         assert (smoke / "results/smoke/tables" / name).stat().st_size > 0
-    for method in ("srcnn", "srresnet"):
-        assert (smoke / f"results/smoke/figures/phantom_t1_x2_{method}.png").stat().st_size > 0
+    trainings = [f"phantom_t1_x2_{name}" for name in ("srcnn", "proposed", "autoencoder")]
+    for name in (*trainings, "vit_segmentation", "vit_organ"):
+        assert (smoke / f"results/smoke/figures/{name}.png").stat().st_size > 0
+    frozen = pd.read_csv(smoke / "results/smoke/tables/frozen.csv")
+    assert {"mean tissue Dice", "organ balanced accuracy"} <= set(frozen["measure"])
+    assert frozen["network"].str.startswith("auto-encoder").any()
         assert not list((smoke / "results/smoke/checkpoints").rglob("resume*"))
 
 
@@ -78,10 +82,18 @@ def test_a_loss_weight_replans_its_method_and_the_tables_only(copy: Path) -> Non
     )
 
 
+def test_a_weight_of_the_autoencoder_replans_what_looks_through_it(copy: Path) -> None:
+    edit_params(copy, {"autoencoder": {"weights": {"swap": 0.5}}})
+    plan = snakemake(copy, "--dry-run", *SMOKE)
+    jobs = planned_jobs(plan)
+    assert jobs["train_autoencoder"] == jobs["train_sr"] == jobs["evaluate"] == 1
+    assert "train_vit_pretext" not in jobs and "slice_dataset" not in jobs
+
+
 def test_a_metric_replans_evaluations_only(copy: Path) -> None:
     edit_params(copy, {"metrics": {"preset": "volume"}})
     jobs = planned_jobs(snakemake(copy, "--dry-run", *SMOKE))
-    assert jobs == {"evaluate": 3, "write_tables": 1, "all": 1}
+    assert jobs == {"evaluate": 4, "write_tables": 1, "all": 1}
 
 
 def test_a_label_replans_no_training(copy: Path) -> None:
@@ -116,10 +128,11 @@ def test_tracking_holds_a_run_per_training_and_evaluation(copy: Path) -> None:
     printed = run(copy, "python", "-c", code).stdout
     runs = json.loads(printed.split("RUNS ")[1].splitlines()[0])
     kinds = sorted((stage, method) for stage, method, _ in runs)
-    assert len(kinds) == 5
+    assert len(kinds) == 10  # the ViT's two phases, the auto-encoder, three rows; four measured
     assert len({stage for stage, _ in kinds}) == 2
-    for _, _, metrics in runs:
-        assert any("psnr" in name for name in metrics)
+    for stage, method, metrics in runs:
+        expected = "total" if stage == "training" else "psnr"
+        assert any(expected in name for name in metrics), (stage, method)
 
 
 def test_dvc_keeps_two_experiments_and_a_clone_adopts_them(copy: Path, tmp_path: Path) -> None:

@@ -182,6 +182,18 @@ def curves(
 
 
 @app.command()
+def frozen(
+    sources: Annotated[list[Path], typer.Argument(help="ViT folders and probes' JSONs.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables.")],
+) -> None:
+    """Tabulate what the frozen networks have learned, on test subjects."""
+    from mrsr.frozen_table import frozen_table
+
+    for row in frozen_table(sources, out):
+        print(f"{row['network']}: {row['measure']} {row['value']:g}")
+
+
+@app.command()
 def enhance(
     scan: Annotated[Path, typer.Argument(help="A NIfTI file, 3D.")],
     out: Annotated[Path, typer.Argument(help="The enhanced volume, .nii or .nii.gz.")],

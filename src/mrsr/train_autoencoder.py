@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -355,16 +355,17 @@ def evaluate(
 ) -> dict[str, float]:
     """The terms that need no discriminator, their weighted sum and the reconstruction's PSNR.
 
-    On `validation_slices` whole slices (0: all), each met by another of its volume. PSNR in dB per
+    On `validation_slices` whole slices (0: all), each met by another of its shape. PSNR in dB per
     slice, data range the slice's maximum.
     """
     network.eval()
     rows: list[Tensor] = []
     counts: list[int] = []
     size = 4 if machine.device.type == "cpu" else 16
-    for _, lr, hr in batches.whole(held, batch=size, limit=settings.validation_slices):
-        if len(hr) < 2 or not (hr.amax(dim=(1, 2, 3)) > 0).all():
-            continue  # nothing to swap with, or an empty slice, which has no range
+    pieces = batches.whole(held, batch=size, limit=settings.validation_slices)
+    for lr, hr in _with_company((lr, hr) for _, lr, hr in pieces):
+        if not (hr.amax(dim=(1, 2, 3)) > 0).all():
+            continue  # an empty slice has no range
         lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
         with machine.autocast():
             each, made = disentangle.terms(network, lr, hr, weights, settings.patch_n)
@@ -381,6 +382,19 @@ def evaluate(
         return dict.fromkeys(names, float("nan"))
     means = (torch.stack(rows).sum(dim=0) / sum(counts)).tolist()
     return dict(zip(names, means, strict=True))
+
+
+def _with_company(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Batches of two slices or more: a lone one waits for the next of its shape."""
+    waiting: dict[torch.Size, tuple[Tensor, Tensor]] = {}
+    for lr, hr in pieces:
+        if hr.shape[1:] in waiting:
+            lone_lr, lone_hr = waiting.pop(hr.shape[1:])
+            lr, hr = torch.cat([lone_lr, lr]), torch.cat([lone_hr, hr])
+        if len(hr) < 2:
+            waiting[hr.shape[1:]] = (lr, hr)
+        else:
+            yield lr, hr
 
 
 def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batches.Slices:

@@ -134,6 +134,29 @@ def metrics_paths():
     ]
 
 
+def probe_paths():
+    """The probe of every auto-encoder."""
+    return [
+        f"{RESULTS}/metrics/{dataset}/x{scale}/autoencoder.probe"
+        for dataset, scale in PARAMS.autoencoders()
+    ]
+
+
+def frozen_inputs(wildcards):
+    """The trainings of the vision transformer, and the probes of the auto-encoders."""
+    phases = ("segmentation", *PARAMS.pretexts) if PARAMS.pool else ()
+    return {"vit": [f"{VIT}/{phase}/best.pt" for phase in phases], "probes": probe_paths()}
+
+
+def frozen_sources(wildcards, input):
+    return [*(str(Path(path).parent) for path in input.vit), *input.probes]
+
+
+def frozen_paths():
+    """The table of the frozen networks, where there are any."""
+    return [f"{RESULTS}/tables/frozen.csv"] if PARAMS.autoencoders() or PARAMS.pool else []
+
+
 def flat(folder):
     return "_".join(Path(folder).parts)
 

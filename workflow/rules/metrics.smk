@@ -20,7 +20,27 @@ rule evaluate:
         " {params.checkpoint} --out {output} > {log} 2>&1"
 
 
+rule probe_autoencoder:
+    """What an auto-encoder has learned, on test subjects."""
+    input:
+        checkpoint=f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/autoencoder/best.pt",
+        slices=f"{RESULTS}/slices/{{dataset}}/test.h5",
+    output:
+        f"{RESULTS}/metrics/{{dataset}}/x{{scale}}/autoencoder.probe",
+    log:
+        f"{LOGS}/metrics/{{dataset}}/x{{scale}}/autoencoder.log",
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "python -m mrsr.probe_autoencoder --checkpoint {input.checkpoint}"
+        " --slices {input.slices} --limit 24 --out {output} > {log} 2>&1"
+
+
 rule metrics:
     """The metrics of every cell."""
     input:
         metrics_paths(),
+        probe_paths(),

@@ -1,7 +1,7 @@
 rule write_tables:
     """The long table and the paper's tables, measured beside printed."""
     input:
-        rules.metrics.input,
+        metrics_paths(),
     output:
         results=report(
             f"{RESULTS}/tables/results.csv",
@@ -29,6 +29,26 @@ rule write_tables:
         " --summary {output.summary} {input} > {log} 2>&1"
 
 
+rule frozen_table:
+    """What the frozen networks have learned, on test subjects."""
+    input:
+        unpack(frozen_inputs),
+    output:
+        csv=f"{RESULTS}/tables/frozen.csv",
+        md=f"{RESULTS}/tables/frozen.md",
+    log:
+        f"{LOGS}/frozen.log",
+    params:
+        sources=frozen_sources,
+    resources:
+        mem_mb=1000,
+        runtime=10,
+    conda:
+        "../../envs/conda.yaml"
+    shell:
+        "mrsr frozen {params.sources} --out $(dirname {output.csv}) > {log} 2>&1"
+
+
 rule loss_curves:
     """Fig. 7: training, validation and test curves of one training."""
     input:
@@ -54,4 +74,5 @@ rule tables:
     """The end of the chain."""
     input:
         rules.write_tables.output,
+        frozen_paths(),
         figure_paths(),
