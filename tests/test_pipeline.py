@@ -59,7 +59,7 @@ def test_smoke_fills_every_row(smoke: Path) -> None:
     frozen = pd.read_csv(smoke / "results/smoke/tables/frozen.csv")
     assert {"mean tissue Dice", "organ balanced accuracy"} <= set(frozen["measure"])
     assert frozen["network"].str.startswith("auto-encoder").any()
-        assert not list((smoke / "results/smoke/checkpoints").rglob("resume*"))
+    assert not list((smoke / "results/smoke/checkpoints").rglob("resume*"))
 
 
 def test_second_run_has_nothing_to_do(smoke: Path) -> None:
