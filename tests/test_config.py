@@ -40,7 +40,10 @@ def refused(tmp_path: Path, document: dict[str, Any], experiment: str | None = N
     return message
 
 
-@pytest.mark.parametrize("name", ["smoke", "demo", "openms", "paper"])
+EXPERIMENTS = list(yaml.load(PARAMS.read_text(), Loader=config._UniqueKeys)["experiments"])
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_resolves(name: str) -> None:
     in_force = config.load(PARAMS, name)
     assert in_force.name == name
@@ -53,6 +56,41 @@ def test_every_experiment_resolves(name: str) -> None:
     for dataset in in_force.datasets:
         json.dumps(in_force.slice_settings(dataset))
     json.dumps(in_force.table_settings())
+
+
+def test_choices_differ_from_their_rows_by_one_thing() -> None:
+    choices = config.load(PARAMS, "openms_choices")
+    ablation = config.load(PARAMS, "openms_ablation")
+    assert choices.params.vit == ablation.params.vit
+    assert choices.params.autoencoder == ablation.params.autoencoder
+    rows = {key: row.model_dump() for key, row in choices.rows.items()}
+    grid = {
+        (rows[key]["options"]["norm"], rows[key]["options"]["skip"])
+        for key in ("srresnet", "srresnet_printed", "srresnet_norm", "srresnet_no_skip")
+    }
+    assert len(grid) == 4
+    for key, row in rows.items():
+        like = choices.params.methods[key].like
+        if like is None or key == "srresnet_printed":
+            continue
+        names = ("options", "losses", "training")
+        changed = [name for name in names if row[name] != rows[like][name]]
+        assert len(changed) == 1, key
+    for key, factor in (("proposed_x10", 10), ("proposed_x100", 100)):
+        for name, weight in rows["proposed"]["losses"].items():
+            times = factor if name in ("vit", "structure", "texture") else 1
+            assert rows[key]["losses"][name] == pytest.approx(times * weight)
+
+
+def test_pretexts_differ_by_the_seed_of_the_pretext_alone() -> None:
+    found = [config.load(PARAMS, f"pretexts_{seed}") for seed in (0, 1, 2)]
+    for seed, in_force in enumerate(found):
+        assert in_force.pretexts == ["organ", "masked", "contrastive"]
+        resolved, first = in_force.resolved(), found[0].resolved()
+        assert resolved.pop("experiment") == f"pretexts_{seed}"
+        assert resolved["vit"]["finetuning"].pop("seed") == seed
+        del first["experiment"], first["vit"]["finetuning"]["seed"]
+        assert resolved == first
 
 
 def test_paper_numbers_are_the_papers() -> None:
