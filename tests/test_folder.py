@@ -5,12 +5,17 @@ Run: .venv/bin/pytest tests/test_folder.py
 
 from __future__ import annotations
 
+import functools
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mrsr import store
+from mrsr.cli import app
 from mrsr.datasets import folder
 from mrsr.datasets.nifti import write_nifti
 from mrsr.errors import UserError
@@ -128,3 +133,92 @@ def test_settings_mistakes(scans, tmp_path):
             listed(given)
     with pytest.raises(UserError, match="one contrast"):
         folder.list_volumes(tmp_path, settings(scans), "T1")
+
+
+def decathlon(root: Path, names: tuple[str, ...] = ("a", "b", "c")) -> Path:
+    """imagesTr and labelsTr with what such archives hold besides, and one unlabelled test image."""
+    for number, name in enumerate(names):
+        image = np.arange(60, dtype=np.int16).reshape(3, 4, 5) + number
+        write_nifti(root / "imagesTr" / f"{name}.nii.gz", image, np.diag([1, 1, 3, 1.0]))
+        labels = (image % 3).astype(np.uint8)
+        write_nifti(root / "labelsTr" / f"{name}.nii.gz", labels, np.diag([1, 1, 3, 1.0]))
+        for kind in ("imagesTr", "labelsTr"):
+            (root / kind / f"._{name}.nii.gz").write_bytes(b"\0\5\26\7")
+    scan(root / "imagesTs" / "z.nii.gz")
+    (root / "dataset.json").write_text("{}")
+    return root
+
+
+def test_labels_of_the_decathlon_layout(tmp_path):
+    root = decathlon(tmp_path / "Task09")
+    for given in (root, tmp_path):  # a task, or a folder of tasks
+        refs = folder.list_volumes(Path("unused"), settings(given), "any")
+        assert [ref.path.name for ref in refs] == [f"{name}.nii.gz" for name in "abcz"]
+        for ref in refs[:3]:
+            assert ref.labels == root / "labelsTr" / ref.path.name
+        assert refs[3].labels is None
+    folder.prepare(tmp_path / "raw", settings(root))
+    lines = (tmp_path / "raw" / "files.txt").read_text().splitlines()
+    assert lines[0].split("\t")[::3] == ["imagesTr/a.nii.gz", "labelsTr/a.nii.gz"]
+    assert len(lines[3].split("\t")) == 3
+
+
+def test_images_without_their_labels(tmp_path):
+    root = decathlon(tmp_path)
+    (root / "labelsTr" / "b.nii.gz").rename(root / "labelsTr" / "b.nii")
+    assert len(listed(settings(root))) == 4  # packed or not
+    (root / "labelsTr" / "a.nii.gz").unlink()
+    with pytest.raises(UserError, match=r"^imagesTr/a.nii.gz has no label; add labelsTr/a.nii.gz"):
+        listed(settings(root))
+    for path in (root / "imagesTr").iterdir():
+        path.unlink()
+    (root / "imagesTs" / "z.nii.gz").unlink()
+    with pytest.raises(UserError, match="but labels"):
+        listed(settings(root))
+
+
+def sliced(root: Path, tmp_path: Path) -> Path:
+    """Through `mrsr raw` and `mrsr slices`, as the rules call them."""
+    source = json.dumps(vars(settings(root, split=str(tmp_path / "split.csv"))))
+    (tmp_path / "split.csv").write_text(
+        "file,split\na,train\nb,validation\nc,test\nz,train\n", encoding="utf-8"
+    )
+    dataset = {
+        **{"dataset": "folder", "source": "folder", "contrast": "any", "organ": "brain"},
+        **{"crop": None, "split": {"kind": "source"}, "skip_bad": False},
+        "normalise": {"level": "volume", "percentile": 99.9},
+    }
+    manifest = tmp_path / "raw" / "manifest.csv"
+    call = functools.partial(CliRunner().invoke, app, catch_exceptions=False)
+    assert call(["raw", "folder", "--settings", source, "--out", str(manifest)]).exit_code == 0
+    options = ["--settings", json.dumps(dataset), "--source-settings", source, "--workers", "1"]
+    call(["slices", str(manifest), *options, "--out", str(tmp_path / "slices")])
+    return tmp_path / "slices"
+
+
+def test_labels_reach_the_stores(tmp_path):
+    stores = sliced(decathlon(tmp_path / "scans"), tmp_path)
+    for split, number in (("train", 0), ("validation", 1), ("test", 2)):
+        volume, *rest = store.read_store(stores / f"{split}.h5")
+        assert volume.has_labels and not any(other.has_labels for other in rest)
+        labels = store.read_labels(stores / f"{split}.h5", volume)
+        expected = (np.arange(60).reshape(3, 4, 5) + number) % 3
+        assert np.array_equal(labels, expected.transpose(2, 1, 0))
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "voxel", "message"),
+    [
+        ("labelsTr", (3, 4, 6), 3.0, "labels b.nii.gz of b.nii.gz lie on another grid"),
+        ("labelsTr", (3, 4, 5), 3.5, "labels b.nii.gz of b.nii.gz lie on another grid"),
+        ("imagesTr", (3, 4, 5, 4), 3.0, "b.nii.gz is 4D 3x4x5x4, a 3D volume is needed"),
+    ],
+)
+def test_pairs_that_do_not_fit(tmp_path, kind, shape, voxel, message):
+    root = decathlon(tmp_path / "scans")
+    array = np.arange(np.prod(shape)).reshape(shape) % 3
+    affine = np.diag([1, 1, voxel, 1.0])
+    write_nifti(root / kind / "b.nii.gz", array.astype(np.uint8), affine)
+    with pytest.raises(UserError, match=message) as caught:
+        sliced(root, tmp_path)
+    assert "\n" not in str(caught.value)

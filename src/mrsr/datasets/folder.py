@@ -14,6 +14,13 @@ begins with it and _ or - (sub-01, sub-01_T1w.nii.gz). Without a CSV the split f
 of the subject's name, so that a file added later moves no other. In params.yaml:
 
     data: {sources: {folder: {path: /scans, split: people.csv, organ: brain}}}
+
+Tissue labels, which the ViT's pre-training needs, come in the layout of the Medical Segmentation
+Decathlon: `imagesTr/case.nii.gz` has `labelsTr/case.nii.gz`, whole numbers on the same grid with 0
+as the background (likewise imagesTs and labelsTs, where there are labels of test cases). Where the
+folder of labels is there, every image beside it must have its label. A dataset.json is not read:
+set vit.classes to the largest label plus 1. Images of several channels (4D) are refused; save the
+channel you mean as a file of its own.
 """
 
 from __future__ import annotations
@@ -29,17 +36,8 @@ from mrsr.datasets.nifti import is_nifti, read_nifti, stem
 from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
 
-# what params.yaml may say under data.sources.folder, with the defaults
-SETTINGS: dict[str, Any] = {
-    "path": "",
-    "split": "",
-    "organ": "brain",
-    "seed": 0,
-    "fractions": [0.7, 0.1, 0.2],
-}
-
 # params.yaml's data.sources.folder changes these
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "path": "",  # the folder, searched with all folders below it
     "split": "",  # CSV, or empty for the hash
     "organ": "brain",
@@ -48,6 +46,7 @@ SETTINGS = {
 }
 CONTRAST = "any"
 SPLITS = ("train", "validation", "test")
+LABELS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}  # the Decathlon's folders
 
 
 class Row(NamedTuple):
@@ -67,16 +66,19 @@ def prepare(folder: Path, settings: Any) -> None:
 
     refs = list_volumes(folder, settings, CONTRAST)
     root = Path(settings.path)
-    lines = [f"{ref.path.relative_to(root).as_posix()}\t{ref.subject}\t{ref.split}" for ref in refs]
+    lines = []
+    for ref in refs:
+        inside = [path.relative_to(root).as_posix() for path in (ref.path, ref.labels) if path]
+        lines.append("\t".join([inside[0], ref.subject, ref.split, *inside[1:]]))
     write_text(Path(folder) / "files.txt", "\n".join(lines) + "\n")
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[VolumeRef]:
-    """Every scan below `settings.path`, sorted by path, each with its split.
+    """Every scan below `settings.path`, sorted by path, each with its split and its labels.
 
     Raises:
-        UserError: no such folder, no scans, a CSV that does not fit, or fractions that do not sum
-            to 1.
+        UserError: no such folder, no scans, a CSV that does not fit, fractions that do not sum
+            to 1, or an image without a label where its folder has labels.
     """
     if contrast != CONTRAST:
         raise UserError(f"source 'folder' has one contrast, '{CONTRAST}'; found '{contrast}'")
@@ -85,13 +87,18 @@ def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[
     root = Path(settings.path)
     if not root.is_dir():
         raise UserError(f"sources.folder.path: no folder {root}; check the path")
-    paths = sorted(
+    found = sorted(
         path
         for path in root.rglob("*")
         if is_nifti(path) and path.is_file() and not path.name.startswith(".")
     )
+    labels = _labels(root, found)
+    paths = [path for path in found if path in labels]
     if not paths:
-        raise UserError(f"{root} holds no .nii or .nii.gz file; check sources.folder.path")
+        raise UserError(
+            f"{root} holds no .nii or .nii.gz file{' but labels' if found else ''}; check"
+            " sources.folder.path"
+        )
 
     table = _read_table(Path(settings.split)) if settings.split else {}
     assigned = []
@@ -116,6 +123,7 @@ def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[
             organ=settings.organ,
             visit=path.relative_to(root).as_posix() if visits[row.subject] > 1 else "",
             split=row.split,
+            labels=labels[path],
         )
         for path, row in zip(paths, assigned, strict=True)
     ]
@@ -145,6 +153,27 @@ def hashed_split(subject: str, fractions: Sequence[float], seed: int) -> str:
     if at < fractions[0]:
         return "train"
     return "validation" if at < fractions[0] + fractions[1] else "test"
+
+
+def _labels(root: Path, found: list[Path]) -> dict[Path, Path | None]:
+    """The scans among the files found below `root`, each with its labels or None."""
+    by_place = {(path.parent, stem(path)): path for path in found}
+    labels: dict[Path, Path | None] = {}
+    for path in found:
+        kind = path.parent.name if path.parent != root else ""
+        if kind in LABELS.values():
+            continue
+        beside = path.parent.with_name(LABELS[kind]) if kind in LABELS else None
+        labels[path] = None
+        if beside is not None and beside.is_dir():
+            labels[path] = by_place.get((beside, stem(path)))
+            if labels[path] is None:
+                inside, wanted = (p.relative_to(root) for p in (path, beside / path.name))
+                raise UserError(
+                    f"{inside.as_posix()} has no label; add {wanted.as_posix()} or move the image"
+                    " out of the folder"
+                )
+    return labels
 
 
 def _read_table(path: Path) -> dict[str, Row]:
