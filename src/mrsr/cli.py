@@ -194,6 +194,28 @@ def frozen(
 
 
 @app.command()
+def timings(
+    experiment: ExperimentName = None,
+    out: Annotated[Path | None, typer.Option(help="The CSV; Markdown goes beside it.")] = None,
+    results: Annotated[Path, typer.Option(help="The results' folder.")] = Path("results"),
+    device: Annotated[str, typer.Option()] = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes.")] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="The median of so many.")] = 5,
+    file: ParamsFile = PARAMS,
+) -> None:
+    """Measure appendix D's times: with an experiment's networks, or at the paper's sizes."""
+    from mrsr import config
+    from mrsr import timings as timing
+
+    given = config.load(file, experiment or "paper")
+    folder = results / given.name if experiment else None
+    target = out or (folder or results) / "timings.csv"
+    for path in timing.run(given, folder, target, device=device, threads=threads, repeat=repeat):
+        print(path)
+    print(path.read_text(encoding="utf-8"), end="")
+
+
+@app.command()
 def enhance(
     scan: Annotated[Path, typer.Argument(help="A NIfTI file, 3D.")],
     out: Annotated[Path, typer.Argument(help="The enhanced volume, .nii or .nii.gz.")],
