@@ -193,6 +193,17 @@ def frozen(
         print(f"{row['network']}: {row['measure']} {row['value']:g}")
 
 
+@app.command("pretext-table")
+def pretexts(
+    trainings: Annotated[list[Path], typer.Argument(help="Folders of ViT trainings.")],
+    out: Annotated[Path, typer.Option(help="Folder of the tables.")],
+) -> None:
+    """Tabulate the pre-texts over seeds, from their validation curves."""
+    from mrsr.pretext_table import pretext_table
+
+    print(pretext_table(trainings, out), end="")
+
+
 @app.command()
 def timings(
     experiment: ExperimentName = None,
