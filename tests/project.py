@@ -55,12 +55,12 @@ def commit(folder: Path) -> None:
 def run(
     folder: Path, *command: str, check: bool = True, **extra: str
 ) -> subprocess.CompletedProcess[str]:
-    """Run a command of this environment in `folder`; stderr is folded into stdout."""
+    """Run a command of this environment, on the code in `folder`; stderr goes into stdout."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "MRSR_T"))}
     done = subprocess.run(
         command,
         cwd=folder,
-        env=environment | ENVIRONMENT | extra,
+        env=environment | ENVIRONMENT | {"PYTHONPATH": str(folder / "src")} | extra,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,

@@ -37,7 +37,7 @@ from mrsr.checkpoint import Checkpoint
 from mrsr.errors import UserError, guarded
 from mrsr.files import atomic, sha256, write_json, write_text
 from mrsr.metrics import METRICS, Preset
-from mrsr.settings import digest, parse, plain
+from mrsr.settings import digest, job, plain
 from mrsr.store import StoredVolume
 
 FORMAT = 1
@@ -58,6 +58,13 @@ class Rated:
     values: dict[str, np.ndarray]
     whole: dict[str, float]
     seconds: float
+
+
+# what a job must be told; `config.py` gives all of it
+REQUIRED = (
+    *("experiment", "dataset", "scale", "method", "degradation", "model", "preset", "bootstrap"),
+    *("batch", "device", "precision", "threads"),
+)
 
 
 def evaluate(
@@ -365,7 +372,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", type=Path, help="best.pt; none for untrained methods")
     parser.add_argument("--out", required=True, type=Path, help="the JSON to write")
     given = parser.parse_args(arguments)
-    record = evaluate(parse(given.settings), given.slices, given.out, given.checkpoint)
+    record = evaluate(job(given.settings, REQUIRED), given.slices, given.out, given.checkpoint)
     values = ", ".join(f"{name} {record[name]['mean']:.4f}" for name in METRICS)
     print(
         f"{record['dataset']} x{record['scale']} {record['method']}: {values} "

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -43,6 +44,23 @@ def parse(text: str) -> SimpleNamespace:
 
 # keys whose value is a table of the user's own names, not of fields
 _DICTS = frozenset({"options", "losses", "tables", "subjects", "labels", "datasets"})
+
+
+def job(text: str, required: Iterable[str], counts: Iterable[str] = ()) -> SimpleNamespace:
+    """Settings of a job, with every one of `required`, and `counts` whole numbers of 1 or more.
+
+    Raises:
+        UserError: one is missing or has another value.
+    """
+    settings = parse(text)
+    for key in required:
+        if not hasattr(settings, key):
+            raise UserError(f"settings: '{key}' is missing; `mrsr params` shows them all")
+    for key in counts:
+        value = getattr(settings, key)
+        if not isinstance(value, int) or value < 1:
+            raise UserError(f"settings: {key} must be a whole number of 1 or more, not {value}")
+    return settings
 
 
 def namespace(value: dict[str, Any]) -> SimpleNamespace:

@@ -265,9 +265,9 @@ def write(rows: list[Row], out: Path, *, title: str, device: str, threads: int) 
         "| Quantity | Measured | Paper | Of |",
         "| --- | ---: | ---: | --- |",
     ]
-    for value in values:
-        cells = [f"{value[key]} {value['unit']}" if value[key] else "-" for key in COLUMNS[2:4]]
-        lines.append(f"| {value['quantity']} | {' | '.join(cells)} | {value['of']} |")
+    for row in rows:
+        cells = (_shown(row.measured, row.unit), _shown(row.paper, row.unit))
+        lines.append(f"| {row.quantity} | {' | '.join(cells)} | {row.of} |")
     lines += [
         "",
         f"Inference on {device}, {threads} thread{'s' * (threads != 1)}, fp32, torch "
@@ -284,6 +284,13 @@ def write(rows: list[Row], out: Path, *, title: str, device: str, threads: int) 
 
 def _text(value: float | None) -> str:
     return "" if value is None else f"{value:.4g}"
+
+
+def _shown(value: float | None, unit: str) -> str:
+    """For people: less than an hour in minutes."""
+    if value is not None and unit == "h" and value < 1:
+        value, unit = 60 * value, "min"
+    return "-" if value is None else f"{value:.4g} {unit}"
 
 
 def run(

@@ -46,7 +46,7 @@ from mrsr.adversarial import frozen
 from mrsr.errors import Interrupted, UserError, guarded
 from mrsr.log import Delivery, Log, Progress, clock, numbers, say
 from mrsr.models.autoencoder import MULTIPLE, unprepare
-from mrsr.settings import digest, parse, plain
+from mrsr.settings import digest, job, plain
 
 REQUIRED = (
     *("experiment", "dataset", "scale", "degradation", "network", "weights", "optimizer"),
@@ -54,6 +54,7 @@ REQUIRED = (
     *("validate_every", "validation_slices", "checkpoint_every", "log_every"),
     *("precision", "compile", "channels_last", "device", "threads", "explode"),
 )
+COUNTS = ("steps", "batch", "validate_every", "checkpoint_every", "log_every", "patch_n")
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
 DISCRIMINATOR = {**opponent.DEFAULTS, "base": 32, "crop": 0}
 MODEL = "autoencoder"
@@ -413,18 +414,6 @@ def _digest(settings: SimpleNamespace, stores: tuple[Path | None, ...]) -> str:
     return digest({"settings": fixed, "data": data})
 
 
-def _settings(text: str) -> SimpleNamespace:
-    settings = parse(text)
-    missing = [key for key in REQUIRED if not hasattr(settings, key)]
-    if missing:
-        raise UserError(f"settings: '{missing[0]}' is missing; `mrsr params` shows them all")
-    for key in ("steps", "batch", "validate_every", "checkpoint_every", "log_every", "patch_n"):
-        value = getattr(settings, key)
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"settings: {key} must be a whole number of 1 or more, not {value}")
-    return settings
-
-
 @guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
@@ -438,7 +427,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="checkpoint to write: .../best.pt")
     given = parser.parse_args(arguments)
     try:
-        train(_settings(given.settings), given.train, given.validation, given.test, given.out)
+        train(
+            job(given.settings, REQUIRED, COUNTS),
+            given.train,
+            given.validation,
+            given.test,
+            given.out,
+        )
     finally:
         loop.finish()
 

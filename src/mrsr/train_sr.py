@@ -32,7 +32,7 @@ from torch import nn
 from mrsr import batches, checkpoint, features, gradients, loop, losses, models, opponent, resume
 from mrsr.errors import Interrupted, UserError, guarded
 from mrsr.log import Delivery, Log, Progress, clock, numbers, say
-from mrsr.settings import digest, parse, plain
+from mrsr.settings import digest, job, plain
 from mrsr.store import attributes
 from mrsr.validation import evaluate
 
@@ -43,6 +43,7 @@ REQUIRED = (
     *("validate_every", "validation_slices", "test_curve", "checkpoint_every", "log_every"),
     *("precision", "compile", "channels_last", "device", "threads", "explode"),
 )
+COUNTS = ("steps", "batch", "validate_every", "checkpoint_every", "log_every")
 # may change between two starts without changing what is trained (`resume.compare` says what may
 # change its last bits)
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
@@ -309,18 +310,6 @@ def _digest(
     return digest({"settings": fixed, "data": data, **networks})
 
 
-def _settings(text: str) -> SimpleNamespace:
-    settings = parse(text)
-    missing = [key for key in REQUIRED if not hasattr(settings, key)]
-    if missing:
-        raise UserError(f"settings: '{missing[0]}' is missing; `mrsr params` shows them all")
-    for key in ("steps", "batch", "validate_every", "checkpoint_every", "log_every"):
-        value = getattr(settings, key)
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"settings: {key} must be a whole number of 1 or more, not {value}")
-    return settings
-
-
 @guarded
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
@@ -338,7 +327,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         paths = {name: getattr(given, name) for name in features.NETWORKS.values()}
         stores = (given.train, given.validation, given.test)
-        train(_settings(given.settings), *stores, given.out, paths)
+        train(job(given.settings, REQUIRED, COUNTS), *stores, given.out, paths)
     finally:
         loop.finish()
 

@@ -37,7 +37,7 @@ from mrsr import checkpoint, download, files, loop, pretexts, resume, segmentati
 from mrsr.errors import Interrupted, UserError, guarded
 from mrsr.log import Delivery, Log, Progress, clock, numbers, say
 from mrsr.models import unetr
-from mrsr.settings import digest, parse, plain
+from mrsr.settings import digest, job, plain
 
 # what a job must be told; `config.py` gives all of it, by hand one forgets
 REQUIRED = (
@@ -310,19 +310,14 @@ def _digest(told: dict[str, Any], stores: dict[str, list[Path]]) -> str:
 
 
 def _settings(text: str) -> SimpleNamespace:
-    settings = parse(text)
-    phase = getattr(settings, "phase", None)
-    if phase not in OF_PHASE:
-        raise UserError(f"settings: phase must be one of {', '.join(OF_PHASE)}, not '{phase}'")
-    missing = [key for key in (*REQUIRED, *OF_PHASE[phase]) if not hasattr(settings, key)]
-    if missing:
-        raise UserError(f"settings: '{missing[0]}' is missing; `mrsr params` shows them all")
-    for key in ("steps", "batch", "validate_every", "checkpoint_every", "log_every"):
-        value = getattr(settings, key)
-        none = key == "steps" and phase == "segmentation" and settings.weights
-        if not isinstance(value, int) or value < (0 if none else 1):
-            raise UserError(f"settings: {key} must be a whole number of 1 or more, not {value}")
-    return settings
+    settings = job(text, ("phase", "steps"))
+    if settings.phase not in OF_PHASE:
+        known = ", ".join(OF_PHASE)
+        raise UserError(f"settings: phase must be one of {known}, not '{settings.phase}'")
+    counts = ["batch", "validate_every", "checkpoint_every", "log_every"]
+    if settings.steps != 0 or not getattr(settings, "weights", ""):
+        counts.append("steps")  # given weights may be taken as they are
+    return job(text, (*REQUIRED, *OF_PHASE[settings.phase]), counts)
 
 
 @guarded
