@@ -60,7 +60,7 @@ test-fast: $(STAMP)
 
 # exit code 5: no test is marked slow
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -n 2 -m slow --cov=src/mrsr --cov-append --cov-report=term \
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow --cov=src/mrsr --cov-append --cov-report=term \
 	  || [ $$? -eq 5 ]
 
 lint: $(STAMP)
