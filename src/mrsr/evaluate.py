@@ -35,7 +35,7 @@ from tqdm import tqdm
 from mrsr import batches, checkpoint, degrade, enhance, loop, metrics, models, store
 from mrsr.checkpoint import Checkpoint
 from mrsr.errors import UserError, guarded
-from mrsr.files import atomic, sha256, write_json, write_text
+from mrsr.files import sha256, write_json, write_text
 from mrsr.metrics import METRICS, Preset
 from mrsr.settings import digest, job, plain
 from mrsr.store import StoredVolume
@@ -99,7 +99,7 @@ def evaluate(
     pairs = batches.load(
         slices, scale=settings.scale, degradation=settings.degradation, device=device
     )
-    example: list[tuple[str, np.ndarray]] = []
+    example: dict[str, np.ndarray] = {}
     rated = list(_rate(network, pairs, preset, settings, example))
 
     record = _record(settings, preset, rated, network, origin)
@@ -107,7 +107,7 @@ def evaluate(
     record["checkpoint_sha256"] = sha256(saved) if saved else None
     record["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     write_text(out.with_suffix(".csv"), _slice_table(rated))
-    _draw(example, out.with_suffix(".png"), f"{settings.method}, {settings.scale}x")
+    _draw(example, out.with_suffix(".png"))
     write_json(out, record)
     if settings.tracking.enabled:
         from mrsr import tracking
@@ -182,9 +182,9 @@ def _rate(
     pairs: batches.Slices,
     preset: Preset,
     settings: SimpleNamespace,
-    example: list[tuple[str, np.ndarray]],
+    example: dict[str, np.ndarray],
 ) -> Iterator[Rated]:
-    """Volume by volume; the first one's middle slice is added to `example`."""
+    """Volume by volume; the first one's middle slice goes into `example`."""
     pieces = batches.whole(pairs, batch=settings.batch)
     warm: set[tuple[int, ...]] = set()
     with tqdm(total=pairs.count, desc=settings.method, unit="slice", disable=None) as bar:
@@ -210,7 +210,7 @@ def _rate(
                     "train it again"
                 )
             if not example:
-                example += _example(refs, preds, torch.cat(coarse), settings.scale)
+                example |= _example(refs, preds, torch.cat(coarse), settings.scale)
             try:
                 yield _rated(volume, preds, refs, preset, seconds)
             except UserError as error:
@@ -326,41 +326,23 @@ def _slice_table(rated: list[Rated]) -> str:
     return text.getvalue()
 
 
-def _example(
-    ref: np.ndarray, pred: np.ndarray, lr: Tensor, scale: int
-) -> list[tuple[str, np.ndarray]]:
+def _example(ref: np.ndarray, pred: np.ndarray, lr: Tensor, scale: int) -> dict[str, np.ndarray]:
     """Named images (h, w) of the middle slice."""
     middle = len(ref) // 2
     height, width = ref.shape[1:]
     smooth = degrade.upsample(lr[middle], scale)[:height, :width].numpy()
-    return [
-        ("high resolution", ref[middle]),
-        ("bicubic", smooth),
-        ("super-resolved", pred[middle]),
-        ("absolute error", np.abs(pred[middle] - ref[middle])),
-    ]
+    return {"high resolution": ref[middle], "bicubic": smooth, "super-resolved": pred[middle]}
 
 
-def _draw(example: list[tuple[str, np.ndarray]], path: Path, title: str) -> None:
-    """Four panels; without matplotlib there is no figure, which is no reason to fail."""
+def _draw(example: dict[str, np.ndarray], path: Path) -> None:
+    """The middle slice; without matplotlib there is no figure, which is no reason to fail."""
     try:
-        from matplotlib.figure import Figure
+        from mrsr.figures import comparison
+
+        reference = example.pop("high resolution")
+        comparison(example, path, reference)
     except ImportError:
         return
-    top = float(example[0][1].max()) or 1.0
-    figure = Figure(figsize=(12, 3.4), layout="constrained")
-    figure.suptitle(title)
-    for axes, (name, image) in zip(figure.subplots(1, 4), example, strict=True):
-        error = name == "absolute error"
-        shown = axes.imshow(
-            image, cmap="magma" if error else "gray", vmin=0, vmax=top / (5 * error or 1)
-        )
-        axes.set_title(name, fontsize=10)
-        axes.set_axis_off()
-        if error:
-            figure.colorbar(shown, ax=axes, shrink=0.8)
-    with atomic(path) as temporary:
-        figure.savefig(temporary, dpi=120, metadata={"Software": None})
 
 
 @guarded
