@@ -109,5 +109,5 @@ def test_the_command(
     arguments = ["timings", "-e", "smoke", "--params", str(root / "params.yaml")]
     done = CliRunner().invoke(app, [*arguments, "--device", "cpu", "--repeat", "1"])
     assert done.exit_code == 0, done.output
-    assert "| training, generator | 0.5 h | 14 h |" in done.output
+    assert "| training, generator | 30 min | 14 h |" in done.output
     assert (tmp_path / "results/smoke/timings.csv").is_file()

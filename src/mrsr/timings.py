@@ -121,7 +121,7 @@ def parts(in_force: InForce, folder: Path | None) -> dict[str, Part]:
         key: Part(name, folder and folder / "checkpoints" / name / "best.pt", model, options)
         for key, (name, model, options) in given.items()
     }
-    if folder is not None and not any(part.path.is_file() for part in found.values()):
+    if folder is not None and not any(p.path and p.path.is_file() for p in found.values()):
         raise UserError(
             f"{folder} has no checkpoint to time; run "
             f"`snakemake checkpoints --config experiment={in_force.name}` first"
