@@ -201,6 +201,11 @@ def test_a_dead_server_costs_one_line_and_seconds(tmp_path, capsys):
 
 def test_off_and_broken_inputs(tmp_path, uri, capsys, monkeypatch):
     folder = training(tmp_path / "results" / "demo" / "srcnn", log_lines([1]))
+    with monkeypatch.context() as patch:
+        patch.setenv("MRSR_TRACKING", "off")
+        assert tracking.init_store(f"sqlite:///{tmp_path}/none.db")
+        assert tracking.deliver(tmp_path, None, f"sqlite:///{tmp_path}/none.db") is False
+        assert not (tmp_path / "none.db").exists()
     off = SimpleNamespace(tracking=SimpleNamespace(enabled=False))
     assert not tracking.deliver(folder, off, "sqlite:////no/such/folder/x.db")
     assert capsys.readouterr().err == ""

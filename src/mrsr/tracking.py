@@ -52,6 +52,13 @@ def store_uri(uri: str | None = None) -> str:
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
+def switched_off(settings: Any = None) -> bool:
+    """Whether the settings say `tracking.enabled: false`, or the environment MRSR_TRACKING=off."""
+    if os.environ.get("MRSR_TRACKING", "").lower() == "off":
+        return True
+    return not getattr(getattr(settings, "tracking", None), "enabled", True)
+
+
 def init_store(uri: str | None = None) -> bool:
     """Make or upgrade the tables of an SQLite store, before several jobs find it empty at once.
 
@@ -59,7 +66,7 @@ def init_store(uri: str | None = None) -> bool:
         Whether the store is ready; if not, a warning was printed. A server is left alone.
     """
     uri = store_uri(uri)
-    if not uri.startswith("sqlite:"):
+    if switched_off() or not uri.startswith("sqlite:"):
         return True
     try:
         with _turn(uri):
@@ -80,14 +87,14 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
 
     Args:
         path: folder with log.jsonl, or a metrics JSON (the CSV and PNG of its name go with it).
-        settings: with `tracking.enabled`; False delivers nothing. None delivers.
+        settings: with `tracking.enabled`; None delivers. See `switched_off`.
         uri: the store; None: see `store_uri`.
 
     Returns:
         Whether the store now has everything. If not, the reason was printed in one warning line,
         and the same call later delivers the rest. Nothing is raised.
     """
-    if not getattr(getattr(settings, "tracking", None), "enabled", True):
+    if switched_off(settings):
         return False
     uri, path = store_uri(uri), Path(path)
     try:
