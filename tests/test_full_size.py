@@ -90,6 +90,7 @@ def train(module: str, settings: dict[str, Any], out: Path, *arguments: Any) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # a minute of computing; but beside other jobs a core is rarely free
 def test_every_training_takes_a_step_at_full_size(folder: Path, root: Path) -> None:
     paper = config.load(root / "params.yaml", "paper")
     slices = {
