@@ -292,6 +292,7 @@ class InForce:
             "metrics": self.params.metrics.model_dump(mode="json"),
             "tracking": self.params.tracking.model_dump(),
             "methods": {key: row.model_dump(mode="json") for key, row in self.rows.items()},
+            "vit_data": self.experiment.vit.model_dump() if self.experiment.vit else None,
             "grid": [block.model_dump(mode="json") for block in self.experiment.grid],
             "tables": dict(self.experiment.tables),
         }
