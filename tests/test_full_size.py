@@ -67,7 +67,11 @@ def train(module: str, settings: dict[str, Any], out: Path, *arguments: Any) -> 
             [*command, *map(str, arguments), "--out", str(out)],
             stdout=messages, stderr=messages, env=os.environ | {"OMP_NUM_THREADS": "1"},
         )  # fmt: skip
-        _, status, usage = os.wait4(job.pid, 0)  # what this process used, and no other
+        try:
+            _, status, usage = os.wait4(job.pid, 0)  # what this process used, and no other
+        except BaseException:  # such as the test's time limit
+            job.kill()
+            raise
         job.returncode = os.waitstatus_to_exitcode(status)
         messages.seek(0)
         assert job.returncode == 0, messages.read()
