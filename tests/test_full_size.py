@@ -71,6 +71,7 @@ def train(module: str, settings: dict[str, Any], out: Path, *arguments: Any) -> 
             _, status, usage = os.wait4(job.pid, 0)  # what this process used, and no other
         except BaseException:  # such as the test's time limit
             job.kill()
+            job.wait()
             raise
         job.returncode = os.waitstatus_to_exitcode(status)
         messages.seek(0)
