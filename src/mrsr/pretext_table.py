@@ -8,7 +8,8 @@ the folders of their trainings:
 writes pretexts.csv, a line per training, and pretexts.md, a line per pre-text. Everything is of the
 validation curves. The losses are of different kinds, so between pre-texts compare only what has no
 unit: the deviation over seeds as a part of the mean, and how often a curve rises from one
-validation to the next.
+validation to the next. The seed also draws what validation shows (which version, which mask, which
+views), so the deviation holds that draw too.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mrsr.tracking import read_log
 
 PRETEXTS = get_args(Pretext)  # without torch
 # of the last validation, where the pre-text has it
-SCORES = ("balanced_accuracy", "histogram_balanced_accuracy", "top1")
+SCORES = ("balanced_accuracy", "histogram_balanced_accuracy", "accuracy")
 COLUMNS = ("pretext", "seed", "steps", "first", "final", "lowest", "lowest_step", "rises", *SCORES)
 # what may differ between trainings that are compared; the encoder's file names its experiment
 DIFFERENT = (
