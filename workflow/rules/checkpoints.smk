@@ -26,14 +26,14 @@ rule train_vit_segmentation:
         f"{LOGS}/checkpoints/vit/segmentation.log",
     benchmark:
         f"{LOGS}/benchmarks/vit/segmentation.tsv"
-    params:
-        settings=as_json(PARAMS.vit_settings("segmentation")),
+    conda:
+        "../../envs/conda.yaml"
     threads: PARAMS.params.vit.segmentation.threads
     resources:
         mem_mb=4000,
         runtime=720,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=as_json(PARAMS.vit_settings("segmentation")),
     shell:
         "python -m mrsr.train_vit --settings {params.settings:q} --train {input.train}"
         " --validation {input.validation} --test {input.test} --out {output}"
@@ -51,14 +51,14 @@ rule train_vit_pretext:
         f"{LOGS}/checkpoints/vit/{{pretext}}.log",
     benchmark:
         f"{LOGS}/benchmarks/vit/{{pretext}}.tsv"
-    params:
-        settings=pretext_settings,
+    conda:
+        "../../envs/conda.yaml"
     threads: PARAMS.params.vit.finetuning.threads
     resources:
         mem_mb=4000,
         runtime=720,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=pretext_settings,
     shell:
         "python -m mrsr.train_vit --settings {params.settings:q} --start {input.start}"
         " --train {input.train} --validation {input.validation} --test {input.test}"
@@ -78,14 +78,14 @@ rule train_autoencoder:
         f"{LOGS}/checkpoints/{{dataset}}/x{{scale}}/autoencoder.log",
     benchmark:
         f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/autoencoder.tsv"
-    params:
-        settings=autoencoder_settings,
+    conda:
+        "../../envs/conda.yaml"
     threads: PARAMS.params.autoencoder.threads
     resources:
         mem_mb=4000,
         runtime=720,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=autoencoder_settings,
     shell:
         "python -m mrsr.train_autoencoder --settings {params.settings:q}"
         " --train {input.train} --validation {input.validation} --test {input.test}"
@@ -103,15 +103,15 @@ rule train_sr:
         f"{LOGS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}.log",
     benchmark:
         f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/{{method}}.tsv"
-    params:
-        settings=train_settings,
-        frozen=frozen_options,
+    conda:
+        "../../envs/conda.yaml"
     threads: train_threads
     resources:
         mem_mb=3000,
         runtime=240,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        settings=train_settings,
+        frozen=frozen_options,
     shell:
         "python -m mrsr.train_sr --settings {params.settings:q} --train {input.train}"
         " --validation {input.validation} --test {input.test} {params.frozen}"

@@ -71,9 +71,7 @@ def autoencoder_settings(wildcards):
 
 def train_inputs(wildcards):
     """The stores of a dataset, and the frozen networks that the method's losses look through."""
-    inputs = {
-        split: f"{RESULTS}/slices/{wildcards.dataset}/{split}.h5" for split in SPLITS
-    }
+    inputs = {split: f"{RESULTS}/slices/{wildcards.dataset}/{split}.h5" for split in SPLITS}
     frozen = PARAMS.rows[wildcards.method].frozen
     if "vit" in frozen:
         inputs["vit"] = f"{VIT}/{PARAMS.params.vit.pretext}/best.pt"
@@ -163,9 +161,7 @@ def flat(folder):
 
 def figure_paths():
     """The loss curves of every training."""
-    return [
-        f"{RESULTS}/figures/{flat(folder)}.png" for folder in trainings()
-    ]
+    return [f"{RESULTS}/figures/{flat(folder)}.png" for folder in trainings()]
 
 
 def figure_input(wildcards):

@@ -29,11 +29,11 @@ rule probe_autoencoder:
         f"{RESULTS}/metrics/{{dataset}}/x{{scale}}/autoencoder.probe",
     log:
         f"{LOGS}/metrics/{{dataset}}/x{{scale}}/autoencoder.log",
+    conda:
+        "../../envs/conda.yaml"
     resources:
         mem_mb=3000,
         runtime=60,
-    conda:
-        "../../envs/conda.yaml"
     shell:
         "python -m mrsr.probe_autoencoder --checkpoint {input.checkpoint}"
         " --slices {input.slices} --limit 24 --out {output} > {log} 2>&1"

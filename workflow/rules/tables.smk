@@ -38,13 +38,13 @@ rule frozen_table:
         md=f"{RESULTS}/tables/frozen.md",
     log:
         f"{LOGS}/frozen.log",
-    params:
-        sources=frozen_sources,
+    conda:
+        "../../envs/conda.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../../envs/conda.yaml"
+    params:
+        sources=frozen_sources,
     shell:
         "mrsr frozen {params.sources} --out $(dirname {output.csv}) > {log} 2>&1"
 
@@ -61,11 +61,11 @@ rule loss_curves:
         ),
     log:
         f"{LOGS}/figures/{{training}}.log",
+    conda:
+        "../../envs/conda.yaml"
     resources:
         mem_mb=1000,
         runtime=10,
-    conda:
-        "../../envs/conda.yaml"
     shell:
         "mrsr curves $(dirname {input})/log.jsonl --out {output} > {log} 2>&1"
 
