@@ -119,7 +119,7 @@ def test_an_epoch_sees_every_slice_once(path: Path) -> None:
     slices = load(path)
     means = {}
     for index in range(slices.count):
-        hr, _, where = batches._fetch(slices, np.array([index]))
+        (hr, _), where = batches._fetch(slices, np.array([index]))
         means[index] = set(hr[where[0]].flatten().tolist()) - {0.0}
     for size, steps in ((4, 6), (8, 3), (24, 1), (5, 12)):
         seen = []

@@ -119,7 +119,7 @@ def test_averages_go_from_slices_to_subjects(tmp_path, preset):
     assert record["subjects"] == ["a", "b"] and record["n_subjects"] == 2
     assert record["n_slices"] == (8 if preset == "slice" else 9)
     assert record["slices_without_signal"] == 1
-    assert bool(record["reduced"]) == (preset == "slice")
+    assert bool(record["left_out"]) == (preset == "slice")
     assert record["conventions"] == metrics.describe(metrics.PRESETS[preset])
 
 

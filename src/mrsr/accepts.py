@@ -66,6 +66,20 @@ def model_options(name: str) -> list[str] | None:
     return []
 
 
+def model_scales(name: str) -> tuple[int, ...]:
+    """The scales that models/<name>.py is designed for: its `SCALES`, all without one."""
+    path = _package_file("models", name)
+    node = _literal(path, "SCALES") if path else None
+    return tuple(ast.literal_eval(node)) if node is not None else (2, 3, 4, 8)
+
+
+def model_is_guided(name: str) -> bool:
+    """Whether models/<name>.py takes a second contrast: its `GUIDED`."""
+    path = _package_file("models", name)
+    node = _literal(path, "GUIDED") if path else None
+    return bool(ast.literal_eval(node)) if node is not None else False
+
+
 def loss_names() -> list[str]:
     """The keys of `LOSSES` in losses.py."""
     path = _package_file("", "losses")

@@ -12,6 +12,10 @@ A batch is a pure function of (store, seed, step): a training that is resumed at
 the uninterrupted one saw, with nothing to save. Slices are held as float32, 4 bytes a pixel, which
 is what batches are cut from; `dtype` may be torch.float16 to halve that.
 
+Some methods see a second image of each slice: the guide (another contrast at HR, from a store of
+its own with the same slices), or, where the LR input is undersampled, the clean LR image. It is
+cut, turned and flipped with the pair, and follows it wherever pairs are given.
+
 By hand: `python -c "from mrsr import batches; s = batches.load('train.h5', scale=2,
 degradation='bicubic', device='cpu'); print(batches.batch(s, 0, batch=4, patch=48, seed=0,
 augment=True)[0].shape)"`.
@@ -20,7 +24,7 @@ augment=True)[0].shape)"`.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,8 +46,9 @@ class Slices:
     """All slices of a store, in its order. Made by `load`.
 
     hr, lr: (count, height, width) canvases with each slice at the top left; None when
-    streaming. sizes: (count, 2) the unpadded HR heights and widths. volume, position: (count,)
-    which volume a slice is of, and where in it.
+    streaming. second: the guides (canvases of HR size) or clean LR images, where `role` says
+    "guide" or "clean". sizes: (count, 2) the unpadded HR heights and widths. volume, position:
+    (count,) which volume a slice is of, and where in it.
     """
 
     path: Path
@@ -59,6 +64,10 @@ class Slices:
     position: np.ndarray
     hr: Tensor | None = None
     lr: Tensor | None = None
+    second: Tensor | None = None
+    role: str = ""
+    guide: Path | None = None
+    acceleration: int = 1
     _file: h5py.File | None = field(default=None, repr=False)
     _usable: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
     _orders: dict[tuple[int, int, int], np.ndarray] = field(default_factory=dict, repr=False)
@@ -112,21 +121,31 @@ def load(
     device: str | torch.device,
     place: str = "auto",
     dtype: torch.dtype = torch.float32,
+    guide: Path | None = None,
+    acceleration: int = 1,
 ) -> Slices:
     """Open a store and, unless it streams, degrade every whole slice of it once.
 
     HR slices are padded at the bottom and right, by their edge, to a multiple of `scale`.
+    guide: the store of the second contrast, slice by slice the same as `path`.
+    acceleration: the LR images are undersampled in k-space so many times (`degrade.undersample`).
 
     Raises:
-        UserError: not a slice store, an unknown place, scale or degradation.
+        UserError: not a slice store, an unknown place, scale or degradation, a guide of others.
     """
+    if guide and acceleration > 1:
+        raise UserError("a guided method takes no undersampled input; leave acceleration at 1")
     if place not in PLACES:
         raise UserError(f"place '{place}' is not one of {', '.join(PLACES)}")
     degrade.check(scale, degradation)
     volumes = store.read_store(path)
     device = torch.device(device)
+    role = "guide" if guide else "clean" if acceleration > 1 else ""
+    if guide:
+        _check_guide(Path(path), volumes, guide)
     if place == "auto":
-        place = _place(memory_needed(path, scale, dtype), device)
+        share = 2 if guide else 1
+        place = _place(share * memory_needed(path, scale, dtype), device)
     lengths = [volume.shape[0] for volume in volumes]
     slices = Slices(
         path=Path(path),
@@ -140,26 +159,61 @@ def load(
         sizes=np.repeat([volume.shape[1:] for volume in volumes], lengths, axis=0),
         volume=np.repeat(np.arange(len(volumes)), lengths),
         position=np.concatenate([np.arange(length) for length in lengths]),
+        role=role,
+        guide=guide,
+        acceleration=acceleration,
     )
     if place != "stream":
         holder = device if place == "device" else torch.device("cpu")
-        slices.hr, slices.lr = _empty(slices, slices.count, holder)
+        canvases = _empty(slices, slices.count, holder)
+        slices.hr, slices.lr, slices.second = (*canvases, None)[:3]
         start = 0
         with store.open_store(path) as file:
             for volume in volumes:
-                hr, lr = _pair(slices, volume, store.read_slices(file, volume))
-                slices.hr[start : start + len(hr), : hr.shape[1], : hr.shape[2]] = hr
-                slices.lr[start : start + len(lr), : lr.shape[1], : lr.shape[2]] = lr
-                start += len(hr)
+                count = volume.shape[0]
+                for canvas, image in zip(canvases, _images(slices, file, volume), strict=True):
+                    canvas[start : start + count, : image.shape[1], : image.shape[2]] = image
+                start += count
     return slices
 
 
-def _empty(slices: Slices, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _check_guide(path: Path, volumes: list[StoredVolume], guide: Path) -> None:
+    """A guide's store has the same slices as the one that it guides."""
+    others = store.read_store(guide)
+    same = len(others) == len(volumes) and all(
+        (a.subject, a.visit, a.shape, a.slice_index) == (b.subject, b.visit, b.shape, b.slice_index)
+        for a, b in zip(volumes, others, strict=True)
+    )
+    if not same:
+        raise UserError(
+            f"{guide} does not hold the slices of {path}; make it again from that store"
+        )
+
+
+def _empty(slices: Slices, count: int, device: torch.device) -> list[Tensor]:
+    """Canvases of HR, LR and, where there is one, the second image."""
     height, width = slices.canvas
     s = slices.scale
-    hr = torch.zeros(count, height, width, dtype=slices.dtype, device=device)
-    lr = torch.zeros(count, height // s, width // s, dtype=slices.dtype, device=device)
-    return hr, lr
+    fine, coarse = (height, width), (height // s, width // s)
+    sizes = [fine, coarse, *({"guide": [fine], "clean": [coarse]}.get(slices.role, []))]
+    return [torch.zeros(count, *size, dtype=slices.dtype, device=device) for size in sizes]
+
+
+def _images(
+    slices: Slices, file: h5py.File, volume: StoredVolume, which: np.ndarray | None = None
+) -> list[Tensor]:
+    """HR (n, H, W), LR (n, H/s, W/s) and the second image of a volume's slices, on the device."""
+    hr, lr = _pair(slices, volume, store.read_slices(file, volume, which))
+    if slices.role == "clean":
+        less = torch.stack([degrade.undersample(one, slices.acceleration) for one in lr])
+        return [hr, less, lr]
+    if slices.guide is None:
+        return [hr, lr]
+    other = next(v for v in store.read_store(slices.guide) if v.key == volume.key)
+    guide = store.normalised(store.read_slices(slices.guide, other, which), other)
+    guide = np.abs(guide) if np.iscomplexobj(guide) else guide
+    image = torch.from_numpy(guide).to(slices.device)
+    return [hr, lr, degrade.pad_to(image, slices.scale)[0].to(slices.dtype)]
 
 
 def _pair(slices: Slices, volume: StoredVolume, stored: np.ndarray) -> tuple[Tensor, Tensor]:
@@ -175,22 +229,22 @@ def _pair(slices: Slices, volume: StoredVolume, stored: np.ndarray) -> tuple[Ten
     return hr.to(slices.dtype), lr.to(slices.dtype)
 
 
-def _fetch(slices: Slices, index: np.ndarray) -> tuple[Tensor, Tensor, np.ndarray]:
-    """HR and LR canvases that hold the slices `index`, and where in them those are."""
+def _fetch(slices: Slices, index: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
+    """HR, LR and second canvases that hold the slices `index`, and where in them those are."""
     if slices.hr is not None and slices.lr is not None:
-        return slices.hr, slices.lr, index
+        second = [] if slices.second is None else [slices.second]
+        return [slices.hr, slices.lr, *second], index
     if slices._file is None:
         slices._file = store.open_store(slices.path)
     wanted, inverse = np.unique(index, return_inverse=True)
-    hr, lr = _empty(slices, len(wanted), slices.device)
+    canvases = _empty(slices, len(wanted), slices.device)
     for number in np.unique(slices.volume[wanted]):
         volume = slices.volumes[number]
         rows = np.flatnonzero(slices.volume[wanted] == number)
-        stored = store.read_slices(slices._file, volume, slices.position[wanted[rows]])
-        one_hr, one_lr = _pair(slices, volume, stored)
-        hr[rows, : one_hr.shape[1], : one_hr.shape[2]] = one_hr
-        lr[rows, : one_lr.shape[1], : one_lr.shape[2]] = one_lr
-    return hr, lr, inverse
+        images = _images(slices, slices._file, volume, slices.position[wanted[rows]])
+        for canvas, image in zip(canvases, images, strict=True):
+            canvas[rows, : image.shape[1], : image.shape[2]] = image
+    return canvases, inverse
 
 
 def _usable_slices(slices: Slices, patch: int) -> np.ndarray:
@@ -242,8 +296,10 @@ def batch(
     rotate: bool = False,
     rank: int = 0,
     world: int = 1,
-) -> tuple[Tensor, Tensor]:
+) -> list[Tensor]:
     """LR (b, 1, p/s, p/s) and HR (b, 1, p, p) float32 on the device, b = batch / world.
+
+    The second image follows where there is one: a guide of HR size, or a clean LR image.
 
     The epochs' permutations, one after the other, form an endless stream of slices; batch number
     `step` is its entries step * batch ... (step + 1) * batch - 1. Every rank takes its even part of
@@ -275,13 +331,13 @@ def batch(
         size = -(-slices.sizes[0] // s)
         corner = np.zeros((len(index), 2), dtype=np.int64)
     flips = (chance[:, 2:4] < 0.5) & augment
-    hr, lr, where = _fetch(slices, index)
-    lr = _crop(lr, where, corner, size, flips)
-    hr = _crop(hr, where, corner * s, size * s, flips)
+    (hr, lr, *second), where = _fetch(slices, index)
+    images = [(lr, 1), (hr, s), *((one, s if slices.role == "guide" else 1) for one in second)]
+    cut = [_crop(image, where, corner * f, size * f, flips) for image, f in images]
     if rotate and size[0] == size[1]:
         turn = torch.from_numpy(chance[:, 4] < 0.5).to(hr.device)[:, None, None]
-        lr, hr = torch.where(turn, lr.mT, lr), torch.where(turn, hr.mT, hr)
-    return _deliver(slices, lr), _deliver(slices, hr)
+        cut = [torch.where(turn, image.mT, image) for image in cut]
+    return [_deliver(slices, image) for image in cut]
 
 
 def _crop(
@@ -303,11 +359,12 @@ def _deliver(slices: Slices, images: Tensor) -> Tensor:
 
 def whole(
     slices: Slices, *, batch: int = 16, limit: int = 0
-) -> Iterator[tuple[Piece, Tensor, Tensor]]:
+) -> Iterator[tuple[Piece, *tuple[Tensor, ...]]]:
     """Whole slices, volume by volume: (piece, LR (n, 1, h, w), HR (n, 1, s*h, s*w)), n <= batch.
 
-    Both are float32 on the device and padded to a multiple of the scale; `piece.size` is the
-    unpadded HR size that metrics look at. limit: only that many slices, spread evenly over the
+    The second image follows where there is one, as in `batch`. All are float32 on the device and
+    padded to a multiple of the scale; `piece.size` is the unpadded HR size that metrics look at.
+    limit: only that many slices, spread evenly over the
     store (0: all).
     """
     chosen = np.arange(slices.count)
@@ -322,8 +379,16 @@ def whole(
             piece = Piece(
                 volume=volume, size=volume.shape[1:], positions=slices.position[index].tolist()
             )
-            hr, lr, where = _fetch(slices, index)
+            (hr, lr, *second), where = _fetch(slices, index)
             rows = torch.from_numpy(where).to(hr.device)
-            lr = lr.index_select(0, rows)[:, :height, :width]
-            hr = hr.index_select(0, rows)[:, : height * s, : width * s]
-            yield piece, _deliver(slices, lr.contiguous()), _deliver(slices, hr.contiguous())
+            factors = [1, s, *(s if slices.role == "guide" else 1 for _ in second)]
+            images = [
+                image.index_select(0, rows)[:, : height * f, : width * f].contiguous()
+                for image, f in zip([lr, hr, *second], factors, strict=True)
+            ]
+            yield piece, *(_deliver(slices, image) for image in images)
+
+
+def seen(slices: Slices, lr: Tensor, second: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """What a network's forward is given: the LR images, and the guides of a guided method."""
+    return (lr, *second) if slices.role == "guide" else (lr,)

@@ -163,6 +163,24 @@ def load(path: str | Path) -> Checkpoint:
     return Checkpoint(content["model"], *(content[key] for key in list(_TYPES)[1:]))
 
 
+def part_of(key: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights of one of several networks in a checkpoint (`train_self.py`), named by a key."""
+    return {f"{key}/{name}": tensor for name, tensor in weights.items()}
+
+
+def adopt_part(network: nn.Module, saved: Checkpoint, key: str) -> None:
+    """Load the weights of network `key`, of several, into `network`.
+
+    Raises:
+        UserError: the checkpoint has no such network.
+    """
+    prefix = f"{key}/"
+    own = {n.removeprefix(prefix): t for n, t in saved.weights.items() if n.startswith(prefix)}
+    if not own:
+        raise UserError(f"the checkpoint has no weights for volume {key}; train it again")
+    network.load_state_dict(own)
+
+
 def network(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
     """The network of a checkpoint: built, weights loaded, on `device`, in evaluation mode.
 

@@ -83,7 +83,7 @@ def load(path: str | Path = "params.yaml", experiment: str | None = None) -> InF
         if not change:
             return InForce(asked)
         try:
-            return InForce(Params.model_validate(merge(document, change)))
+            return InForce(Params.model_validate(merge(document, change)), asked)
         except ValidationError as error:
             raise ValueError(first_problem(error, f"experiments.{asked.experiment}.set")) from None
     except ValidationError as error:

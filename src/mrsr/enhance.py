@@ -119,13 +119,16 @@ def apply(
     return fine
 
 
-def forward(network: nn.Module, lr: Tensor, scale: int) -> Tensor:
+def forward(network: nn.Module, lr: Tensor, scale: int, *guide: Tensor) -> Tensor:
     """(n, 1, h, w) -> (n, 1, scale * h, scale * w), padded for networks that need it.
 
-    A network whose layers need sizes that divide says so by an attribute `multiple` (LR pixels).
+    guide: the second contrast (n, 1, scale * h, scale * w), for guided networks. A network whose
+    layers need sizes that divide says so by an attribute `multiple` (LR pixels).
     """
-    padded, (height, width) = degrade.pad_to(lr, getattr(network, "multiple", 1))
-    return network(padded)[..., : height * scale, : width * scale]
+    multiple = getattr(network, "multiple", 1)
+    padded, (height, width) = degrade.pad_to(lr, multiple)
+    second = [degrade.pad_to(one, multiple * scale)[0] for one in guide]
+    return network(padded, *second)[..., : height * scale, : width * scale]
 
 
 def _percentile(settings: dict[str, Any]) -> float:

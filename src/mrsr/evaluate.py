@@ -10,6 +10,9 @@ see the unpadded area only. Averages go from slices (or volumes, by the preset's
 to the mean over subjects, so that a subject with many slices weighs no more than another. The
 interval is the 95 % percentile bootstrap over subjects, the unit that was sampled.
 
+A guided method also gets `--guide`, the store of its second contrast. A method that learns from the
+test volume itself (type self) has a network of its own for every volume in one checkpoint.
+
 Beside `<method>.json`, which carries its own labels, lie `<method>.csv` with the values of every
 slice and, where matplotlib is installed, `<method>.png` with an example. The JSON is written last.
 """
@@ -21,6 +24,7 @@ import csv
 import dataclasses
 import io
 import itertools
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,16 +72,22 @@ REQUIRED = (
 
 
 def evaluate(
-    settings: SimpleNamespace, slices: Path, out: Path, saved: Path | None = None
+    settings: SimpleNamespace,
+    slices: Path,
+    out: Path,
+    saved: Path | None = None,
+    guide: Path | None = None,
 ) -> dict[str, Any]:
     """Rate a method and write `out` (.json), the values of every slice (.csv) and an example.
 
     Args:
         settings: experiment, dataset, scale, method, label, degradation, model {name, options},
-            preset, bootstrap {samples, seed}, batch, device, precision, threads, tracking.
+            preset, bootstrap {samples, seed}, batch, device, precision, threads, tracking; where
+            they matter also type, acceleration, recipe, full {options}.
         slices: the test store.
         out: the JSON file.
         saved: `best.pt`; None builds the network that `settings.model` names, untrained.
+        guide: the test store of the second contrast.
 
     Returns:
         What the JSON holds.
@@ -95,14 +105,22 @@ def evaluate(
     if origin:
         _check_origin(origin, saved, settings)
     _check_store(slices, settings)
-    network = _network(settings, saved, device)
+    own = getattr(settings, "type", "single") == "self"
+    network = _network(settings, None if own else saved, device)
     pairs = batches.load(
-        slices, scale=settings.scale, degradation=settings.degradation, device=device
+        slices,
+        scale=settings.scale,
+        degradation=settings.degradation,
+        device=device,
+        guide=guide,
+        acceleration=getattr(settings, "acceleration", 1),
     )
     example: dict[str, np.ndarray] = {}
-    rated = list(_rate(network, pairs, preset, settings, example))
+    rated = list(_rate(network, pairs, preset, settings, example, origin if own else None))
 
     record = _record(settings, preset, rated, network, origin)
+    if guide:
+        record["guide"] = residual(guide)
     record["split"] = str(store.attributes(slices).get("split", ""))
     record["checkpoint_sha256"] = sha256(saved) if saved else None
     record["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -169,7 +187,8 @@ def _network(settings: SimpleNamespace, saved: Path | None, device: torch.device
         network = checkpoint.network(saved, device)
     else:
         network = models.build(settings.model.name, settings.scale, settings.model.options)
-        if any(True for _ in network.parameters()):
+        own = getattr(settings, "type", "single") == "self"  # its weights come volume by volume
+        if any(True for _ in network.parameters()) and not own:
             raise UserError(
                 f"method '{settings.method}' has weights to train; give its best.pt by --checkpoint"
             )
@@ -183,20 +202,27 @@ def _rate(
     preset: Preset,
     settings: SimpleNamespace,
     example: dict[str, np.ndarray],
+    own: Checkpoint | None = None,
 ) -> Iterator[Rated]:
-    """Volume by volume; the first one's middle slice goes into `example`."""
+    """Volume by volume; the first one's middle slice goes into `example`.
+
+    own: the checkpoint of a method that has weights of its own for every volume.
+    """
     pieces = batches.whole(pairs, batch=settings.batch)
     warm: set[tuple[int, ...]] = set()
     with tqdm(total=pairs.count, desc=settings.method, unit="slice", disable=None) as bar:
-        for volume, own in itertools.groupby(pieces, key=lambda item: item[0].volume):
+        for volume, of_volume in itertools.groupby(pieces, key=lambda item: item[0].volume):
             ref, pred, coarse = [], [], []
             seconds = 0.0
-            for piece, lr, hr in own:
+            if own:
+                checkpoint.adopt_part(network, own, volume.key)
+            for piece, lr, hr, *second in of_volume:
+                images = batches.seen(pairs, lr, second)
                 # the first pass of a shape also plans kernels and allocates
                 if lr.shape not in warm:
-                    _super_resolve(network, lr, settings)
+                    _super_resolve(network, images, settings)
                     warm.add(lr.shape)
-                sr, elapsed = _super_resolve(network, lr, settings)
+                sr, elapsed = _super_resolve(network, images, settings)
                 seconds += elapsed
                 height, width = piece.size
                 pred.append(sr[:, 0, :height, :width].float().cpu().numpy())
@@ -228,10 +254,21 @@ def _rated(
     return Rated(volume=volume, values=values, whole=whole, seconds=seconds)
 
 
+def residual(guide: Path) -> dict[str, Any]:
+    """What a guide's store says of itself: its dataset, and how far off the target it lies."""
+    found = store.attributes(guide)
+    return {
+        "dataset": str(found.get("guide", "")),
+        "resampled": bool(found.get("resampled", False)),
+        "residual_mm": json.loads(str(found.get("residual_mm", "{}"))),
+    }
+
+
 def _super_resolve(
-    network: nn.Module, lr: Tensor, settings: SimpleNamespace
+    network: nn.Module, images: tuple[Tensor, ...], settings: SimpleNamespace
 ) -> tuple[Tensor, float]:
-    """(n, 1, h, w) -> (n, 1, s*h, s*w) and the seconds of the forward pass alone."""
+    """LR (n, 1, h, w), perhaps a guide -> (n, 1, s*h, s*w), seconds of the forward pass alone."""
+    lr, *guide = images
     half = settings.precision == "bf16" and lr.device.type == "cuda"
     with (
         torch.inference_mode(),
@@ -241,7 +278,7 @@ def _super_resolve(
     ):
         _wait(lr.device)
         began = time.perf_counter()
-        sr = enhance.forward(network, lr, settings.scale)
+        sr = enhance.forward(network, lr, settings.scale, *guide)
         _wait(lr.device)
         return sr, time.perf_counter() - began
 
@@ -276,6 +313,9 @@ def _record(
         "label": settings.label,
         "degradation": settings.degradation,
         "model": plain(settings.model),
+        "type": getattr(settings, "type", "single"),
+        "acceleration": getattr(settings, "acceleration", 1),
+        "recipe": getattr(settings, "recipe", "common"),
         "preset": dataclasses.asdict(preset),
         "conventions": metrics.describe(preset),
         "subjects": list(subjects),
@@ -294,7 +334,8 @@ def _record(
     return record | {
         "bootstrap": plain(settings.bootstrap),
         "seconds_per_slice": sum(item.seconds for item in rated) / n_slices,
-        "parameters": sum(p.numel() for p in network.parameters()),
+        "parameters": count(network),
+        "full_parameters": _full(settings, network),
         "steps": steps,
         "patches": steps * batch if steps and batch else None,
         "settings_digest": digest(settings),
@@ -302,7 +343,7 @@ def _record(
         "commit": provenance.get("commit", ""),
         "precision": settings.precision,
         "threads": torch.get_num_threads(),
-        "reduced": f"{left_out} slices without signal are left out" if left_out else "",
+        "left_out": f"{left_out} slices without signal are left out" if left_out else "",
         "per_subject": subjects,
         "per_volume": [
             {"subject": v.volume.subject, "visit": v.volume.visit, "volume": v.volume.path}
@@ -310,6 +351,20 @@ def _record(
             for v in rated
         ],
     }
+
+
+def count(network: nn.Module) -> int:
+    """Parameters of a network."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def _full(settings: SimpleNamespace, network: nn.Module) -> int:
+    """Parameters that the method has at its full width, where the settings say another."""
+    full = getattr(settings, "full", None)
+    if full is None or full.options == settings.model.options:
+        return count(network)
+    with torch.device("meta"):
+        return count(models.build(settings.model.name, settings.scale, full.options))
 
 
 def _slice_table(rated: list[Rated]) -> str:
@@ -352,9 +407,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--settings", required=True, help="JSON, or @file")
     parser.add_argument("--slices", required=True, type=Path, help="the test store")
     parser.add_argument("--checkpoint", type=Path, help="best.pt; none for untrained methods")
+    parser.add_argument("--guide", type=Path, help="the second contrast's test store")
     parser.add_argument("--out", required=True, type=Path, help="the JSON to write")
     given = parser.parse_args(arguments)
-    record = evaluate(job(given.settings, REQUIRED), given.slices, given.out, given.checkpoint)
+    settings = job(given.settings, REQUIRED)
+    record = evaluate(settings, given.slices, given.out, given.checkpoint, given.guide)
     values = ", ".join(f"{name} {record[name]['mean']:.4f}" for name in METRICS)
     print(
         f"{record['dataset']} x{record['scale']} {record['method']}: {values} "

@@ -7,7 +7,14 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from mrsr.accepts import at, loss_names, model_options, source_settings
+from mrsr.accepts import (
+    at,
+    loss_names,
+    model_is_guided,
+    model_options,
+    model_scales,
+    source_settings,
+)
 from mrsr.sections import Method, Params, Section, Training
 
 
@@ -37,6 +44,9 @@ class Row(Section):
 
     key: str
     model: str
+    type: str
+    acceleration: int
+    recipe: str
     options: dict[str, Any]
     losses: dict[str, float]
     label: str
@@ -79,6 +89,12 @@ def _chain(methods: dict[str, Method], key: str, seen: tuple[str, ...] = ()) -> 
 
 def _resolve(params: Params, key: str) -> Row:
     entry = _chain(params.methods, key)
+    kind, chosen = entry.get("type", "single"), params.experiments[params.experiment].recipe
+    published = dict(entry.get("published", {}))
+    published.pop("note", "")
+    recipe = entry.get("recipe") or chosen
+    if not published:
+        recipe = "common"
     model = entry["model"]
     known = model_options(model)
     if known is None:
@@ -86,37 +102,59 @@ def _resolve(params: Params, key: str) -> Row:
     for option in entry.get("options", {}):
         if option not in known:
             raise at(f"methods.{key}.options.{option}", f"model '{model}' has no such", known)
-    losses = {name: weight for name, weight in entry.get("losses", {}).items() if weight > 0}
-    for name in losses:
+    if model_is_guided(model) != (kind == "guided"):
+        needs = "a guide: write type: guided" if kind != "guided" else "no guide: not type: guided"
+        raise at(f"methods.{key}.type", f"model '{model}' takes {needs}")
+    if entry.get("acceleration", 1) > 1 and kind != "joint":
+        raise at(
+            f"methods.{key}.acceleration", "only methods of type joint take undersampled input"
+        )
+    losses = entry.get("losses", {})
+    published_losses = published.pop("losses", losses)
+    train = entry.get("train", {})
+    # both recipes are checked, whichever is in force
+    common = _training(params, train, f"methods.{key}.train")
+    as_published = _training(params, merge(train, published), f"methods.{key}.published")
+    if recipe == "published":
+        losses = published_losses
+    for name in {**losses, **published_losses}:
         if name not in loss_names():
             raise at(f"methods.{key}.losses.{name}", "no such loss", loss_names())
-    recipe = merge(params.sr.model_dump(mode="json"), entry.get("train", {}))
-    try:
-        training = Training.model_validate(recipe)
-    except ValidationError as error:
-        raise ValueError(first_problem(error, f"methods.{key}.train")) from None
     return Row(
         key=key,
         model=model,
+        type=kind,
+        acceleration=entry.get("acceleration", 1),
+        recipe=recipe,
         options=entry.get("options", {}),
-        losses=losses,
+        losses={name: weight for name, weight in losses.items() if weight > 0},
         label=entry.get("label") or key,
         citation=entry.get("citation", ""),
         kind=entry.get("kind", "baseline"),
-        training=training,
+        training=as_published if recipe == "published" else common,
     )
+
+
+def _training(params: Params, change: dict[str, Any], where: str) -> Training:
+    try:
+        return Training.model_validate(merge(params.sr.model_dump(mode="json"), change))
+    except ValidationError as error:
+        raise ValueError(first_problem(error, where)) from None
 
 
 class InForce:
     """One experiment, resolved: its cells, and the settings that each job is handed."""
 
-    def __init__(self, params: Params) -> None:
+    def __init__(self, params: Params, written: Params | None = None) -> None:
         """Resolve every method that the experiment uses.
+
+        written: params.yaml before the experiment's `set:`, where a method has its full width.
 
         Raises:
             ValueError: a method's chain, model, option or loss does not exist.
         """
         self.params = params
+        self.written = written or params
         self.name = params.experiment
         self.experiment = params.experiments[params.experiment]
         cells: dict[tuple[str, int, str], Cell] = {}
@@ -126,11 +164,15 @@ class InForce:
                     for method in block.methods:
                         key = (dataset, int(scale), method)
                         cells[key] = Cell(dataset=dataset, scale=int(scale), method=method)
-        self.cells = list(cells.values())
         # every entry is resolved, used or not: a mistake in any row is told at once
         rows = {key: _resolve(params, key) for key in params.methods}
-        used = {cell.method for cell in self.cells}
+        used = {cell.method for cell in cells.values()}
         self.rows = {key: row for key, row in rows.items() if key in used}
+        # what cannot be measured stays a dash, with its reason beneath the table
+        self.absent = {key: reason for key in cells if (reason := self._absent(*key))}
+        self.cells = [cell for key, cell in cells.items() if key not in self.absent]
+        if not self.cells:
+            raise at(f"experiments.{self.name}.grid", next(iter(self.absent.values())))
         # datasets of the tables, and those that only the vision transformer learns from
         self.measured = list(dict.fromkeys(cell.dataset for cell in self.cells))
         self.pool: list[str] = []
@@ -150,6 +192,36 @@ class InForce:
         if lost:
             raise at(f"experiments.{self.name}.tables", f"dataset '{lost[0]}' is in no table")
 
+    def _absent(self, dataset: str, scale: int, method: str) -> str:
+        """Why a dataset cannot serve a method, or a method a scale; empty when they fit."""
+        row = self.rows[method]
+        if row.type == "guided" and self.params.data.datasets[dataset].guide is None:
+            return "it needs a registered second contrast, which the dataset does not have"
+        scales = model_scales(row.model)
+        if scale not in scales:
+            return f"it is designed for {', '.join(f'{s}x' for s in scales)} only"
+        return ""
+
+    def guided(self, dataset: str) -> bool:
+        """Whether a cell of the dataset needs its guide."""
+        return any(
+            c.dataset == dataset and self.rows[c.method].type == "guided" for c in self.cells
+        )
+
+    def guide_settings(self, dataset: str) -> dict[str, Any]:
+        """What slicing a guide is handed: both contrasts, and the guide's normalisation."""
+        datasets = self.params.data.datasets
+        guide = datasets[datasets[dataset].guide or ""]
+        return {
+            "dataset": dataset,
+            "guide": datasets[dataset].guide,
+            "source": guide.source,
+            "contrast": datasets[dataset].contrast,
+            "guide_contrast": guide.contrast,
+            "organ": guide.organ,
+            "normalise": guide.normalise.model_dump(mode="json"),
+        }
+
     def source_settings(self, source: str) -> dict[str, Any]:
         """What `mrsr raw` is handed: the source's defaults with params.yaml over them."""
         return merge(source_settings(source), self.params.data.sources[source])
@@ -157,7 +229,7 @@ class InForce:
     def slice_settings(self, dataset: str) -> dict[str, Any]:
         """What slicing is handed."""
         entry = self.params.data.datasets[dataset]
-        fields = entry.model_dump(mode="json", exclude={"degradation", "label"})
+        fields = entry.model_dump(mode="json", exclude={"degradation", "label", "guide"})
         return {"dataset": dataset, **fields}
 
     def train_settings(self, dataset: str, scale: int, method: str) -> dict[str, Any]:
@@ -174,6 +246,9 @@ class InForce:
             "degradation": self.params.data.datasets[dataset].degradation,
             "normalise": self.params.data.datasets[dataset].normalise.model_dump(mode="json"),
             "model": {"name": row.model, "options": row.options},
+            "type": row.type,
+            "acceleration": row.acceleration,
+            "recipe": row.recipe,
             "losses": row.losses,
             **row.training.model_dump(mode="json", exclude=unused),
             "tracking": self.params.tracking.model_dump(),
@@ -249,6 +324,10 @@ class InForce:
             "label": row.label,
             "degradation": self.params.data.datasets[dataset].degradation,
             "model": {"name": row.model, "options": row.options},
+            "type": row.type,
+            "acceleration": row.acceleration,
+            "recipe": row.recipe,
+            "full": {"options": self.full_options(method)},
             "preset": self.preset(),
             "bootstrap": metrics.bootstrap.model_dump(),
             "batch": metrics.batch,
@@ -257,6 +336,10 @@ class InForce:
             "threads": metrics.threads,
             "tracking": self.params.tracking.model_dump(),
         }
+
+    def full_options(self, method: str) -> dict[str, Any]:
+        """A method's options as params.yaml has them before the experiment changes any."""
+        return dict(_chain(self.written.methods, method).get("options", {}))
 
     def table_settings(self) -> dict[str, Any]:
         """What the tables are made from, beside the metrics files."""
@@ -270,6 +353,10 @@ class InForce:
             "methods": [
                 {"key": r.key, "label": r.label, "citation": r.citation, "kind": r.kind}
                 for r in self.rows.values()
+            ],
+            "absent": [
+                {"dataset": dataset, "scale": scale, "method": method, "reason": reason}
+                for (dataset, scale, method), reason in self.absent.items()
             ],
             "preset": self.preset(),
         }

@@ -3,19 +3,22 @@
 Functions that a straight-line loop calls (`train_sr.py` reads from top to bottom); the loop itself
 is never in here. State on disk is `resume.py`, the log and the progress lines are `log.py`.
 
-Processes: one per GPU, started by torchrun (gloo on the CPU). The batch is the global one: each
-process takes its share of it, and gradients are averaged in one all-reduce of a flat buffer. That
-is done by hand and not by DistributedDataParallel, which regroups its buffers after the first
-step: a resumed run would then add in another order than the uninterrupted one.
+Processes: one per GPU, started by `launch.py` (gloo on the CPU). The batch is the global one: each
+process takes its share of it, so the learning rate stays as it is. Gradients are averaged in one
+all-reduce of a flat buffer. That is done by hand and not by DistributedDataParallel, which regroups
+its buffers after the first step: a resumed run would then add in another order than the
+uninterrupted one.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import dataclasses
 import math
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from types import SimpleNamespace
@@ -27,6 +30,15 @@ from torch import Tensor, distributed, nn
 from mrsr.errors import Diverged, UserError
 
 PRECISIONS = ("auto", "fp32", "bf16", "fp64")
+# the others wait while the first process validates and writes; a process that ends is noticed at
+# once, this is for one that hangs or lies behind a broken wire
+PATIENCE = timedelta(minutes=60)
+
+
+class LostProcess(UserError):
+    """Another process of the training ended; this one cannot go on alone."""
+
+    exit_code = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +111,9 @@ def start(settings: SimpleNamespace) -> Machine:
     if world > 1 and not distributed.is_initialized():
         # gloo beside nccl: the stop flag is agreed on by the CPUs, without a stop of the GPUs
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
-        distributed.init_process_group(backend, timeout=timedelta(minutes=60))
+        _end_with_launcher()
+        with meeting():
+            distributed.init_process_group(backend, timeout=PATIENCE)
     bf16 = settings.precision == "bf16" or (
         settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
     )
@@ -112,6 +126,35 @@ def start(settings: SimpleNamespace) -> Machine:
         rank=rank,
         world=world,
     )
+
+
+def _end_with_launcher() -> None:
+    """Have Linux kill this process when the one that started it dies, so that none is left over."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
+
+
+@contextlib.contextmanager
+def meeting() -> Iterator[None]:
+    """Around what all processes do together: one line where another one is gone.
+
+    Raises:
+        LostProcess: torch reports that it could not reach the others.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        raise LostProcess(
+            f"another process of this training is gone ({str(error).splitlines()[0]}); the last "
+            "state is kept, the same command goes on from it"
+        ) from error
+
+
+def wait(machine: Machine) -> None:
+    """Return once all processes are here. On the CPUs: no GPU is waited for."""
+    if machine.world > 1:
+        with meeting():
+            distributed.all_reduce(torch.zeros(1))
 
 
 def finish() -> None:
@@ -138,8 +181,12 @@ def share(batch: int, machine: Machine) -> int:
     return batch // machine.world
 
 
-def micro_batches(lr: Tensor, hr: Tensor, size: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+def micro_batches(
+    lr: Tensor, hr: Tensor, size: int, *more: Tensor
+) -> Iterator[tuple[Tensor, Tensor, float, *tuple[Tensor, ...]]]:
     """Parts of a batch of at most `size` images (0: all at once), with their share of the whole.
+
+    Parts of `more`, further images of the same batch, follow the share.
 
     The sum of share * loss over the parts is the loss of the batch, for every loss that is a mean
     over images; also when the last part is smaller. Batch norm sees each part by itself.
@@ -148,7 +195,7 @@ def micro_batches(lr: Tensor, hr: Tensor, size: int) -> Iterator[tuple[Tensor, T
     size = min(size or count, count)
     for begin in range(0, count, size):
         part = slice(begin, begin + size)
-        yield lr[part], hr[part], min(size, count - begin) / count
+        yield lr[part], hr[part], min(size, count - begin) / count, *(m[part] for m in more)
 
 
 def average(network: nn.Module, terms: Tensor, machine: Machine) -> Tensor:
@@ -157,7 +204,8 @@ def average(network: nn.Module, terms: Tensor, machine: Machine) -> Tensor:
         return terms
     gradients = [p.grad for p in network.parameters() if p.grad is not None]
     flat = torch.cat([g.reshape(-1) for g in gradients] + [terms.to(gradients[0].dtype)])
-    distributed.all_reduce(flat)
+    with meeting():
+        distributed.all_reduce(flat)
     flat /= machine.world
     position = 0
     for gradient in gradients:
@@ -292,7 +340,8 @@ class Stop:
         if machine.world == 1:
             return bool(self.name)
         flag = torch.tensor([float(bool(self.name))])
-        distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
+        with meeting():
+            distributed.all_reduce(flag, op=distributed.ReduceOp.MAX)
         if flag.item() and not self.name:
             self.name = "a signal to another process"
         return bool(flag.item())

@@ -5,9 +5,10 @@ A term is `loss(sr, hr, context) -> scalar tensor`: the network's output and the
 terms ignore the context, so it may be left out. A mean over the batch is what makes micro-batches
 add up: a term must be one.
 
-The context has `lr` (batch, 1, h, w) and `step`; for the terms of Eq. 9 also `codes`, what the
-frozen networks see (`features.pair`), and `discriminator` and `autocast`, a context manager's
-maker for it.
+The context has `lr` (batch, 1, h, w) and `step`; for side outputs `aside`, what the network gave
+beside the SR image, with `clean`, the LR image before any undersampling, and `guide`; for the terms
+of Eq. 9 also `codes`, what the frozen networks see (`features.pair`), and `discriminator` and
+`autocast`, a context manager's maker for it.
 
 Adding a loss is one function and one entry in `LOSSES`; params.yaml then gives it a weight.
 """
@@ -60,9 +61,27 @@ def texture(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
     return features.distance(codes.output["texture"], codes.target["texture"]).mean()
 
 
+def reconstruction(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Mean absolute error of the LR image that a joint network restores beside the SR image."""
+    return F.l1_loss(_aside("reconstruction", context), context.clean)
+
+
+def guide(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Mean absolute error of the guide that a guided network restores beside the SR image."""
+    return F.l1_loss(_aside("guide", context), context.guide)
+
+
+def _aside(name: str, context: Any) -> Tensor:
+    if name not in context.aside:
+        raise UserError(f"losses.{name}: the model gives no such side output; leave the loss out")
+    return context.aside[name].to(context.lr.dtype)
+
+
 LOSSES: dict[str, Callable[..., Tensor]] = {
     "l1": l1,
     "l2": l2,
+    "reconstruction": reconstruction,
+    "guide": guide,
     "adversarial": adversarial,
     "vit": vit,
     "structure": structure,
@@ -70,6 +89,8 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
 }
 # terms that look through another network; the others compare pixels
 LEARNED = ("adversarial", "vit", "structure", "texture")
+# terms of side outputs, which a network gives in training only
+ASIDE = ("reconstruction", "guide")
 
 
 def active(weights: dict[str, float]) -> dict[str, float]:
@@ -103,6 +124,11 @@ def weighted(
 def pixel(weights: dict[str, float]) -> dict[str, float]:
     """The terms that compare pixels: those that act during a warm-up."""
     return {name: weight for name, weight in weights.items() if name not in LEARNED}
+
+
+def validated(weights: dict[str, float]) -> dict[str, float]:
+    """The terms that can be measured in evaluation mode: all but those of side outputs."""
+    return {name: weight for name, weight in weights.items() if name not in ASIDE}
 
 
 def learned(weights: dict[str, float]) -> dict[str, float]:

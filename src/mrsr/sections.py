@@ -90,6 +90,7 @@ class Dataset(Section):
     normalise: Normalise = Normalise()
     split: Split
     skip_bad: bool = False
+    guide: Name | None = None  # dataset of the second contrast of the same scan, for guided methods
 
 
 class Data(Section):
@@ -294,11 +295,26 @@ class Tracking(Section):
     enabled: bool = True
 
 
+Type = Literal["single", "guided", "self", "joint"]
+Recipe = Literal["common", "published"]
+
+
 class Method(Section):
-    """One row of a table. `like` takes another entry and changes what is named here."""
+    """One row of a table. `like` takes another entry and changes what is named here.
+
+    type: what the method learns from. `single`: LR and HR slices of the training subjects;
+    `guided`: also a second contrast of the same scan; `self`: the LR slices of the test volume
+    alone; `joint`: its LR input may be undersampled, and it restores that as well.
+    acceleration: k-space lines of the LR input are undersampled so many times (joint).
+    published: its publication's recipe, losses and what differs from `sr`; `recipe` chooses.
+    """
 
     like: Name | None = None
     model: Name | None = None
+    type: Type = "single"
+    acceleration: Positive = 1
+    recipe: Recipe | None = None
+    published: dict[str, Any] = {}
     options: dict[str, Any] = {}
     losses: dict[str, Annotated[float, Field(ge=0)]] = {}
     label: str = ""
@@ -329,6 +345,7 @@ class Experiment(Section):
     description: str
     grid: list[Block] = Field(min_length=1)
     tables: dict[Literal["table1", "table2"], list[Name]]
+    recipe: Recipe = "common"  # of methods that do not choose one themselves
     vit: VitData | None = None
     set: dict[str, Any] = {}
 
@@ -358,6 +375,8 @@ class Params(Section):
                     f"no source '{dataset.source}'",
                     self.data.sources,
                 )
+            if dataset.guide is not None:
+                self._guide_fits(key, dataset)
         for key, settings in self.data.sources.items():
             check_source(key, settings)
         if self.metrics.preset not in self.metrics.presets:
@@ -386,3 +405,12 @@ class Params(Section):
             if "sources" in experiment.set.get("data", {}):
                 raise at(f"experiments.{key}.set.data.sources", "raw data is shared by all")
         return self
+
+    def _guide_fits(self, key: str, dataset: Dataset) -> None:
+        """A guide is another contrast of the same source."""
+        where = f"data.datasets.{key}.guide"
+        guide = self.data.datasets.get(dataset.guide or "")
+        if guide is None:
+            raise at(where, f"no dataset '{dataset.guide}'", self.data.datasets)
+        if guide.source != dataset.source or guide.contrast == dataset.contrast:
+            raise at(where, f"'{dataset.guide}' is not another contrast of {dataset.source}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,8 +17,14 @@ from typing import Any
 
 from mrsr.errors import UserError
 
-# where files of models, sources and losses are looked for, by their name
-PACKAGE_FOLDERS = (Path(__file__).resolve().parent,)
+# folders of one's own beside the package, each with models/ or datasets/ in it
+PLUGINS = tuple(
+    Path(folder).expanduser().resolve()
+    for folder in os.environ.get("MRSR_PLUGINS", "").split(os.pathsep)
+    if folder
+)
+# where files of models, sources and losses are looked for, by their name; the package's come first
+PACKAGE_FOLDERS = (Path(__file__).resolve().parent, *PLUGINS)
 
 
 def parse(text: str) -> SimpleNamespace:

@@ -7,6 +7,9 @@ Losses `vit`, `structure` and `texture` look through networks that were trained 
 they are: `--vit best.pt`, `--autoencoder best.pt` (`features.py`). The loss `adversarial` brings a
 discriminator, which is trained in turn with the generator.
 
+A guided method also gets `--guide FOLDER`, where stores of its second contrast lie under the names
+of the others; a joint one may have undersampled LR images (`acceleration`).
+
 Several GPUs: `torchrun --nproc-per-node 4 -m mrsr.train_sr ...`; the batch stays the global one.
 
 Beside `--out` (the weights of the best validation PSNR, written only when all steps are done) lie
@@ -56,6 +59,7 @@ def train(
     test_path: Path | None,
     out: Path,
     frozen_paths: features.Paths,
+    guide: Path | None = None,
 ) -> None:
     """Train, from the first step or from where the last run was stopped, to the last step.
 
@@ -63,6 +67,7 @@ def train(
         settings: see `REQUIRED`. train_path, validation_path, test_path: slice stores.
         out: the checkpoint to write; its folder holds the log and the state.
         frozen_paths: checkpoints of the networks that losses look through: vit, autoencoder.
+        guide: folder of the second contrast's stores, named as the others.
 
     Raises:
         UserError: a setting or a store is wrong. Diverged: a loss is NaN or exploded.
@@ -94,12 +99,16 @@ def train(
     parts |= {"discriminator": discriminator, "opponent": rival.optimizer} if rival else {}
     resume.seed(settings.seed + 1, machine.rank)
 
-    slices = _load(train_path, settings, machine)
-    curves = {"validation": _load(validation_path, settings, machine)} if machine.first else {}
-    if machine.first and settings.test_curve and test_path is not None:
-        curves["test"] = _load(test_path, settings, machine)
+    slices = _load(train_path, settings, machine, guide)
+    curves = {}
+    if machine.first:
+        curves["validation"] = _load(validation_path, settings, machine, guide)
+        if settings.test_curve and test_path is not None:
+            curves["test"] = _load(test_path, settings, machine, guide)
 
-    folder, key = out.parent, _digest(settings, (train_path, validation_path, test_path), origin)
+    stores = [path for path in (train_path, validation_path, test_path) if path is not None]
+    stores += [guide / path.name for path in stores] if guide else []
+    folder, key = out.parent, _digest(settings, stores, origin)
     provenance = {
         **checkpoint.provenance(),
         "device": machine.device.type,
@@ -141,7 +150,7 @@ def train(
         network.train()
         for step in range(first + 1, settings.steps + 1):
             # batch
-            lr, hr = batches.batch(
+            lr, hr, *second = batches.batch(
                 slices,
                 step - 1,
                 batch=settings.batch,
@@ -152,7 +161,7 @@ def train(
                 rank=machine.rank,
                 world=machine.world,
             )
-            lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
+            lr, hr, *second = (image.to(machine.dtype) for image in (lr, hr, *second))
             rate = loop.learning_rate(
                 step - 1, settings.steps, settings.optimizer.lr, settings.schedule
             )
@@ -166,11 +175,15 @@ def train(
             pulls, fakes = torch.zeros((), dtype=machine.dtype, device=machine.device), []
 
             # generator: forward, loss, backward
-            for lr_part, hr_part, portion in loop.micro_batches(lr, hr, settings.micro_batch):
+            micro = loop.micro_batches(lr, hr, settings.micro_batch, *second)
+            for lr_part, hr_part, portion, *second_part in micro:
+                given = batches.seen(slices, lr_part, second_part)
                 with machine.autocast():
-                    sr = (network if measured else forward)(lr_part)
+                    sr, aside = models.outputs((network if measured else forward)(*given))
                 sr = sr.to(hr.dtype)
                 context = SimpleNamespace(lr=lr_part, step=step, autocast=machine.autocast)
+                context.aside, context.guide = aside, given[-1]
+                context.clean = second_part[0] if slices.role == "clean" else lr_part
                 context.discriminator = discriminator
                 context.codes = features.pair(frozen, acting, lr_part, sr, hr_part)
                 total, each = losses.weighted(acting, sr, hr_part, context)
@@ -290,22 +303,24 @@ def train(
     tracker.finish()
 
 
-def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batches.Slices:
+def _load(
+    path: Path, settings: SimpleNamespace, machine: loop.Machine, guide: Path | None
+) -> batches.Slices:
     return batches.load(
         path,
         scale=settings.scale,
         degradation=settings.degradation,
         device=machine.device,
         place=getattr(settings, "place", "auto"),
+        guide=guide / path.name if guide else None,
+        acceleration=getattr(settings, "acceleration", 1),
     )
 
 
-def _digest(
-    settings: SimpleNamespace, stores: tuple[Path | None, ...], origin: dict[str, str]
-) -> str:
+def _digest(settings: SimpleNamespace, stores: list[Path], origin: dict[str, str]) -> str:
     """Changes with every setting that changes the training, with the slices and frozen networks."""
     fixed = {key: value for key, value in plain(settings).items() if key not in FREE}
-    data = [str(attributes(path).get("digest", "")) for path in stores if path is not None]
+    data = [str(attributes(path).get("digest", "")) for path in stores]
     networks = {"networks": origin} if origin else {}
     return digest({"settings": fixed, "data": data, **networks})
 
@@ -322,12 +337,14 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--test", type=Path, help="slice store for the logged test curve")
     for name in dict.fromkeys(features.NETWORKS.values()):
         parser.add_argument(f"--{name}", type=Path, help="frozen network of the feature losses")
+    parser.add_argument("--guide", type=Path, help="folder of the second contrast's stores")
     parser.add_argument("--out", required=True, type=Path, help="checkpoint to write: .../best.pt")
     given = parser.parse_args(arguments)
     try:
         paths = {name: getattr(given, name) for name in features.NETWORKS.values()}
         stores = (given.train, given.validation, given.test)
-        train(job(given.settings, REQUIRED, COUNTS), *stores, given.out, paths)
+        settings = job(given.settings, REQUIRED, COUNTS)
+        train(settings, *stores, given.out, paths, given.guide)
     finally:
         loop.finish()
 

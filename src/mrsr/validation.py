@@ -33,12 +33,14 @@ def evaluate(
     """
     network.eval()
     rows: list[list[float]] = []
+    weights = losses.validated(weights)
     pixel, learned = losses.pixel(weights), losses.learned(weights)
     size = 4 if machine.device.type == "cpu" else 16
-    for piece, lr, hr in batches.whole(held, batch=size, limit=settings.validation_slices):
+    for piece, lr, hr, *second in batches.whole(held, batch=size, limit=settings.validation_slices):
         height, width = piece.size
         with machine.autocast():
-            sr = network(lr.to(machine.dtype))
+            images = batches.seen(held, lr, second)
+            sr = network(*(image.to(machine.dtype) for image in images))
         sr = sr.to(machine.dtype)[..., :height, :width]
         hr = hr.to(machine.dtype)[..., :height, :width]
         context = SimpleNamespace(lr=lr, step=None)
@@ -73,7 +75,7 @@ def _on_patches(
     """Means of the learned terms over patches that are the same at every call."""
     if discriminator is not None:
         discriminator.eval()
-    lr, hr = batches.batch(
+    lr, hr, *second = batches.batch(
         held,
         0,
         batch=frozen.settings.validation_patches,
@@ -81,11 +83,12 @@ def _on_patches(
         seed=settings.seed,
         augment=False,
     )
-    lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
+    lr, hr, *second = (image.to(machine.dtype) for image in (lr, hr, *second))
     sums: dict[str, Tensor] = {}
-    for lr_part, hr_part, portion in loop.micro_batches(lr, hr, settings.micro_batch):
+    parts = loop.micro_batches(lr, hr, settings.micro_batch, *second)
+    for lr_part, hr_part, portion, *second_part in parts:
         with machine.autocast():
-            sr = network(lr_part)
+            sr = network(*batches.seen(held, lr_part, second_part))
         sr = sr.to(machine.dtype)
         context = SimpleNamespace(
             lr=lr_part,

@@ -5,6 +5,8 @@ Each has three functions:
 - `prepare(folder, settings)`: download or make, verify and unpack into `folder`;
 - `list_volumes(folder, settings, contrast)`: what lies there, as `VolumeRef`s, sorted;
 - `read_volume(ref)`: one `Volume`.
+
+Files of one's own are found in `datasets/` of the folders that MRSR_PLUGINS names.
 """
 
 from __future__ import annotations
@@ -14,6 +16,9 @@ import importlib.util
 from types import ModuleType
 
 from mrsr.errors import UserError
+from mrsr.settings import PLUGINS
+
+__path__ += [str(folder / "datasets") for folder in PLUGINS]
 
 
 def source(name: str) -> ModuleType:

@@ -1,7 +1,15 @@
 """One file per network; the file's name is the `model:` of an entry under `methods:`.
 
 Each has `build(scale, **options) -> nn.Module`, whose forward takes LR images (batch, 1, h, w) in
-normalised intensities and returns (batch, 1, scale * h, scale * w).
+normalised intensities and returns (batch, 1, scale * h, scale * w). A file may say more by literals:
+
+- `SCALES = (2, 4)`: the scales its design allows, where not all of 2, 3, 4 and 8;
+- `GUIDED = True`: forward also takes the second contrast at HR, (batch, 1, scale * h, scale * w).
+
+In training mode a network may return side outputs too: (SR, {"reconstruction": LR-sized,
+"guide": HR-sized}), which the losses of those names look at.
+
+Files of one's own are found in `models/` of the folders that MRSR_PLUGINS names.
 """
 
 from __future__ import annotations
@@ -13,6 +21,9 @@ from types import ModuleType
 from typing import Any
 
 from mrsr.errors import UserError
+from mrsr.settings import PLUGINS
+
+__path__ += [str(folder / "models") for folder in PLUGINS]
 
 
 def module(name: str) -> ModuleType:
@@ -22,7 +33,10 @@ def module(name: str) -> ModuleType:
         UserError: there is no such file.
     """
     if not name.isidentifier() or importlib.util.find_spec(f"mrsr.models.{name}") is None:
-        raise UserError(f"no model '{name}': expected a file src/mrsr/models/{name}.py")
+        raise UserError(
+            f"no model '{name}': expected a file src/mrsr/models/{name}.py, or models/{name}.py "
+            "in a folder that MRSR_PLUGINS names"
+        )
     return importlib.import_module(f"mrsr.models.{name}")
 
 
@@ -36,3 +50,8 @@ def build(name: str, scale: int, options: dict[str, Any]) -> Any:
             f"model '{name}' has no option '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
         )
     return factory(scale, **options)
+
+
+def outputs(answer: Any) -> tuple[Any, dict[str, Any]]:
+    """What a network's forward returned, as SR image and side outputs (none in most)."""
+    return answer if isinstance(answer, tuple) else (answer, {})
