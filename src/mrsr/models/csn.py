@@ -1,0 +1,165 @@
+"""CSN: the channels are split into a residual branch and a dense branch that merge and run.
+
+Zhao, Zhang, Zhang, Zou, "Channel Splitting Network for Single MR Image Super-Resolution", IEEE
+Transactions on Image Processing 2019 (arXiv 1810.06453), reference [194] of the paper.
+
+From the publication's abstract: the features are divided into two branches with different
+information transmission, a residual one (reuses features) and a dense one (finds new ones), and
+merge-and-run mapping carries information between them. Merge-and-run (Zhao et al., arXiv
+1611.07718): the mean of the branches' inputs is added to the output of each branch.
+
+The rest is ours, because no more than that was at hand: a unit has two 3x3 convolutions in the
+residual branch and `layers` densely connected 3x3 convolutions with a 1x1 fusion in the dense one;
+a block is `units` units, a 1x1 convolution over both branches and a skip; a skip runs around all
+blocks; pixel shuffles without activation enlarge; widths, depths and initialisation.
+
+At our defaults 13,863,425 parameters for one channel at 2x. That is our own count: the published
+one was not found, and neither were the published widths and depths.
+
+Initialisation: He; the last convolution of each branch and block, and of the trunk, starts ten
+times smaller, so that the variance does not grow with depth. With the bicubic skip the output
+convolution starts a hundred times smaller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrsr.degrade import upsample
+from mrsr.errors import UserError
+
+SCALES = (2, 3, 4, 8)
+STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
+
+
+def _conv(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
+    """Convolution of odd kernel that keeps the size; He initialisation times `gain`."""
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        layer.weight.mul_(gain)
+    return layer
+
+
+class ResidualBranch(nn.Module):
+    """3x3 convolution, ReLU, 3x3 convolution; the skip is the merge-and-run of the unit."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(features, features, 3)
+        self.conv2 = _conv(features, features, 3, gain=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv2(F.relu(self.conv1(x)))
+
+
+class DenseBranch(nn.Module):
+    """Each 3x3 convolution adds `growth` maps to what the next one sees; 1x1 back to the width."""
+
+    def __init__(self, features: int, growth: int, layers: int) -> None:
+        super().__init__()
+        widths = [features + i * growth for i in range(layers + 1)]
+        self.layers = nn.ModuleList([_conv(width, growth, 3) for width in widths[:-1]])
+        self.fuse = _conv(widths[-1], features, 1, gain=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.cat([x, F.relu(layer(x))], dim=1)
+        return self.fuse(x)
+
+
+class Unit(nn.Module):
+    """Both branches once; the mean of their inputs is added to both outputs (merge and run)."""
+
+    def __init__(self, features: int, growth: int, layers: int) -> None:
+        super().__init__()
+        self.residual = ResidualBranch(features)
+        self.dense = DenseBranch(features, growth, layers)
+
+    def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+        merged = (a + b) / 2
+        return self.residual(a) + merged, self.dense(b) + merged
+
+
+class Block(nn.Module):
+    """Split the channels, run the units, merge by a 1x1 convolution, add the input."""
+
+    def __init__(self, features: int, growth: int, layers: int, units: int) -> None:
+        super().__init__()
+        self.units = nn.ModuleList([Unit(features // 2, growth, layers) for _ in range(units)])
+        self.fuse = _conv(features, features, 1, gain=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = x.chunk(2, dim=1)
+        for unit in self.units:
+            a, b = unit(a, b)
+        return x + self.fuse(torch.cat([a, b], dim=1))
+
+
+class CSN(nn.Module):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+
+    def __init__(
+        self,
+        scale: int,
+        features: int,
+        growth: int,
+        layers: int,
+        units: int,
+        blocks: int,
+        skip: bool,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.skip = skip
+        self.first = _conv(1, features, 3)
+        body = [Block(features, growth, layers, units) for _ in range(blocks)]
+        self.blocks = nn.Sequential(*body)
+        self.trunk = _conv(features, features, 3, gain=0.1)
+        enlarge: list[nn.Module] = []
+        for factor in STAGES[scale]:
+            enlarge += [_conv(features, features * factor**2, 3), nn.PixelShuffle(factor)]
+        self.enlarge = nn.Sequential(*enlarge)
+        self.last = _conv(features, 1, 3, gain=0.01 if skip else 1.0)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        shallow = self.first(lr)
+        deep = self.trunk(self.blocks(shallow))
+        sr = self.last(self.enlarge(shallow + deep))
+        return sr + upsample(lr, self.scale) if self.skip else sr
+
+
+def build(
+    scale: int,
+    features: int = 256,
+    growth: int = 64,
+    layers: int = 2,
+    units: int = 2,
+    blocks: int = 10,
+    skip: str = "none",
+) -> nn.Module:
+    """CSN for `scale` 2, 3, 4 or 8; the default sizes are ours.
+
+    Args:
+        features: maps of both branches together, an even number.
+        growth, layers: maps of each dense convolution, and how many of them a unit has.
+        units: merge-and-run units of a block. blocks: blocks.
+        skip: `none`, or `bicubic` to add the interpolated input.
+
+    Raises:
+        UserError: an option has a value that the network does not know.
+    """
+    if scale not in SCALES:
+        raise UserError(f"csn: scale must be one of {list(SCALES)}, not {scale}")
+    if features < 2 or features % 2:
+        raise UserError(f"csn: features must be an even number of 2 or more, not {features}")
+    sizes = {"growth": growth, "layers": layers, "units": units, "blocks": blocks}
+    for name, value in sizes.items():
+        if value < 1:
+            raise UserError(f"csn: {name} must be 1 or more, not {value}")
+    if skip not in ("none", "bicubic"):
+        raise UserError(f"csn: skip must be none or bicubic, not '{skip}'")
+    return CSN(scale, features, growth, layers, units, blocks, skip == "bicubic")

@@ -1,0 +1,217 @@
+"""FB-GACN: a graph of similar sub-regions beside a content branch, refined by feedback.
+
+Hu, Yan, Ren, Li, Bayat, Zhao, Menze, "Feedback Graph Attention Convolutional Network for MR Images
+Enhancement by Exploring Self-Similarity Features", MIDL 2021 (PMLR 143:327-337; arXiv 2006.13863).
+The paper's [37], which it describes only as graph convolution networks for MR super-resolution;
+that this publication is meant is our reading.
+
+From the publication's abstract: sub-regions of the feature map at LR are the nodes of a graph and
+are linked, wherever they lie, by their similarity; this graph similarity branch runs in parallel
+to a content branch and gives it priors; a recurrent feedback refines low-level features with
+high-level ones; a reconstruction makes the image of both branches.
+
+The rest is ours, because no more than the abstract was at hand:
+
+- a node is the embedding of one `patch` x `patch` tile of the features (a strided convolution);
+- each node is linked to the `neighbours` nodes of largest cosine similarity, itself among them;
+- graph attention in the form of Brody et al. (ICLR 2022), where an edge's weight depends on both
+  ends; several heads; a pixel shuffle spreads each node over its tile again;
+- the content branch is residual blocks; a 1x1 convolution merges both branches into the state,
+  which is fed back and joined to the shallow features by another; `iterations` passes with the
+  same weights, the first of which is fed the shallow features;
+- only the last pass makes an image: losses on each pass, if the publication has them, are not here;
+- widths, depths and initialisation (He; the second convolution of a block ten times smaller, and
+  with the bicubic skip the output convolution a hundred times smaller).
+
+At our defaults 749,121 parameters for one channel at 2x, our own count: the published one was not
+found.
+
+Memory: similarities are computed for `ROWS` nodes at a time and only the indices of the neighbours
+are kept, so that memory grows with nodes x neighbours and not with the square of the nodes.
+"""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrsr.degrade import upsample
+from mrsr.errors import UserError
+
+SCALES = (2, 3, 4, 8)
+STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
+ROWS = 1024  # nodes whose similarities to all others are in memory at the same time
+
+
+def _conv(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
+    """Convolution of odd kernel that keeps the size; He initialisation times `gain`."""
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        layer.weight.mul_(gain)
+    return layer
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager:
+    """Autocast off, where the device has it (the meta device has not)."""
+    if torch.amp.is_autocast_available(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
+
+
+@torch.no_grad()
+def nearest(nodes: Tensor, neighbours: int, rows: int = ROWS) -> Tensor:
+    """Indices (batch, n, k) of the most similar nodes by cosine; k is min(neighbours, n).
+
+    Args:
+        nodes: (batch, n, d). rows: nodes compared with all others at a time.
+    """
+    with _full_precision(nodes.device):
+        unit = F.normalize(nodes.to(torch.promote_types(nodes.dtype, torch.float32)), dim=-1)
+        count = min(neighbours, nodes.shape[1])
+        parts = [
+            (part @ unit.transpose(1, 2)).topk(count, dim=-1).indices
+            for part in unit.split(rows, dim=1)
+        ]
+    return torch.cat(parts, dim=1)
+
+
+class GraphAttention(nn.Module):
+    """Nodes (batch, n, d): each becomes the attention-weighted sum of its neighbours."""
+
+    def __init__(self, width: int, heads: int, neighbours: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.neighbours = neighbours
+        self.receiver = nn.Linear(width, width)
+        self.sender = nn.Linear(width, width)
+        self.score = nn.Parameter(torch.empty(heads, width // heads))
+        for layer in (self.receiver, self.sender):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
+            nn.init.zeros_(layer.bias)
+        nn.init.normal_(self.score, std=(width // heads) ** -0.5)
+
+    def forward(self, nodes: Tensor) -> Tensor:
+        batch, n, width = nodes.shape
+        index = nearest(nodes, self.neighbours)
+        start = torch.arange(batch, device=nodes.device)[:, None, None] * n
+        sent = self.sender(nodes).flatten(0, 1).index_select(0, (index + start).flatten())
+        sent = sent.view(batch, n, index.shape[-1], self.heads, width // self.heads)
+        received = self.receiver(nodes).view(batch, n, 1, self.heads, width // self.heads)
+        scores = (F.leaky_relu(received + sent, 0.2) * self.score).sum(-1)
+        weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32))
+        return (weights[..., None] * sent).sum(2).flatten(2)
+
+
+class GraphBranch(nn.Module):
+    """x (batch, C, h, w): tiles to nodes, graph attention, nodes back to tiles; the same size."""
+
+    def __init__(self, features: int, patch: int, heads: int, neighbours: int) -> None:
+        super().__init__()
+        self.patch = patch
+        self.embed = nn.Conv2d(features, features, patch, stride=patch)
+        nn.init.kaiming_normal_(self.embed.weight, nonlinearity="linear")
+        nn.init.zeros_(self.embed.bias)
+        self.attention = GraphAttention(features, heads, neighbours)
+        self.spread = _conv(features, features * patch**2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, w = x.shape[2:]
+        x = F.pad(x, [0, -w % self.patch, 0, -h % self.patch], mode="replicate")
+        tiles = self.embed(x)
+        nodes = tiles.flatten(2).transpose(1, 2)
+        nodes = F.elu(self.attention(nodes)).transpose(1, 2).unflatten(2, tiles.shape[2:])
+        return F.pixel_shuffle(self.spread(nodes), self.patch)[..., :h, :w]
+
+
+class Block(nn.Module):
+    """Residual block of the content branch."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self.conv1 = _conv(features, features, 3)
+        self.conv2 = _conv(features, features, 3, gain=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(F.relu(self.conv1(x)))
+
+
+class FBGACN(nn.Module):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+
+    def __init__(
+        self,
+        scale: int,
+        features: int,
+        blocks: int,
+        iterations: int,
+        patch: int,
+        neighbours: int,
+        heads: int,
+        skip: bool,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.iterations = iterations
+        self.skip = skip
+        self.first = _conv(1, features, 3)
+        self.feedback = _conv(2 * features, features, 1)
+        self.content = nn.Sequential(*[Block(features) for _ in range(blocks)])
+        self.graph = GraphBranch(features, patch, heads, neighbours)
+        self.merge = _conv(2 * features, features, 1)
+        enlarge: list[nn.Module] = []
+        for factor in STAGES[scale]:
+            enlarge += [_conv(features, features * factor**2, 3), nn.PixelShuffle(factor)]
+        self.enlarge = nn.Sequential(*enlarge)
+        self.last = _conv(features, 1, 3, gain=0.01 if skip else 1.0)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        shallow = F.relu(self.first(lr))
+        state = shallow
+        for _ in range(self.iterations):
+            x = F.relu(self.feedback(torch.cat([shallow, state], dim=1)))
+            both = torch.cat([self.content(x), self.graph(x)], dim=1)
+            state = F.relu(self.merge(both))
+        sr = self.last(self.enlarge(shallow + state))
+        return sr + upsample(lr, self.scale) if self.skip else sr
+
+
+def build(
+    scale: int,
+    features: int = 64,
+    blocks: int = 6,
+    iterations: int = 4,
+    patch: int = 4,
+    neighbours: int = 8,
+    heads: int = 4,
+    skip: str = "none",
+) -> nn.Module:
+    """FB-GACN for `scale` 2, 3, 4 or 8; the default sizes are ours.
+
+    Args:
+        features: maps of every layer and length of a node. blocks: of the content branch.
+        iterations: passes of the feedback, with the same weights.
+        patch: side of a sub-region in LR pixels. neighbours: links of a node, itself among them.
+        heads: of the graph attention, a divisor of `features`.
+        skip: `none`, or `bicubic` to add the interpolated input.
+
+    Raises:
+        UserError: an option has a value that the network does not know.
+    """
+    if scale not in SCALES:
+        raise UserError(f"fb_gacn: scale must be one of {list(SCALES)}, not {scale}")
+    sizes = {"features": features, "blocks": blocks, "iterations": iterations, "patch": patch}
+    for name, value in {**sizes, "heads": heads}.items():
+        if value < 1:
+            raise UserError(f"fb_gacn: {name} must be 1 or more, not {value}")
+    if neighbours < 2:
+        raise UserError(f"fb_gacn: neighbours must be 2 or more, not {neighbours}")
+    if features % heads:
+        raise UserError(f"fb_gacn: heads must divide features ({features}), not {heads}")
+    if skip not in ("none", "bicubic"):
+        raise UserError(f"fb_gacn: skip must be none or bicubic, not '{skip}'")
+    return FBGACN(scale, features, blocks, iterations, patch, neighbours, heads, skip == "bicubic")
