@@ -127,7 +127,8 @@ def load(
     """Open a store and, unless it streams, degrade every whole slice of it once.
 
     HR slices are padded at the bottom and right, by their edge, to a multiple of `scale`.
-    guide: the store of the second contrast, slice by slice the same as `path`.
+    guide: the store of the second contrast, slice by slice the same as `path`; volumes that it
+    does not have are left out.
     acceleration: the LR images are undersampled in k-space so many times (`degrade.undersample`).
 
     Raises:
@@ -142,7 +143,7 @@ def load(
     device = torch.device(device)
     role = "guide" if guide else "clean" if acceleration > 1 else ""
     if guide:
-        _check_guide(Path(path), volumes, guide)
+        volumes = _guided(Path(path), volumes, guide)
     if place == "auto":
         share = 2 if guide else 1
         place = _place(share * memory_needed(path, scale, dtype), device)
@@ -177,17 +178,16 @@ def load(
     return slices
 
 
-def _check_guide(path: Path, volumes: list[StoredVolume], guide: Path) -> None:
-    """A guide's store has the same slices as the one that it guides."""
-    others = store.read_store(guide)
-    same = len(others) == len(volumes) and all(
-        (a.subject, a.visit, a.shape, a.slice_index) == (b.subject, b.visit, b.shape, b.slice_index)
-        for a, b in zip(volumes, others, strict=True)
-    )
-    if not same:
-        raise UserError(
-            f"{guide} does not hold the slices of {path}; make it again from that store"
-        )
+def _guided(path: Path, volumes: list[StoredVolume], guide: Path) -> list[StoredVolume]:
+    """The volumes that have a guide, which must be of the same slices."""
+    others = {volume.key: volume for volume in store.read_store(guide)}
+    for one in volumes:
+        two = others.get(one.key, one)
+        if (one.subject, one.visit, one.shape) != (two.subject, two.visit, two.shape) or (
+            one.slice_index != two.slice_index
+        ):
+            raise UserError(f"{guide} does not hold the slices of {path}; make it again")
+    return [volume for volume in volumes if volume.key in others]
 
 
 def _empty(slices: Slices, count: int, device: torch.device) -> list[Tensor]:

@@ -107,6 +107,21 @@ def slices(
     print(json.dumps(report, indent=2))
 
 
+@app.command()
+def guides(
+    manifest: Path,
+    settings: SettingsText,
+    slices: Annotated[Path, typer.Option(help="Folder of the stores that are guided.")],
+    out: Annotated[Path, typer.Option(help="Folder of the guides' stores.")],
+    source_settings: Annotated[str, typer.Option(help="The source's settings.")] = "{}",
+) -> None:
+    """Put the second contrast of the same scans on the grid of slice stores."""
+    from mrsr.guides import make
+
+    report = make(manifest.parent, parse(settings), parse(source_settings), slices, out)
+    print(json.dumps(report, indent=2))
+
+
 @app.command("tracking-init")
 def tracking_init(settings: SettingsText, out: Annotated[Path, typer.Option()]) -> None:
     """Initialise the MLflow store, once, before any job logs."""

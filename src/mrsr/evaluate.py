@@ -260,6 +260,7 @@ def residual(guide: Path) -> dict[str, Any]:
     return {
         "dataset": str(found.get("guide", "")),
         "resampled": bool(found.get("resampled", False)),
+        "without_guide": json.loads(str(found.get("without_guide", "{}"))),
         "residual_mm": json.loads(str(found.get("residual_mm", "{}"))),
     }
 

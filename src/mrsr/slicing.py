@@ -122,7 +122,14 @@ def slice_dataset(
                         }
                     )
                     continue
-                _write(file, count, ref, result, raw)
+                write_volume(
+                    file,
+                    count,
+                    result,
+                    subject=ref.subject,
+                    visit=ref.visit,
+                    path=_relative(ref.path, raw),
+                )
                 subjects.add(ref.subject)
                 slices += len(result.data)
                 count += 1
@@ -345,7 +352,10 @@ def _describe(file: h5py.File, settings: Any, split: str) -> None:
     file.create_group("volumes")
 
 
-def _write(file: h5py.File, number: int, ref: VolumeRef, sliced: Sliced, raw: Path) -> None:
+def write_volume(
+    file: h5py.File, number: int, sliced: Sliced, *, subject: str, visit: str, path: str
+) -> None:
+    """Put a volume into an open store as volume `number`; `path` is relative to the raw data."""
     group = file["volumes"].create_group(f"{number:04d}")
     for name, values in (("data", sliced.data), ("labels", sliced.labels)):
         if values is not None:
@@ -358,9 +368,9 @@ def _write(file: h5py.File, number: int, ref: VolumeRef, sliced: Sliced, raw: Pa
                 shuffle=True,
                 track_times=False,
             )
-    group.attrs["subject"] = ref.subject
-    group.attrs["visit"] = ref.visit
-    group.attrs["path"] = _relative(ref.path, raw)
+    group.attrs["subject"] = subject
+    group.attrs["visit"] = visit
+    group.attrs["path"] = path
     group.attrs["slope"] = sliced.slope
     group.attrs["intercept"] = sliced.intercept
     group.attrs["scale"] = sliced.scale

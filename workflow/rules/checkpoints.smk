@@ -103,6 +103,8 @@ rule train_sr:
         f"{LOGS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}.log",
     benchmark:
         f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/{{method}}.tsv"
+    wildcard_constraints:
+        method=methods_of("single", "guided", "joint"),
     conda:
         "../../envs/conda.yaml"
     threads: train_threads
@@ -111,10 +113,36 @@ rule train_sr:
         runtime=240,
     params:
         settings=train_settings,
-        frozen=frozen_options,
+        further=further_inputs,
     shell:
         "python -m mrsr.train_sr --settings {params.settings:q} --train {input.train}"
-        " --validation {input.validation} --test {input.test} {params.frozen}"
+        " --validation {input.validation} --test {input.test} {params.further}"
+        " --out {output} > {log} 2>&1"
+
+
+rule train_self:
+    """Train one method on the LR slices of each test volume itself (SMORE)."""
+    input:
+        slices=f"{RESULTS}/slices/{{dataset}}/test.h5",
+        tracking=ancient(f"{RESULTS}/tracking.ready"),
+    output:
+        f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt",
+    log:
+        f"{LOGS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}.log",
+    benchmark:
+        f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/{{method}}.tsv"
+    wildcard_constraints:
+        method=methods_of("self"),
+    conda:
+        "../../envs/conda.yaml"
+    threads: train_threads
+    resources:
+        mem_mb=3000,
+        runtime=240,
+    params:
+        settings=train_settings,
+    shell:
+        "python -m mrsr.train_self --settings {params.settings:q} --slices {input.slices}"
         " --out {output} > {log} 2>&1"
 
 

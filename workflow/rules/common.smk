@@ -40,6 +40,10 @@ def slice_source_settings(wildcards):
     return as_json(PARAMS.source_settings(source))
 
 
+def guide_settings(wildcards):
+    return as_json(PARAMS.guide_settings(wildcards.dataset))
+
+
 def vit_stores(datasets):
     """The stores of several datasets, by split."""
     return {
@@ -72,6 +76,9 @@ def autoencoder_settings(wildcards):
 def train_inputs(wildcards):
     """The stores of a dataset, and the frozen networks that the method's losses look through."""
     inputs = {split: f"{RESULTS}/slices/{wildcards.dataset}/{split}.h5" for split in SPLITS}
+    if PARAMS.rows[wildcards.method].type == "guided":
+        guide = f"{RESULTS}/slices/{wildcards.dataset}/guide"
+        inputs |= {f"guide_{split}": f"{guide}/{split}.h5" for split in SPLITS}
     frozen = PARAMS.rows[wildcards.method].frozen
     if "vit" in frozen:
         inputs["vit"] = f"{VIT}/{PARAMS.params.vit.pretext}/best.pt"
@@ -81,9 +88,13 @@ def train_inputs(wildcards):
     return inputs
 
 
-def frozen_options(wildcards, input):
+def further_inputs(wildcards, input):
+    """The options that hand a training its frozen networks and the folder of its guides."""
     names = ("vit", "autoencoder")
-    return " ".join(f"--{name} {input[name]}" for name in names if hasattr(input, name))
+    options = [f"--{name} {input[name]}" for name in names if hasattr(input, name)]
+    if hasattr(input, "guide_train"):
+        options.append(f"--guide {Path(input.guide_train).parent}")
+    return " ".join(options)
 
 
 def trainings():
@@ -92,6 +103,12 @@ def trainings():
     folders += [f"{dataset}/x{scale}/autoencoder" for dataset, scale in PARAMS.autoencoders()]
     folders += [f"vit/{phase}" for phase in ("segmentation", *PARAMS.pretexts) if PARAMS.pool]
     return folders
+
+
+def methods_of(*types):
+    """A pattern of the methods of these types, as a rule's wildcard constraint."""
+    names = [key for key, row in PARAMS.rows.items() if row.type in types]
+    return "|".join(names) or "none of them"
 
 
 def trained_cells():
@@ -117,11 +134,14 @@ def evaluate_inputs(wildcards):
     inputs = {"slices": f"{RESULTS}/slices/{wildcards.dataset}/test.h5"}
     if PARAMS.rows[wildcards.method].trained:
         inputs["checkpoint"] = BEST.format(**dict(wildcards))
+    if PARAMS.rows[wildcards.method].type == "guided":
+        inputs["guide"] = f"{RESULTS}/slices/{wildcards.dataset}/guide/test.h5"
     return inputs
 
 
-def checkpoint_option(wildcards, input):
-    return f"--checkpoint {input.checkpoint}" if hasattr(input, "checkpoint") else ""
+def evaluate_options(wildcards, input):
+    names = ("checkpoint", "guide")
+    return " ".join(f"--{name} {input[name]}" for name in names if hasattr(input, name))
 
 
 def metrics_paths():

@@ -14,10 +14,10 @@ rule evaluate:
         runtime=60,
     params:
         settings=evaluate_settings,
-        checkpoint=checkpoint_option,
+        files=evaluate_options,
     shell:
         "python -m mrsr.evaluate --settings {params.settings:q} --slices {input.slices}"
-        " {params.checkpoint} --out {output} > {log} 2>&1"
+        " {params.files} --out {output} > {log} 2>&1"
 
 
 rule probe_autoencoder:

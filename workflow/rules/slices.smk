@@ -24,6 +24,33 @@ rule slice_dataset:
         " --out $(dirname {output.train}) --workers {threads} > {log} 2>&1"
 
 
+rule guide_dataset:
+    """The second contrast of the same scans on the grid of the stores, for guided methods."""
+    input:
+        manifest=manifest_of,
+        train=f"{RESULTS}/slices/{{dataset}}/train.h5",
+        validation=f"{RESULTS}/slices/{{dataset}}/validation.h5",
+        test=f"{RESULTS}/slices/{{dataset}}/test.h5",
+    output:
+        train=f"{RESULTS}/slices/{{dataset}}/guide/train.h5",
+        validation=f"{RESULTS}/slices/{{dataset}}/guide/validation.h5",
+        test=f"{RESULTS}/slices/{{dataset}}/guide/test.h5",
+    log:
+        f"{LOGS}/slices/{{dataset}}_guide.log",
+    conda:
+        "../../envs/conda.yaml"
+    resources:
+        mem_mb=3000,
+        runtime=60,
+    params:
+        settings=guide_settings,
+        source_settings=slice_source_settings,
+    shell:
+        "mrsr guides {input.manifest} --settings {params.settings:q}"
+        " --source-settings {params.source_settings:q}"
+        " --slices $(dirname {input.train}) --out $(dirname {output.train}) > {log} 2>&1"
+
+
 rule slices:
     """The stores of every dataset."""
     input:
