@@ -64,6 +64,23 @@ def schema(
 
 
 @app.command()
+def methods(
+    experiment: ExperimentName = None,
+    scale: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = 2,
+    every: Annotated[bool, typer.Option("--all", help="Ablations and controls too.")] = False,
+    file: ParamsFile = PARAMS,
+) -> None:
+    """List the methods: parameters, multiply-adds for a 240x240 output, scales, needs."""
+    from mrsr import config
+    from mrsr import methods as listing
+
+    given = config.load(file, experiment)
+    rows = given.rows if experiment else given.full_rows
+    chosen = [r for r in rows.values() if every or r.kind not in ("ablation", "control")]
+    print(listing.text(listing.entries(chosen, scale)), end="")
+
+
+@app.command()
 def raw(
     source: str,
     settings: SettingsText = "",

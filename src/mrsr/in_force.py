@@ -337,6 +337,11 @@ class InForce:
             "tracking": self.params.tracking.model_dump(),
         }
 
+    @property
+    def full_rows(self) -> dict[str, Row]:
+        """Every method as params.yaml has it before the experiment changes any."""
+        return {key: _resolve(self.written, key) for key in self.written.methods}
+
     def full_options(self, method: str) -> dict[str, Any]:
         """A method's options as params.yaml has them before the experiment changes any."""
         return dict(_chain(self.written.methods, method).get("options", {}))

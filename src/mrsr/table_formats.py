@@ -29,6 +29,8 @@ class Row:
     source: str  # "measured" or "paper"
     cells: list[Cell | None]
     bold: list[set[str]]
+    parameters: str = ""  # "0.66 M"
+    reduced: str = ""  # "of 40.7 M" at full width, "no" where it is that
 
 
 @dataclass
@@ -64,11 +66,11 @@ def csv_text(columns: list[str], rows: Iterable[dict[str, Any]]) -> str:
 def to_csv(table: Table) -> str:
     """One line per row, one column per dataset, scale and metric, numbers as printed."""
     names = [f"{dataset}_x{scale}" for dataset, scale in table.columns]
-    columns = ["method", "label", "kind", "source"]
+    columns = ["method", "label", "kind", "source", "parameters", "reduced"]
     columns += [f"{name}_{metric}" for name in names for metric in METRICS]
     lines = []
     for row in table.rows:
-        line = {"method": row.key, "label": row.label, "kind": row.kind, "source": row.source}
+        line = {name: getattr(row, name) for name in ("label", *columns[2:6])} | {"method": row.key}
         for name, cell in zip(names, row.cells, strict=True):
             for metric, (value, digits) in (cell or {}).items():
                 line[f"{name}_{metric}"] = f"{value:.{digits}f}"
@@ -80,12 +82,12 @@ def to_markdown(table: Table) -> str:
     """Title, table, how it was measured, notes."""
     lines = [f"**{table.title}**", ""]
     if table.rows:
-        lines += [_pipes(["Method", *map(_plain, table.headings)])]
-        lines += [_pipes(["---", *["---:"] * len(table.headings)])]
+        lines += [_pipes(["Method", "Parameters", "Reduced", *map(_plain, table.headings)])]
+        lines += [_pipes(["---", *["---:"] * (2 + len(table.headings))])]
     kind = ""
     for row in table.rows:
         if row.kind == "ablation" != kind:
-            lines.append(_pipes([f"*{ABLATIONS}*", *[""] * len(row.cells)]))
+            lines.append(_pipes([f"*{ABLATIONS}*", *[""] * (2 + len(row.cells))]))
         kind = row.kind
         cells = [
             cell_text(cell, bold, "**{}**", "-")
@@ -93,7 +95,8 @@ def to_markdown(table: Table) -> str:
         ]
         if row.source == "paper":
             cells = [cell if cell == "-" else f"*{cell}*" for cell in cells]
-        lines.append(_pipes([_plain(row.label) if row.source == "measured" else "*paper*", *cells]))
+        name = _plain(row.label) if row.source == "measured" else "*paper*"
+        lines.append(_pipes([name, row.parameters, row.reduced, *cells]))
     if table.caption:
         lines += ["", _plain(" ".join(table.caption))]
     if table.notes:
@@ -129,15 +132,17 @@ def to_latex(table: Table) -> str:
     caption = " ".join([table.title, *table.caption])
     lines = [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_tex(caption)}}}"]
     lines += [rf"\label{{tab:{table.name}}}", size, r"\setlength{\tabcolsep}{3pt}"]
-    lines += [rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}", r"\toprule"]
+    own = ["Parameters", "Reduced"] if table.columns else []
+    columns = "l" + "r" * len(own) + "c" * len(table.columns)
+    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
     headings = [heading.removesuffix("x") + r"$\times$" for heading in map(_tex, table.headings)]
-    lines += [_line(["Method", *headings]), r"\midrule"]
+    lines += [_line(["Method", *own, *headings]), r"\midrule"]
     kind = table.rows[0].kind if table.rows else ""
     for row in table.rows:
         if row.kind != kind:
             lines.append(r"\midrule")
             if row.kind == "ablation":
-                width = len(table.columns) + 1
+                width = len(table.columns) + 3
                 lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{ABLATIONS}}}}} \\")
         kind = row.kind
         cells = [
@@ -148,7 +153,7 @@ def to_latex(table: Table) -> str:
             cells = [rf"\emph{{{cell}}}" for cell in cells]
         # braces: a label such as [30] after \\ would be taken for its argument
         label = f"{{{_tex(row.label)}}}" if row.source == "measured" else r"\quad\emph{paper}"
-        lines.append(_line([label, *cells]))
+        lines.append(_line([label, row.parameters, row.reduced, *cells]))
     lines += [r"\bottomrule", r"\end{tabular}"]
     if table.notes:
         notes = r" \\ ".join(f"{{{_tex(note)}}}" for note in table.notes)

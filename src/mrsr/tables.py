@@ -8,8 +8,6 @@ By hand: python -m mrsr.tables --settings @settings.json --out results/demo/tabl
 
 from __future__ import annotations
 
-import csv
-import functools
 import json
 import math
 import sys
@@ -19,18 +17,18 @@ from typing import Any, NoReturn
 
 from mrsr.errors import UserError
 from mrsr.files import write_text
+from mrsr.printed import DECIMALS, paper
 from mrsr.settings import plain
 from mrsr.table_formats import METRICS, Cell, Row, Table, csv_text, to_csv, to_latex, to_markdown
+from mrsr.table_notes import FEW, Key, caption, label, notes, words
 
-PAPER_DECIMALS = {"psnr": 2, "ssim": 4, "nmse": 3}
-FEW = 6  # under this many subjects there is no interval
 COLUMNS = [
     *("dataset", "scale", "method", "label"),
     *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")),
-    *("n", "slices", "interval", "steps", "patches", "parameters", "seconds_per_slice", "preset"),
+    *("n", "slices", "interval", "type", "recipe", "steps", "patches"),
+    *("parameters", "full_parameters", "reduced", "seconds_per_slice", "preset"),
     *("paper_psnr", "paper_ssim", "paper_nmse", "paper_note"),
 ]
-Key = tuple[str, int, str]  # dataset, scale, method
 
 
 def write_tables(
@@ -120,22 +118,9 @@ def read_metrics(files: Iterable[Path | str]) -> list[dict[str, Any]]:
     return records
 
 
-@functools.cache
-def paper() -> dict[Key, dict[str, Any]]:
-    """The paper's printed numbers: (dataset, scale, method) -> psnr, ssim, nmse, note."""
-    with open(Path(__file__).with_name("paper.csv"), encoding="utf-8", newline="") as file:
-        return {
-            (row["dataset"], int(row["scale"]), row["method"]): {
-                **{metric: float(row[metric]) for metric in METRICS},
-                "note": row["note"],
-            }
-            for row in csv.DictReader(file)
-        }
-
-
 def results_rows(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> list[dict[str, Any]]:
     """The long table: a row per measured (dataset, scale, method), columns `COLUMNS`."""
-    labels = {method["key"]: _label(method) for method in spec["methods"]}
+    labels = {method["key"]: label(method) for method in spec["methods"]}
     rows = []
     for key, record in records.items():
         printed = paper().get(key, {})
@@ -151,8 +136,10 @@ def results_rows(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> li
         row["interval"] = "n too small" if few else "95 % bootstrap over subjects"
         row |= {"n": record["n_subjects"], "slices": record["n_slices"]}
         row |= {"preset": record["preset"].get("name"), "paper_note": printed.get("note")}
-        for name in ("steps", "patches", "parameters", "seconds_per_slice"):
+        row |= {"type": record.get("type", "single"), "recipe": record.get("recipe", "common")}
+        for name in ("steps", "patches", "parameters", "full_parameters", "seconds_per_slice"):
             row[name] = record.get(name)
+        row["reduced"] = "yes" if _reduced(record) else "no"
         rows.append(row)
     return rows
 
@@ -176,7 +163,7 @@ def check_results(rows: list[dict[str, Any]]) -> None:
     for metric, low, high in (("psnr", -1000, 1000), ("ssim", -1, 1), ("nmse", 0, math.inf)):
         columns[metric] = real(low, high, nullable=False)
         columns |= {f"{metric}_{end}": real(low, high) for end in ("low", "high")}
-    names = ("steps", "patches", "parameters", "seconds_per_slice")
+    names = ("steps", "patches", "parameters", "full_parameters", "seconds_per_slice")
     columns |= {name: real(0) for name in names}
     schema = pa.DataFrameSchema(columns, unique=["dataset", "scale", "method"])
     if not rows:
@@ -194,7 +181,7 @@ def make_table(name: str, records: dict[Key, dict[str, Any]], spec: dict[str, An
     shown = {key: record for key, record in records.items() if key[:2] in set(columns)}
     table = Table(
         name,
-        f"Super-resolution of {_words(names.get(d) or d for d in datasets)}, "
+        f"Super-resolution of {words(names.get(d) or d for d in datasets)}, "
         f"experiment '{spec['experiment']}': PSNR (dB) / SSIM / NMSE.",
         columns,
         [f"{names.get(dataset) or dataset} {scale}x" for dataset, scale in columns],
@@ -210,99 +197,54 @@ def make_table(name: str, records: dict[Key, dict[str, Any]], spec: dict[str, An
             # as printed: two cells that read the same are both best
             best[column, metric] = choose(values) if values else None
     missing: dict[str, list[str]] = {}
+    reasons = {(a["dataset"], a["scale"], a["method"]) for a in spec.get("absent", [])}
     for method in spec["methods"]:
         keys = [(*column, method["key"]) for column in columns]
         ours = [_measured(shown.get(key)) for key in keys]
         theirs = [_printed(paper().get(key)) for key in keys]
-        gaps = [h for h, cell in zip(table.headings, ours, strict=True) if cell is None]
+        gaps = [
+            heading
+            for heading, key, cell in zip(table.headings, keys, ours, strict=True)
+            if cell is None and key not in reasons
+        ]
         if gaps:
             what = ", ".join(gaps) if len(gaps) < len(columns) else ""
-            missing.setdefault(what, []).append(_label(method))
-        labels = (method["key"], _label(method), method.get("kind") or "baseline")
+            missing.setdefault(what, []).append(label(method))
+        labels = (method["key"], label(method), method.get("kind") or "baseline")
+        own = [shown[key] for key in keys if key in shown]
         bold = [
             {m for m in METRICS if cell and round(cell[m][0], METRICS[m][1]) == best[column, m]}
             for column, cell in zip(columns, ours, strict=True)
         ]
         if any(ours) or any(theirs):
-            table.rows.append(Row(*labels, "measured", ours, bold))
+            size = _sizes(own)
+            table.rows.append(Row(*labels, "measured", ours, bold, *size))
         if any(theirs):
             table.rows.append(Row(*labels, "paper", theirs, [set()] * len(columns)))
-    table.caption = _caption(shown, table, names)
-    table.notes = _notes(shown, table, missing)
+    table.caption = caption(shown, table, names)
+    table.notes = notes(shown, table, missing, spec)
     return table
 
 
-def _caption(shown: dict[Key, dict[str, Any]], table: Table, names: dict[str, str]) -> list[str]:
-    """How the numbers of a table were made; refuses what cannot stand in one table."""
-    from mrsr.metrics import describe, preset  # scipy: only where a caption is written
-
-    presets = {json.dumps(r["preset"], sort_keys=True): r["preset"] for r in shown.values()}
-    if len(presets) > 1:
-        found = ", ".join(sorted({str(p.get("name")) for p in presets.values()}))
-        raise UserError(
-            f"{table.name} mixes metric presets ({found}); evaluate all its cells with one preset"
-        )
-    lines = [describe(preset(value)) for value in presets.values()]
-    lines += _effort(shown, {row.key: row.label for row in table.rows})
-    for dataset in dict.fromkeys(dataset for dataset, _ in table.columns):
-        found = [record for key, record in shown.items() if key[0] == dataset]
-        if len({json.dumps(record.get("subjects")) for record in found}) > 1:
-            raise UserError(
-                f"{table.name}: test subjects of {dataset} differ between metrics files; "
-                "evaluate all methods on the same slices"
-            )
-        for record in found[:1]:
-            n, label = record["n_subjects"], names.get(dataset) or dataset
-            few = "; n too small for intervals and tests" if n < FEW else ""
-            lines.append(f"{label}: n = {n} test subjects, {record['n_slices']} slices{few}.")
-    if any(dataset.startswith("phantom") for dataset, _ in table.columns):
-        lines.append("All subjects of a phantom share one template: they differ less than people.")
-    lines.append("Best measured value of each column in bold; intervals stand in results.csv.")
-    if any(row.source == "paper" for row in table.rows):
-        lines.append(
-            "Rows 'paper': as printed there, on its own split and with metrics it does not define."
-        )
-    return lines
+def _reduced(record: dict[str, Any]) -> bool:
+    """Whether a network was measured at another width than its entry in params.yaml has."""
+    full = record.get("full_parameters")
+    return full is not None and full != record.get("parameters")
 
 
-def _effort(shown: dict[Key, dict[str, Any]], labels: dict[str, str]) -> list[str]:
-    """How long each group of methods was trained, and whether a column is an equal comparison."""
-    groups: dict[tuple[int, int], list[str]] = {}
-    columns: dict[tuple[str, int], set[tuple[int, int]]] = {}
-    for key, record in shown.items():
-        if record.get("steps"):
-            effort = (record["steps"], record.get("patches") or 0)
-            groups.setdefault(effort, []).append(labels[key[2]])
-            columns.setdefault(key[:2], set()).add(effort)
-    lines = [
-        f"Trained for {steps:,} steps on {patches:,} patches: {_words(dict.fromkeys(methods))}."
-        for (steps, patches), methods in groups.items()
-    ]
-    if any(len(efforts) > 1 for efforts in columns.values()):
-        lines.append("Steps or patches differ between methods of one column: compare with care.")
-    return lines
+def _sizes(records: list[dict[str, Any]]) -> tuple[str, str]:
+    """A row's parameters, and of how many where its network is a reduced one; over all scales."""
+    counts = dict.fromkeys(record.get("parameters") for record in records)
+    full = dict.fromkeys(r.get("full_parameters") for r in records if _reduced(r))
+    return (
+        "/".join(millions(count) for count in counts if count is not None),
+        f"of {'/'.join(millions(count) for count in full)}" if full else "no" if counts else "",
+    )
 
 
-def _notes(
-    shown: dict[Key, dict[str, Any]], table: Table, missing: dict[str, list[str]]
-) -> list[str]:
-    """Dashes with their reason, what a metrics file itself remarks, the paper's misprints."""
-    notes = [
-        f"Not measured in this experiment{f' ({what})' if what else ''}: {_words(methods)}."
-        for what, methods in missing.items()
-    ]
-    for key, record in shown.items():
-        if record.get("reduced"):
-            remark = record["reduced"]
-            remark = remark if isinstance(remark, str) else json.dumps(remark, sort_keys=True)
-            notes.append(f"{key[2]} on {key[0]} {key[1]}x: {remark}")
-    labels = {row.key: row.label for row in table.rows if row.source == "paper"}
-    columns = zip(table.columns, table.headings, strict=True)
-    datasets = {dataset: h.rpartition(" ")[0] for (dataset, _), h in columns}
-    for (dataset, _, method), numbers in paper().items():
-        if numbers["note"] and method in labels and dataset in datasets:
-            notes.append(f"Paper, {labels[method]}, {datasets[dataset]}: {numbers['note']}.")
-    return list(dict.fromkeys(notes))
+def millions(count: int) -> str:
+    """'1.38 M', with three digits that matter: '0.0081 M', '22.1 M'."""
+    return f"{float(f'{count / 1e6:.3g}'):.10g} M"
 
 
 def _by_labels(
@@ -358,20 +300,7 @@ def _measured(record: dict[str, Any] | None) -> Cell | None:
 
 
 def _printed(numbers: dict[str, Any] | None) -> Cell | None:
-    return numbers and {metric: (numbers[metric], PAPER_DECIMALS[metric]) for metric in METRICS}
-
-
-def _label(method: dict[str, Any]) -> str:
-    """'RDN [192]': the row's name and where the paper cites it."""
-    label = method.get("label") or method["key"]
-    citation = str(method.get("citation") or "").strip("[]")
-    return f"{label} [{citation}]" if citation and f"[{citation}]" not in label else label
-
-
-def _words(items: Iterable[str]) -> str:
-    """'a, b and c', each once."""
-    *most, last = dict.fromkeys(items) or [""]
-    return f"{', '.join(most)} and {last}" if most else last
+    return numbers and {metric: (numbers[metric], DECIMALS[metric]) for metric in METRICS}
 
 
 def _number(value: Any) -> bool:
