@@ -2,14 +2,30 @@
 import sys
 from pathlib import Path
 
+from mrsr import cluster
 from mrsr import config as mrsr_config
 
-# `mrsr` and `python` in the rules are those of the environment that runs this workflow
-shell.prefix(f'export PATH="{Path(sys.executable).parent}:$PATH"; ')
+# `mrsr` and `python` in the rules are those of the environment that runs this workflow. A signal
+# does not end the shell before the training in it has written its state; a training that left
+# with 75 goes back to the queue, where there is one.
+shell.prefix(
+    f'export PATH="{Path(sys.executable).parent}:$PATH"; trap : TERM USR1; '
+    "trap 'code=$?; [ $code -ne 75 ] || python -m mrsr.cluster; exit $code' EXIT; "
+)
 
 PARAMS = mrsr_config.load(config.get("params", "params.yaml"), config.get("experiment"))
 RESULTS = f"results/{PARAMS.name}"
 LOGS = f"logs/{PARAMS.name}"
+
+
+# on a cluster these run where Snakemake runs: downloads need the network that compute nodes often
+# lack, the others take seconds
+localrules:
+    all,
+    raw_source,
+    tracking_store,
+    write_tables,
+    frozen_table,
 
 
 include: "workflow/rules/common.smk"
@@ -24,3 +40,8 @@ rule all:
     default_target: True
     input:
         rules.tables.input,
+
+
+onstart:
+    # for `mrsr resume`, should this run be killed
+    cluster.note_start(sys.argv[1:])

@@ -327,6 +327,24 @@ def adopt(experiment: ExperimentName = None) -> None:
     print(f"{run(experiment)}: adopted; nothing will be trained again")
 
 
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def resume(
+    context: typer.Context,
+    force: Annotated[
+        bool, typer.Option("--force", help="The run was on another machine, and is dead.")
+    ] = False,
+) -> None:
+    """After a killed Snakemake: cancel what it left running, unlock, go on.
+
+    Arguments after `--` go to Snakemake; without any, the last run's are used.
+    """
+    from mrsr import cluster
+
+    cluster.resume(context.args, force)
+
+
 @guarded
 def main() -> None:
     """Entry point: a user's mistake is one line on stderr and exit code 2 or more."""

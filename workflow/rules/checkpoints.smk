@@ -31,7 +31,7 @@ rule train_vit_segmentation:
     threads: PARAMS.params.vit.segmentation.threads
     resources:
         mem_mb=4000,
-        runtime=720,
+        runtime=segmentation_minutes,
     params:
         settings=as_json(PARAMS.vit_settings("segmentation")),
     shell:
@@ -56,7 +56,7 @@ rule train_vit_pretext:
     threads: PARAMS.params.vit.finetuning.threads
     resources:
         mem_mb=4000,
-        runtime=720,
+        runtime=pretext_minutes,
     params:
         settings=pretext_settings,
     shell:
@@ -83,7 +83,7 @@ rule train_autoencoder:
     threads: PARAMS.params.autoencoder.threads
     resources:
         mem_mb=4000,
-        runtime=720,
+        runtime=autoencoder_minutes,
     params:
         settings=autoencoder_settings,
     shell:
@@ -110,7 +110,7 @@ rule train_sr:
     threads: train_threads
     resources:
         mem_mb=3000,
-        runtime=240,
+        runtime=sr_minutes,
     params:
         settings=train_settings,
         further=further_inputs,
@@ -138,7 +138,7 @@ rule train_self:
     threads: train_threads
     resources:
         mem_mb=3000,
-        runtime=240,
+        runtime=self_minutes,
     params:
         settings=train_settings,
     shell:

@@ -97,6 +97,36 @@ def further_inputs(wildcards, input):
     return " ".join(options)
 
 
+# seconds per step of a training at the paper's size on a current GPU, guessed generously: where a
+# limit is too short, the training writes its state, queues again and goes on
+SECONDS = {"segmentation": 2.0, "pretext": 1.0, "autoencoder": 3.0, "sr": 2.5}
+
+
+def minutes(training, steps, attempt):
+    """Run time to ask for: half an hour to load and measure, then the steps; more each attempt."""
+    return attempt * (30 + round(steps * SECONDS[training] / 60))
+
+
+def segmentation_minutes(wildcards, attempt):
+    return minutes("segmentation", PARAMS.params.vit.segmentation.steps, attempt)
+
+
+def pretext_minutes(wildcards, attempt):
+    return minutes("pretext", PARAMS.params.vit.finetuning.steps, attempt)
+
+
+def autoencoder_minutes(wildcards, attempt):
+    return minutes("autoencoder", PARAMS.params.autoencoder.steps, attempt)
+
+
+def sr_minutes(wildcards, attempt):
+    return minutes("sr", PARAMS.rows[wildcards.method].training.steps, attempt)
+
+
+def self_minutes(wildcards, attempt):
+    return attempt * 24 * 60  # how many volumes there are is not known yet
+
+
 def trainings():
     """The folders of all trainings under checkpoints/."""
     folders = [f"{cell.dataset}/x{cell.scale}/{cell.method}" for cell in trained_cells()]

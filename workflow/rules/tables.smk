@@ -61,6 +61,8 @@ rule loss_curves:
         ),
     log:
         f"{LOGS}/figures/{{training}}.log",
+    group:
+        "figures"
     conda:
         "../../envs/conda.yaml"
     resources:
