@@ -17,17 +17,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mrsr.precision import full
+
 TERMS = ("discriminator", "r1", "accuracy_real", "accuracy_fake")
 
 
 def generator_loss(fake: Tensor) -> Tensor:
     """Mean of -log D(fake). fake: logits, any shape."""
-    return F.softplus(-fake.float()).mean()
+    return F.softplus(-full(fake)).mean()
 
 
 def discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Mean of -log D(real) plus mean of -log(1 - D(fake)); 2 log 2 when undecided. Logits."""
-    return F.softplus(-real.float()).mean() + F.softplus(fake.float()).mean()
+    return F.softplus(-full(real)).mean() + F.softplus(full(fake)).mean()
 
 
 def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
@@ -36,8 +38,8 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     logits: (batch, 1) of `images` (batch, 1, H, W), which required a gradient beforehand. With
     batch norm an image's logit depends on its neighbours, whose part is then counted too.
     """
-    (gradient,) = torch.autograd.grad(logits.float().sum(), images, create_graph=True)
-    return gradient.float().square().flatten(1).sum(dim=1).mean()
+    (gradient,) = torch.autograd.grad(full(logits).sum(), images, create_graph=True)
+    return full(gradient).square().flatten(1).sum(dim=1).mean()
 
 
 def accuracy(logits: Tensor, *, real: bool) -> Tensor:

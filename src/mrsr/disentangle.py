@@ -32,6 +32,7 @@ from torch.nn import functional as F
 from mrsr import adversarial
 from mrsr.errors import UserError
 from mrsr.models.autoencoder import prepare
+from mrsr.precision import full
 
 INTENSITIES = ("reconstruction", "patch_swap")
 TERMS = ("reconstruction", "adversarial", "swap", "patch_swap", "consistency")
@@ -57,7 +58,7 @@ def active(weights: dict[str, float], intensity_range: float = 1.0) -> dict[str,
 
 def distance(one: Tensor, two: Tensor) -> Tensor:
     """(batch,) 1 - cosine of two codes, as Eq. 7 compares them."""
-    return 1 - F.cosine_similarity(one.float().flatten(1), two.float().flatten(1))
+    return 1 - F.cosine_similarity(full(one).flatten(1), full(two).flatten(1))
 
 
 def share(code: Tensor, own: Tensor, other: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, distributed, nn
 
-from mrsr.loop import Machine
+from mrsr.loop import Machine, meeting
 from mrsr.losses import LEARNED
 
 
@@ -41,7 +41,8 @@ def norms(rows: Tensor, names: list[str], machine: Machine) -> dict[str, float]:
     where the method has a pixel term. All processes call this: their shares are averaged.
     """
     if machine.world > 1:
-        distributed.all_reduce(rows)
+        with meeting():
+            distributed.all_reduce(rows)
         rows = rows / machine.world
     values = dict(zip(names, rows.norm(dim=1).tolist(), strict=True))
     result = {f"gradient/{name}": value for name, value in values.items()}

@@ -29,6 +29,7 @@ from torch.nn import functional as F
 from mrsr import batches, degrade, loop, store
 from mrsr.errors import UserError
 from mrsr.models.unetr import PATCH, Encoder2d
+from mrsr.precision import full
 
 PRETEXTS = ("organ", "masked", "contrastive")
 _CHUNK = 32  # images of one forward pass of validation
@@ -59,7 +60,7 @@ class Organ(nn.Module):
 
     def forward(self, images: Tensor, organs: Tensor) -> Tensor:
         """The loss of a batch, a scalar."""
-        return F.cross_entropy(self.logits(images).float(), organs)
+        return F.cross_entropy(full(self.logits(images)), organs)
 
     def measure(self, images: Tensor, organs: Tensor) -> dict[str, float]:
         """Nothing beyond the loss; accuracies are of all images together, see `organ_scores`."""
@@ -105,7 +106,7 @@ class Masked(nn.Module):
         tokens = torch.where(where, self.token.to(tokens.dtype), tokens)
         states = self.encoder.states(tokens + self.encoder.position(grid), [-1])
         wanted = F.unfold(degrade.pad_to(images, PATCH)[0], PATCH, stride=PATCH).mT
-        error = (self.head(states[0]).float() - wanted).square().mean(dim=2)
+        error = (full(self.head(states[0])) - wanted).square().mean(dim=2)
         return (error * mask).sum() / mask.sum()
 
     def measure(self, images: Tensor, mask: Tensor) -> dict[str, float]:
@@ -141,7 +142,7 @@ class Contrastive(nn.Module):
         return one, two
 
     def _similarities(self, one: Tensor, two: Tensor) -> tuple[Tensor, Tensor]:
-        codes = self.head(self.encoder(torch.cat([one, two]), [-1])[0].mean(dim=1)).float()
+        codes = full(self.head(self.encoder(torch.cat([one, two]), [-1])[0].mean(dim=1)))
         codes = F.normalize(codes, dim=1)
         own = torch.eye(len(codes), dtype=torch.bool, device=codes.device)
         table = (codes @ codes.mT / self.temperature).masked_fill(own, float("-inf"))
@@ -253,8 +254,11 @@ def task(
             f"the organ pre-text needs two organs or more, the training stores show {names}; add "
             "a dataset of another organ (such as phantom_knee) or choose another pretext"
         )
-    if settings.pretext == "contrastive" and min(settings.micro_batch or 2, settings.batch) < 2:
-        raise UserError("the contrastive pre-text needs 2 images or more in a micro-batch")
+    share = settings.batch // machine.world
+    if settings.pretext == "contrastive" and min(settings.micro_batch or 2, share) < 2:
+        raise UserError(
+            "the contrastive pre-text needs 2 images or more in a micro-batch of each process"
+        )
     unknown = sorted(set().union(*named.values()) - set(names))
     if unknown and settings.pretext == "organ":
         raise UserError(f"no training store shows the organ '{unknown[0]}'; train on it too")
@@ -296,9 +300,11 @@ def task(
         )
 
     def draw(step: int) -> tuple[Tensor, Tensor]:
-        share = settings.batch // machine.world
-        rng = np.random.default_rng([settings.seed, step, 5, machine.rank])
-        return network.prepare(*crops(step * settings.batch + machine.rank * share, share), rng)
+        # all processes make the whole batch and take their share: chances as with one process
+        rng = np.random.default_rng([settings.seed, step, 5, 0])
+        one, two = network.prepare(*crops(step * settings.batch, settings.batch), rng)
+        mine = slice(machine.rank * share, (machine.rank + 1) * share)
+        return one[mine], two[mine]
 
     def losses(forward: Callable[..., Tensor], *pair: Tensor) -> dict[str, Tensor]:
         with machine.autocast():

@@ -20,7 +20,7 @@ from torch import distributed
 
 from mrsr.files import atomic
 from mrsr.log import say
-from mrsr.loop import Machine
+from mrsr.loop import Machine, meeting, wait
 
 MAGIC = b"mrsr-resume-1 "
 NAME, PREVIOUS = "resume.pt", "resume.previous.pt"
@@ -60,6 +60,9 @@ def save(
 ) -> None:
     """Write the state after `step` steps. All processes call this; the first one writes.
 
+    It returns when the state is on disk, on all of them: a process that left the training earlier
+    would take the first one with it.
+
     Args:
         digest: of the settings and data; another digest later means that the state is stale.
         parts: networks and optimizers by name, whatever has a `state_dict`.
@@ -68,20 +71,19 @@ def save(
     states: list[Any] = [random_states()]
     if machine.world > 1:
         states = [None] * machine.world
-        distributed.all_gather_object(states, random_states())
-    if not machine.first:
-        return
+        with meeting():
+            distributed.all_gather_object(states, random_states())
+    if machine.first:
+        states_of = {name: part.state_dict() for name, part in parts.items()}
+        _write(
+            folder, {"step": step, "digest": digest, "parts": states_of, "random": states, **more}
+        )
+    wait(machine)
+
+
+def _write(folder: Path, state: dict[str, Any]) -> None:
     buffer = io.BytesIO()
-    torch.save(
-        {
-            "step": step,
-            "digest": digest,
-            "parts": {name: part.state_dict() for name, part in parts.items()},
-            "random": states,
-            **more,
-        },
-        buffer,
-    )
+    torch.save(state, buffer)
     content = buffer.getbuffer()
     with atomic(folder / NAME) as temporary:
         with open(temporary, "wb") as file:
@@ -123,7 +125,8 @@ def load(folder: Path, machine: Machine, *, digest: str) -> dict[str, Any] | Non
                     break
     if machine.world > 1:
         box = [state]
-        distributed.broadcast_object_list(box)
+        with meeting():
+            distributed.broadcast_object_list(box)
         state = box[0]
     return state
 

@@ -199,17 +199,21 @@ def train(
         network.train()
         for step in range(first + 1, settings.steps + 1):
             # batch
-            lr, hr = batches.batch(
-                slices,
-                int(order[step - 1]),
-                batch=settings.batch,
-                patch=side,
-                seed=settings.seed,
-                augment=getattr(settings, "augment", True),
-                rank=machine.rank,
-                world=machine.world,
-            )
-            lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
+            # a part of the first half and of the second: x1 meets the same x2 on any number of GPUs
+            halves = [
+                batches.batch(
+                    slices,
+                    int(order[step - 1]),
+                    batch=settings.batch,
+                    patch=side,
+                    seed=settings.seed,
+                    augment=getattr(settings, "augment", True),
+                    rank=machine.rank + half * machine.world,
+                    world=2 * machine.world,
+                )
+                for half in (0, 1)
+            ]
+            lr, hr = (torch.cat(part).to(machine.dtype) for part in zip(*halves, strict=True))
             rate = loop.learning_rate(
                 step - 1, settings.steps, settings.optimizer.lr, settings.schedule
             )

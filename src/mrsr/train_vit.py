@@ -51,6 +51,7 @@ OF_PHASE = {
 }
 # may change between two starts without changing what is trained, as in `train_sr.py`
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
+WEIGHTS = "weights.pt"  # the user's own, beside the checkpoints
 
 
 def train(
@@ -76,7 +77,10 @@ def train(
     if settings.phase == "segmentation":
         options = {**plain(settings.network), "classes": settings.classes, "dimensions": 3}
         network = unetr.build(**options)
-        given = _users_weights(settings, folder)
+        if machine.first:
+            _users_weights(settings, folder)  # the others find what the first one brought
+        loop.wait(machine)
+        given = folder / WEIGHTS if settings.weights else None
         if given is not None:
             unetr.load_weights(network, given)
             told["weights_sha256"] = files.sha256(given)
@@ -276,17 +280,17 @@ def _encoder(start: Path) -> tuple[unetr.Encoder2d, dict[str, Any]]:
     return encoder, {**checkpoint.load(start).options, "dimensions": 2}
 
 
-def _users_weights(settings: SimpleNamespace, folder: Path) -> Path | None:
-    """The user's own weights, on this computer and verified; None where there are none."""
+def _users_weights(settings: SimpleNamespace, folder: Path) -> None:
+    """Bring the user's own weights, where there are any, to `WEIGHTS`, verified."""
     if not settings.weights:
-        return None
+        return
     if not settings.weights_sha256 and download.local_path(settings.weights) is None:
         raise UserError("vit.weights is a URL: give vit.weights_sha256, its SHA-256, too")
     # beside the checkpoints: a resumed run finds it, also where there is no network any more
-    target = folder / "weights.pt"
+    target = folder / WEIGHTS
     if not settings.weights_sha256:
         target.unlink(missing_ok=True)  # nothing would tell an older copy from it
-    return download.fetch(settings.weights, target, sha256=settings.weights_sha256)
+    download.fetch(settings.weights, target, sha256=settings.weights_sha256)
 
 
 def _told(settings: SimpleNamespace) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from torch.nn import functional as F
 from mrsr.degrade import bicubic
 from mrsr.errors import UserError
 from mrsr.models import autoencoder_start
+from mrsr.precision import full
 
 MULTIPLE = 16  # four poolings
 EPSILON = 1e-7  # of a variance
@@ -57,7 +58,7 @@ def _conv(inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.C
 
 def _statistics(maps: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each map of each image: (batch, maps) twice."""
-    variance, mean = torch.var_mean(maps.float(), dim=(-2, -1), correction=0)
+    variance, mean = torch.var_mean(full(maps), dim=(-2, -1), correction=0)
     return mean, (variance + EPSILON).sqrt()
 
 
