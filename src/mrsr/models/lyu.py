@@ -1,0 +1,123 @@
+"""Multi-contrast super-resolution through a progressive network, after Lyu et al.
+
+Lyu, Shan, Steber, Helis, Whitlow, Chan, Wang, "Multi-Contrast Super-Resolution MRI Through a
+Progressive Network", IEEE Transactions on Medical Imaging 39(9), 2020, reference [59] of the paper.
+
+Written from the publication's abstract alone (nothing else of it was at hand): the layers inside
+are ours. From there come
+
+- one level for a low factor, two for a high one: here one for 2x and 3x, and at 4x a second level
+  of 2x on what the first made. `progressive: false` is the comparison, one level for any factor;
+- the contrasts meet as features, after layers of their own, which the publication finds better than
+  joining them as images; `fusion: pixels` does that, at the level's input.
+
+Its loss (squared error, adversarial, perceptual and texture terms) is not part of this file.
+
+Ours: three 3x3 convolutions with ReLU for each contrast; a sub-pixel convolution that brings the
+target's features to the guide's size; a convolution of both contrasts' features; residual blocks
+with a skip around them; an output convolution. A level of 2x with 64 maps and 4 blocks has 666,497
+parameters. The guide enters each level at that level's size, shrunk with the bicubic kernel of
+`mrsr.degrade`. 8x has three levels. All levels are trained at once, through the last image.
+
+Initialisation: He, residuals ten times smaller. `skip: bicubic` adds at each level the interpolated
+input to the image; output convolutions then start a hundred times smaller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrsr.degrade import bicubic, upsample
+from mrsr.errors import UserError
+from mrsr.models.edsr import Block, Upsampler, check, convolution
+
+SCALES = (2, 3, 4, 8)
+GUIDED = True
+LAYERS = 3  # of each contrast before they meet
+
+
+class Encoder(nn.Sequential):
+    """An image (b, inputs, h, w) to features (b, c, h, w): convolutions with ReLU."""
+
+    def __init__(self, inputs: int, features: int) -> None:
+        layers: list[nn.Module] = []
+        for number in range(LAYERS):
+            layers += [convolution(features if number else inputs, features), nn.ReLU()]
+        super().__init__(*layers)
+
+
+class Level(nn.Module):
+    """Enlarge (b, 1, h, w) by `factor`, with a guide (b, 1, factor * h, factor * w)."""
+
+    def __init__(self, factor: int, features: int, blocks: int, fusion: str, skip: bool) -> None:
+        super().__init__()
+        self.factor = factor
+        self.fusion = fusion
+        self.skip = skip
+        if fusion == "features":
+            self.target = Encoder(1, features)
+            self.enlarge = Upsampler(features, factor)
+            self.guide = Encoder(1, features)
+            self.fuse = convolution(2 * features, features)
+        else:
+            self.both = Encoder(2, features)
+        self.blocks = nn.Sequential(*[Block(features, 1.0) for _ in range(blocks)])
+        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
+
+    def forward(self, image: Tensor, guide: Tensor) -> Tensor:
+        if self.fusion == "features":
+            target = self.enlarge(self.target(image))
+            x = F.relu(self.fuse(torch.cat([target, self.guide(guide)], dim=1)))
+        else:
+            x = self.both(torch.cat([upsample(image, self.factor), guide], dim=1))
+        x = self.last(self.blocks(x))
+        return x + upsample(image, self.factor) if self.skip else x
+
+
+class Progressive(nn.Module):
+    """LR (b, 1, h, w) and guide (b, 1, scale * h, scale * w) to an image of the guide's size."""
+
+    def __init__(
+        self, factors: list[int], features: int, blocks: int, fusion: str, skip: bool
+    ) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            [Level(factor, features, blocks, fusion, skip) for factor in factors]
+        )
+
+    def forward(self, lr: Tensor, guide: Tensor) -> Tensor:
+        image = lr
+        for level in self.levels:
+            height, width = image.shape[-2] * level.factor, image.shape[-1] * level.factor
+            full = (height, width) == (guide.shape[-2], guide.shape[-1])
+            image = level(image, guide if full else bicubic(guide, (height, width)))
+        return image
+
+
+def build(
+    scale: int,
+    features: int = 64,
+    blocks: int = 4,
+    progressive: bool = True,
+    fusion: str = "features",
+    skip: str = "none",
+) -> nn.Module:
+    """The network for `scale` 2, 3, 4 or 8; widths and depths are ours.
+
+    Args:
+        features: maps of every layer. blocks: residual blocks of each level.
+        progressive: levels of 2x where the scale is 4 or 8; otherwise one level.
+        fusion: the contrasts meet as `features` or as `pixels`.
+        skip: `none`, or `bicubic` to add the interpolated input at each level.
+
+    Raises:
+        UserError: an option has a value that the network does not know.
+    """
+    check("lyu", scale, skip, features=features, blocks=blocks)
+    if fusion not in ("features", "pixels"):
+        raise UserError(f"lyu: fusion must be features or pixels, not '{fusion}'")
+    split = progressive and scale in (4, 8)
+    factors = [2] * (scale.bit_length() - 1) if split else [scale]
+    return Progressive(factors, features, blocks, fusion, skip == "bicubic")

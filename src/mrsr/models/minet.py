@@ -1,0 +1,175 @@
+"""MINet: two contrasts, whose features are integrated over all stages of both.
+
+Feng, Fu, Yuan, Xu, "Multi-Contrast MRI Super-Resolution via a Multi-Stage Integration Network",
+MICCAI 2021, reference [29] of the paper. The features of the LR target are enlarged first; then one
+branch for each contrast runs at HR, with stages that are residual groups of RCAN and a convolution:
+
+- after each stage the target's features get a 1x1 convolution of both contrasts' features added;
+- multi-stage integration: each stage's features of either contrast are compared with all others,
+  and the enriched ones of all stages go through one convolution;
+- channel-spatial attention: each branch's last features times 1 + a factor from a 3x3x3
+  convolution over channels, rows and columns;
+- the target's output sees both, the guide's output the second alone.
+
+The layout follows the authors' published program (facts only; 6 groups of 6 blocks of 64 maps).
+It registers 10,662,899 parameters at 2x, the 10.7 M that are reported, but never calls 4,172,758 of
+them: a third branch, of which only the enlargement acts, the target's own enlargement and other
+layers. With the integration's convolution as it has to be (258,048 more, see below) the parameters
+that act are 6,748,189, the count here; `tests/test_model_minet.py` has the sums.
+
+The guide enters at HR, at its own size, as published. In training mode forward returns (SR image,
+{"guide": the guide restored by its branch}), which the publication's loss compares too.
+
+Where this departs from the publication, or had to choose:
+
+- The program gives the integration features of 2 * (groups + 1) stages and its convolution the
+  channels of groups + 1, which cannot run. Here that convolution has the channels it gets.
+- As published, the similarities of stages are sums over the whole feature map (so they depend on
+  the image's size) and the least similar stages weigh most, as in HAN, from where it comes.
+- The two attentions' strengths start at 0 in the program; here at 0.1, or the 3x3x3 convolutions
+  would have no gradient at first (ours).
+- The program's enlargement is for 2x; 3x, 4x and 8x use EDSR's stages (ours).
+- Initialisation (ours): He, residuals small (see rcan.py).
+- `skip: bicubic` (ours) adds the interpolated input to the SR image; its output convolution then
+  starts a hundred times smaller.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrsr.degrade import upsample
+from mrsr.errors import UserError
+from mrsr.models.edsr import Upsampler, check, convolution
+from mrsr.models.rcan import Group
+from mrsr.models.t2net import full_precision
+
+SCALES = (2, 3, 4, 8)
+GUIDED = True
+START = 0.1  # of the attentions' strengths
+
+
+class Integration(nn.Module):
+    """Multi-stage integration: stages (b, n, c, h, w) to (b, n * c, h, w), enriched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.full((1,), START))
+
+    def forward(self, stages: Tensor) -> Tensor:
+        with full_precision(stages):  # sums over whole maps
+            flat = stages.flatten(2).to(torch.promote_types(stages.dtype, torch.float32))
+            similarity = flat @ flat.transpose(1, 2)
+            largest = similarity.amax(dim=-1, keepdim=True)
+            weights = torch.softmax(largest - similarity, dim=-1)
+            flat = flat + self.strength * (weights @ flat)
+        return flat.view_as(stages).flatten(1, 2)
+
+
+class ChannelSpatial(nn.Module):
+    """Features (b, c, h, w) times 1 + strength * a factor in 0..1 for each of their values.
+
+    The factor comes from one 3x3x3 kernel over channels, rows and columns. It runs as a 2D layer
+    whose weights are that kernel on three diagonals: the same sums, many times faster on a CPU.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.empty(3, 3, 3))  # channels, rows, columns
+        nn.init.normal_(self.kernel, std=27**-0.5)
+        self.bias = nn.Parameter(torch.zeros(1))
+        self.strength = nn.Parameter(torch.full((1,), START))
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = x.shape[1]
+        bands = [self.kernel.new_ones(count - abs(step)).diag(step) for step in (-1, 0, 1)]
+        weight = torch.einsum("koi,kyx->oiyx", torch.stack(bands), self.kernel)
+        factor = F.conv2d(x, weight, self.bias.expand(count), padding=1)
+        return x * (1 + self.strength * torch.sigmoid(factor))
+
+
+class Branch(nn.Module):
+    """One contrast: its stages, and the way from features (b, inputs, h, w) to its image."""
+
+    def __init__(
+        self, features: int, groups: int, blocks: int, reduction: int, inputs: int, gain: float
+    ) -> None:
+        super().__init__()
+        self.head = convolution(1, features)
+        stages: list[nn.Module] = [Group(features, blocks, reduction) for _ in range(groups)]
+        self.stages = nn.ModuleList([*stages, convolution(features, features, gain=0.1)])
+        self.attention = ChannelSpatial()
+        self.merge = convolution(inputs, features, gain=0.1)
+        self.last = convolution(features, 1, gain=gain)
+
+
+class MINet(nn.Module):
+    """LR (b, 1, h, w) and guide (b, 1, scale * h, scale * w) to an image of the guide's size."""
+
+    def __init__(
+        self, scale: int, features: int, groups: int, blocks: int, reduction: int, skip: bool
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.skip = skip
+        shape = (features, groups, blocks, reduction)
+        self.guide = Branch(*shape, inputs=features, gain=1.0)
+        self.target = Branch(*shape, inputs=2 * features, gain=0.01 if skip else 1.0)
+        self.enlarge = nn.Sequential(Upsampler(features, scale), convolution(features, features))
+        count = groups + 1
+        self.exchange = nn.ModuleList(
+            [convolution(2 * features, features, 1, gain=0.1) for _ in range(count)]
+        )
+        self.integration = Integration()
+        self.gather = convolution(2 * count * features, features)
+
+    def forward(self, lr: Tensor, guide: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        first_other = other = self.guide.head(guide)
+        first = x = self.enlarge(self.target.head(lr))
+        others, own = [], []
+        for stage, other_stage, exchange in zip(
+            self.target.stages, self.guide.stages, self.exchange, strict=True
+        ):
+            other = other_stage(other)
+            x = stage(x)
+            others.append(other)
+            own.append(x)
+            x = x + exchange(torch.cat([other, x], dim=1))
+        integrated = self.gather(self.integration(torch.stack(others + own, dim=1)))
+        both = torch.cat([self.target.attention(x), integrated], dim=1)
+        sr = self.target.last(first + self.target.merge(both))
+        if self.skip:
+            sr = sr + upsample(lr, self.scale)
+        if not self.training:
+            return sr
+        restored = self.guide.merge(self.guide.attention(other)) + first_other
+        return sr, {"guide": self.guide.last(restored)}
+
+
+def build(
+    scale: int,
+    features: int = 64,
+    groups: int = 6,
+    blocks: int = 6,
+    reduction: int = 16,
+    skip: str = "none",
+) -> nn.Module:
+    """MINet for `scale` 2, 3, 4 or 8; defaults as in the authors' program.
+
+    Args:
+        features: maps of every layer. groups: residual groups of each contrast.
+        blocks: blocks of each group.
+        reduction: divides the maps inside the blocks' attention, and so must divide `features`.
+        skip: `none`, or `bicubic` to add the interpolated input.
+
+    Raises:
+        UserError: an option has a value that the network does not know.
+    """
+    check(
+        "minet", scale, skip, features=features, groups=groups, blocks=blocks, reduction=reduction
+    )
+    if features % reduction:
+        raise UserError(f"minet: reduction must divide features = {features}, not {reduction}")
+    return MINet(scale, features, groups, blocks, reduction, skip == "bicubic")

@@ -1,0 +1,228 @@
+"""T2Net: super-resolution and reconstruction side by side, linked by task transformers.
+
+Feng, Yan, Fu, Chen, Xu, "Task Transformer Network for Joint MRI Reconstruction and
+Super-Resolution", MICCAI 2021, reference [30] of the paper. Two branches of EDSR's blocks see the
+LR image. One ends in the SR image, the other in a clean image of LR size. After each pair of blocks
+a task transformer brings features of the reconstruction to the SR branch:
+
+- relevance embedding: each 3x3 patch of the SR features is compared, by cosine similarity, with
+  every 3x3 patch of the reconstruction features;
+- transfer (hard attention): the most similar patch is put in its place, overlaps are averaged;
+- soft attention: SR features and transferred ones, through a 1x1 convolution, times the similarity
+  of the match, are added to the SR features.
+
+8 pairs of blocks of 64 maps have 1,473,282 parameters for one channel at 2x: the 1.47 M that are
+published. The layout was checked against the authors' published program, facts only.
+
+In training mode forward returns (SR image, {"reconstruction": image of LR size}).
+
+Where this departs from the publication, or had to choose:
+
+- The published program builds the convolution that ends each of EDSR's bodies (73,856 parameters of
+  the 1.47 M) but never calls it; here it stands before the long skip, as in EDSR.
+- The similarities of all patches are never held at once: queries come in pieces, which changes no
+  result. What is held beside the features is `BUDGET` similarities, whatever the image's size.
+  The work still grows with the square of the number of pixels.
+- `window` (ours): 0 searches the whole image, as published. Otherwise the LR image is cut into
+  windows of that side and each patch is sought in its own, so the work grows with the image alone.
+- `transfer: none` (appendix G of the paper: without the task transformer) leaves all of it out: no
+  features pass between the branches. The reconstruction branch then learns from its own loss alone,
+  the SR branch is a small EDSR, and in evaluation mode the reconstruction is not computed.
+- Initialisation (ours): He; residuals and the fusions start small, so that depth adds no variance.
+- `skip: bicubic` (ours) adds the interpolated input to the SR image and the input itself to the
+  reconstruction; the output layers then start a hundred times smaller. 8x: three stages of 2x.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mrsr.degrade import upsample
+from mrsr.errors import UserError
+from mrsr.models.edsr import Block, Upsampler, check, convolution
+
+SCALES = (2, 3, 4, 8)
+BUDGET = 2**24  # similarities held at once: 64 MB in float32
+SMALLEST = 1e-24  # of a squared norm, so that empty patches divide by something
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """No autocast, for sums of very many products (minet.py too). Meta tensors know none."""
+    if x.device.type == "meta":
+        return contextlib.nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
+@torch.no_grad()
+def nearest(queries: Tensor, keys: Tensor, budget: int = BUDGET) -> Tensor:
+    """For each query the index of the key with the largest scalar product, (n, Q).
+
+    queries: (n, d, Q); keys: (n, d, K). At most about `budget` products are held at once.
+    """
+    piece = max(1, budget // (keys.shape[0] * keys.shape[-1]))
+    keys = keys.transpose(1, 2)
+    return torch.cat([(keys @ part).argmax(dim=1) for part in queries.split(piece, -1)], dim=-1)
+
+
+def windows(x: Tensor, side: int) -> Tensor:
+    """(b, c, h, w) to (b * windows, c, side * side); the last ones repeat the border's pixels."""
+    for dim in (-2, -1):
+        size = x.shape[dim]
+        if size % side:
+            index = torch.arange(size + -size % side, device=x.device).clamp(max=size - 1)
+            x = x.index_select(dim, index)
+    x = x.unflatten(-1, (-1, side)).unflatten(-3, (-1, side))
+    return x.permute(0, 2, 4, 1, 3, 5).flatten(-2).flatten(0, 2)
+
+
+def _match(queries: Tensor, keys: Tensor, size: tuple[int, int], window: int) -> Tensor:
+    """Index of the best key for each query, (b, h * w), in the image or in the query's window."""
+    batch, _, count = queries.shape
+    if window == 0 or window >= max(size):
+        return nearest(queries, keys)
+    cut = [windows(x.unflatten(-1, size), window) for x in (queries, keys)]
+    found = nearest(*cut).view(batch, -1, window**2)
+    pixels = torch.arange(count, device=queries.device).view(1, 1, *size)
+    index = windows(pixels, window)[:, 0]
+    chosen = index.expand_as(found).gather(2, found).flatten(1)
+    best = torch.empty_like(chosen[:, :count])
+    return best.scatter(1, index.flatten().expand(batch, -1), chosen)
+
+
+def _norms(x: Tensor) -> Tensor:
+    """Norms of the 3x3 patches of (b, c, h, w), (b, h * w)."""
+    squares = 9 * F.avg_pool2d(x.square().sum(dim=1, keepdim=True), 3, stride=1, padding=1)
+    return squares.clamp(min=SMALLEST).sqrt().flatten(1)
+
+
+def transfer(query: Tensor, source: Tensor, window: int = 0) -> tuple[Tensor, Tensor]:
+    """The patches of `source` most similar to those of `query`, and how similar they are.
+
+    query, source: (b, c, h, w). Returns features (b, c, h, w) and cosine similarities (b, 1, h, w),
+    in float32 (float64 for float64). Gradients reach both inputs, but not the choice of patches.
+    """
+    with full_precision(query):
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        size = (query.shape[-2], query.shape[-1])
+        query, source = query.to(dtype), source.to(dtype)
+        queries, patches = (F.unfold(x, 3, padding=1) for x in (query, source))
+        query_norms, norms = _norms(query), _norms(source)
+        with torch.no_grad():  # a query's own norm does not change its choice
+            best = _match(queries, patches / norms[:, None], size, window)
+        found = patches.gather(2, best[:, None].expand_as(patches))
+        similarity = (queries * found).sum(dim=1) / (query_norms * norms.gather(1, best))
+        features = F.fold(found, size, 3, padding=1) / 9
+    return features, similarity.unflatten(1, size)[:, None]
+
+
+class TaskTransformer(nn.Module):
+    """Features of the SR branch, enriched by those of the reconstruction: (b, c, h, w) each."""
+
+    def __init__(self, features: int, window: int) -> None:
+        super().__init__()
+        self.window = window
+        self.fuse = convolution(2 * features, features, 1, gain=0.1)
+
+    def forward(self, sr: Tensor, reconstruction: Tensor) -> Tensor:
+        found, similarity = transfer(sr, reconstruction, self.window)
+        return sr + similarity * self.fuse(torch.cat([sr, found], dim=1))
+
+
+class Branch(nn.Module):
+    """What both branches have: a 5x5 convolution, EDSR's blocks, a convolution after them."""
+
+    def __init__(self, features: int, blocks: int, residual_scale: float) -> None:
+        super().__init__()
+        self.head = convolution(1, features, 5)
+        self.body = nn.ModuleList([Block(features, residual_scale) for _ in range(blocks)])
+        self.trunk = convolution(features, features, gain=0.1)
+
+
+class T2Net(nn.Module):
+    """LR (b, 1, h, w) to (b, 1, scale * h, scale * w); in training also the reconstruction."""
+
+    def __init__(
+        self,
+        scale: int,
+        features: int,
+        blocks: int,
+        residual_scale: float,
+        transferring: bool,
+        window: int,
+        skip: bool,
+    ) -> None:
+        super().__init__()
+        self.scale = scale
+        self.skip = skip
+        self.sr = Branch(features, blocks, residual_scale)
+        self.reconstruction = Branch(features, blocks, residual_scale)
+        self.transformers = nn.ModuleList(
+            [TaskTransformer(features, window) for _ in range(blocks if transferring else 0)]
+        )
+        gain = 0.01 if skip else 1.0
+        self.enlarge = Upsampler(features, scale)
+        self.last = convolution(features, 1, gain=gain)
+        self.restore = convolution(features, 1, 1, gain=gain)
+
+    def forward(self, lr: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        first = x = self.sr.head(lr)
+        if self.training or self.transformers:
+            first_clean = clean = self.reconstruction.head(lr)
+        for number, block in enumerate(self.sr.body):
+            x = block(x)
+            if self.training or self.transformers:
+                clean = self.reconstruction.body[number](clean)
+            if self.transformers:
+                x = self.transformers[number](x, clean)
+        sr = self.last(self.enlarge(first + self.sr.trunk(x)))
+        if self.skip:
+            sr = sr + upsample(lr, self.scale)
+        if not self.training:
+            return sr
+        restored = self.restore(first_clean + self.reconstruction.trunk(clean))
+        return sr, {"reconstruction": restored + lr if self.skip else restored}
+
+
+def build(
+    scale: int,
+    features: int = 64,
+    blocks: int = 8,
+    residual_scale: float = 0.1,
+    transfer: str = "transformer",
+    window: int = 0,
+    skip: str = "none",
+) -> nn.Module:
+    """T2Net for `scale` 2, 3, 4 or 8; defaults as published.
+
+    Args:
+        features: maps of every layer. blocks: residual blocks of each branch.
+        residual_scale: factor on each block's residual, above 0 and at most 1.
+        transfer: `transformer`, or `none` for two branches without a link.
+        window: side in LR pixels within which patches are sought; 0 is the whole image.
+        skip: `none`, or `bicubic` to add the interpolated input.
+
+    Raises:
+        UserError: an option has a value that the network does not know.
+    """
+    check("t2net", scale, skip, features=features, blocks=blocks)
+    if not 0 < residual_scale <= 1:
+        raise UserError(
+            f"t2net: residual_scale must be above 0 and at most 1, not {residual_scale}"
+        )
+    if transfer not in ("transformer", "none"):
+        raise UserError(f"t2net: transfer must be transformer or none, not '{transfer}'")
+    if window < 0:
+        raise UserError(f"t2net: window must be 0 or more, not {window}")
+    return T2Net(
+        scale,
+        features,
+        blocks,
+        residual_scale,
+        transfer == "transformer",
+        window,
+        skip == "bicubic",
+    )
