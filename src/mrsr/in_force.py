@@ -110,16 +110,15 @@ def _resolve(params: Params, key: str) -> Row:
             f"methods.{key}.acceleration", "only methods of type joint take undersampled input"
         )
     losses = entry.get("losses", {})
+    _check_weights(losses, f"methods.{key}.losses")
     published_losses = published.pop("losses", losses)
+    _check_weights(published_losses, f"methods.{key}.published.losses")
     train = entry.get("train", {})
     # both recipes are checked, whichever is in force
     common = _training(params, train, f"methods.{key}.train")
     as_published = _training(params, merge(train, published), f"methods.{key}.published")
     if recipe == "published":
         losses = published_losses
-    for name in {**losses, **published_losses}:
-        if name not in loss_names():
-            raise at(f"methods.{key}.losses.{name}", "no such loss", loss_names())
     return Row(
         key=key,
         model=model,
@@ -133,6 +132,17 @@ def _resolve(params: Params, key: str) -> Row:
         kind=entry.get("kind", "baseline"),
         training=as_published if recipe == "published" else common,
     )
+
+
+def _check_weights(losses: Any, where: str) -> None:
+    """`published` is not typed: its losses are checked here as the sections check `losses`."""
+    if not isinstance(losses, dict):
+        raise at(where, "must be a table, such as {l1: 1}")
+    for name, weight in losses.items():
+        if name not in loss_names():
+            raise at(f"{where}.{name}", "no such loss", loss_names())
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
+            raise at(f"{where}.{name}", "must be a number of 0 or more")
 
 
 def _training(params: Params, change: dict[str, Any], where: str) -> Training:
@@ -250,7 +260,8 @@ class InForce:
             "acceleration": row.acceleration,
             "recipe": row.recipe,
             "losses": row.losses,
-            **row.training.model_dump(mode="json", exclude=unused),
+            **row.training.model_dump(mode="json", exclude={*unused, "patch_lr"}),
+            **({"patch": row.training.patch_lr * scale} if row.training.patch_lr else {}),
             "tracking": self.params.tracking.model_dump(),
         }
 

@@ -166,10 +166,15 @@ class Features(Section):
 
 
 class Training(Loop):
-    """Numbers of a super-resolution training."""
+    """Numbers of a super-resolution training.
+
+    patch: HR pixels, the same area at every scale. patch_lr: LR pixels instead, where a publication
+    keeps those; 0 leaves `patch` in force.
+    """
 
     steps: Positive
     patch: Count
+    patch_lr: Count = 0
     augment: bool = True
     validation_slices: Count
     test_curve: bool = True
