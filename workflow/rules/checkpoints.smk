@@ -1,3 +1,5 @@
+# `gpu` is how many processes a training has (0: one, on whatever is there); `--set-resources
+# train_sr:gpu=4` or a profile asks for more. Batch and learning rate stay what they are.
 rule tracking_store:
     """Initialise the MLflow store once: several writers on a fresh database crash."""
     output:
@@ -32,10 +34,12 @@ rule train_vit_segmentation:
     resources:
         mem_mb=4000,
         runtime=segmentation_minutes,
+        gpu=0,
     params:
         settings=as_json(PARAMS.vit_settings("segmentation")),
     shell:
-        "python -m mrsr.train_vit --settings {params.settings:q} --train {input.train}"
+        "python -m mrsr.launch {resources.gpu} -m mrsr.train_vit"
+        " --settings {params.settings:q} --train {input.train}"
         " --validation {input.validation} --test {input.test} --out {output}"
         " > {log} 2>&1"
 
@@ -57,10 +61,12 @@ rule train_vit_pretext:
     resources:
         mem_mb=4000,
         runtime=pretext_minutes,
+        gpu=0,
     params:
         settings=pretext_settings,
     shell:
-        "python -m mrsr.train_vit --settings {params.settings:q} --start {input.start}"
+        "python -m mrsr.launch {resources.gpu} -m mrsr.train_vit"
+        " --settings {params.settings:q} --start {input.start}"
         " --train {input.train} --validation {input.validation} --test {input.test}"
         " --out {output} > {log} 2>&1"
 
@@ -84,10 +90,12 @@ rule train_autoencoder:
     resources:
         mem_mb=4000,
         runtime=autoencoder_minutes,
+        gpu=0,
     params:
         settings=autoencoder_settings,
     shell:
-        "python -m mrsr.train_autoencoder --settings {params.settings:q}"
+        "python -m mrsr.launch {resources.gpu} -m mrsr.train_autoencoder"
+        " --settings {params.settings:q}"
         " --train {input.train} --validation {input.validation} --test {input.test}"
         " --out {output} > {log} 2>&1"
 
@@ -111,11 +119,13 @@ rule train_sr:
     resources:
         mem_mb=3000,
         runtime=sr_minutes,
+        gpu=0,
     params:
         settings=train_settings,
         further=further_inputs,
     shell:
-        "python -m mrsr.train_sr --settings {params.settings:q} --train {input.train}"
+        "python -m mrsr.launch {resources.gpu} -m mrsr.train_sr"
+        " --settings {params.settings:q} --train {input.train}"
         " --validation {input.validation} --test {input.test} {params.further}"
         " --out {output} > {log} 2>&1"
 
