@@ -69,6 +69,8 @@ class Slices:
     guide: Path | None = None
     acceleration: int = 1
     _file: h5py.File | None = field(default=None, repr=False)
+    _guide_file: h5py.File | None = field(default=None, repr=False)
+    _guides: dict[str, StoredVolume] = field(default_factory=dict, repr=False)
     _usable: dict[int, np.ndarray] = field(default_factory=dict, repr=False)
     _orders: dict[tuple[int, int, int], np.ndarray] = field(default_factory=dict, repr=False)
 
@@ -142,8 +144,10 @@ def load(
     volumes = store.read_store(path)
     device = torch.device(device)
     role = "guide" if guide else "clean" if acceleration > 1 else ""
+    others: dict[str, StoredVolume] = {}
     if guide:
-        volumes = _guided(Path(path), volumes, guide)
+        others = {volume.key: volume for volume in store.read_store(guide)}
+        volumes = _guided(Path(path), volumes, guide, others)
     if place == "auto":
         share = 2 if guide else 1
         place = _place(share * memory_needed(path, scale, dtype), device)
@@ -163,6 +167,7 @@ def load(
         role=role,
         guide=guide,
         acceleration=acceleration,
+        _guides=others,
     )
     if place != "stream":
         holder = device if place == "device" else torch.device("cpu")
@@ -178,14 +183,18 @@ def load(
     return slices
 
 
-def _guided(path: Path, volumes: list[StoredVolume], guide: Path) -> list[StoredVolume]:
+def _guided(
+    path: Path, volumes: list[StoredVolume], guide: Path, others: dict[str, StoredVolume]
+) -> list[StoredVolume]:
     """The volumes that have a guide, which must be of the same slices."""
-    others = {volume.key: volume for volume in store.read_store(guide)}
-    for one in volumes:
-        two = others.get(one.key, one)
-        if (one.subject, one.visit, one.shape) != (two.subject, two.visit, two.shape) or (
-            one.slice_index != two.slice_index
-        ):
+    known = {volume.key: volume for volume in volumes}
+    for key, two in others.items():
+        one = known.get(key)
+        same = one is not None and all(
+            getattr(one, name) == getattr(two, name)
+            for name in ("subject", "visit", "shape", "slice_index")
+        )
+        if one is None or not same or not np.allclose(one.affine, two.affine, atol=1e-3):
             raise UserError(f"{guide} does not hold the slices of {path}; make it again")
     return [volume for volume in volumes if volume.key in others]
 
@@ -209,8 +218,10 @@ def _images(
         return [hr, less, lr]
     if slices.guide is None:
         return [hr, lr]
-    other = next(v for v in store.read_store(slices.guide) if v.key == volume.key)
-    guide = store.normalised(store.read_slices(slices.guide, other, which), other)
+    if slices._guide_file is None:
+        slices._guide_file = store.open_store(slices.guide)
+    other = slices._guides[volume.key]
+    guide = store.normalised(store.read_slices(slices._guide_file, other, which), other)
     guide = np.abs(guide) if np.iscomplexobj(guide) else guide
     image = torch.from_numpy(guide).to(slices.device)
     return [hr, lr, degrade.pad_to(image, slices.scale)[0].to(slices.dtype)]

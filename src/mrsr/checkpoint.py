@@ -172,13 +172,19 @@ def adopt_part(network: nn.Module, saved: Checkpoint, key: str) -> None:
     """Load the weights of network `key`, of several, into `network`.
 
     Raises:
-        UserError: the checkpoint has no such network.
+        UserError: the checkpoint has no such network, or it is of another shape.
     """
     prefix = f"{key}/"
     own = {n.removeprefix(prefix): t for n, t in saved.weights.items() if n.startswith(prefix)}
     if not own:
         raise UserError(f"the checkpoint has no weights for volume {key}; train it again")
-    network.load_state_dict(own)
+    try:
+        network.load_state_dict(own)
+    except RuntimeError:
+        raise UserError(
+            f"the checkpoint's weights for volume {key} do not fit model '{saved.model_name}' with "
+            "the options asked for; train it again"
+        ) from None
 
 
 def network(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:

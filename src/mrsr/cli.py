@@ -267,11 +267,15 @@ def enhance(
     device: Annotated[str, typer.Option()] = "auto",
     batch: Annotated[int, typer.Option(min=1)] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    guide: Annotated[
+        Path | None, typer.Option("--guide", help="The second contrast, for guided networks.")
+    ] = None,
 ) -> None:
     """Apply a trained network to a scan of one's own."""
     from mrsr.enhance import enhance as run
 
-    run(scan, out, model, scale=scale, device=device, batch=batch, overwrite=overwrite)
+    given = {"scale": scale, "device": device, "batch": batch, "overwrite": overwrite}
+    run(scan, out, model, **given, guide=guide)
     print(out)
 
 

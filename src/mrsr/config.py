@@ -19,7 +19,7 @@ from mrsr.accepts import at, loss_names
 from mrsr.errors import UserError
 from mrsr.in_force import InForce, first_problem, merge
 from mrsr.sections import Params
-from mrsr.settings import PACKAGE_FOLDERS
+from mrsr.settings import PACKAGE_FOLDERS, check_plugins
 
 # what an experiment's `set:` block may change
 SETTABLE = {"data", "vit", "autoencoder", "sr", "metrics", "tracking", "methods"}
@@ -60,6 +60,7 @@ def load(path: str | Path = "params.yaml", experiment: str | None = None) -> InF
     Raises:
         UserError: one line with the file and the dotted path of the first problem.
     """
+    check_plugins()
     path = Path(path)
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)

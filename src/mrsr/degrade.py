@@ -158,7 +158,8 @@ def sampled_lines(width: int, acceleration: int) -> Tensor:
     """
     frequency = (torch.arange(width) + width // 2) % width - width // 2
     centre = max(1, round(0.32 / acceleration * width))
-    return (frequency % acceleration == 0) | ((2 * frequency + 1).abs() <= centre)
+    central = (frequency >= -(centre // 2)) & (frequency < centre - centre // 2)
+    return (frequency % acceleration == 0) | central
 
 
 def undersample(lr: Tensor, acceleration: int) -> Tensor:
@@ -169,7 +170,7 @@ def undersample(lr: Tensor, acceleration: int) -> Tensor:
     if acceleration == 1:
         return lr
     lines = sampled_lines(lr.shape[-1], acceleration).to(lr.device)
-    return torch.fft.ifft2(torch.fft.fft2(lr) * lines).abs().to(lr.dtype)
+    return torch.fft.ifft2(torch.fft.fft2(lr.float()) * lines).abs().to(lr.dtype)
 
 
 def pad_to(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:

@@ -6,6 +6,10 @@ Slices are taken in the finest plane, that is along the axis with the largest vo
 last axis), and each goes through the network on its own; the slice direction is left as it is. The
 scan is divided by a high percentile of itself as the training volumes were, and multiplied back.
 
+A guided network also gets a second contrast of the same head, `--guide SCAN2`: it is put onto the
+output's grid by both headers' positions (nothing is registered) and divided by the same percentile
+of itself. A method that learns from the scan itself (type self) is trained on it first.
+
 The output has the input's axes in the input's order, float32 intensities in the input's scale
 (a network may overshoot a little below zero; nothing is clipped), and the input's header. Each old
 voxel becomes scale x scale new ones that fill the same space, so the anatomy does not move.
@@ -14,6 +18,7 @@ voxel becomes scale x scale new ones that fill the same space, so the anatomy do
 from __future__ import annotations
 
 import gzip
+import json
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +28,10 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from mrsr import checkpoint, degrade, loop, models
+from mrsr.datasets.volume import Volume
 from mrsr.errors import UserError
 from mrsr.files import atomic
+from mrsr.settings import job as parse_job
 
 PERCENTILE = 99.9  # the intensity that becomes 1, where the checkpoint does not say another
 
@@ -38,6 +45,7 @@ def enhance(
     device: str = "auto",
     batch: int = 8,
     overwrite: bool = False,
+    guide: Path | None = None,
 ) -> None:
     """Super-resolve a NIfTI scan of any orientation.
 
@@ -49,10 +57,11 @@ def enhance(
         device: "auto", "cpu", "cuda", "cuda:1", ...
         batch: slices that go through the network at once.
         overwrite: replace `output` if it is there.
+        guide: a scan of the second contrast, for guided networks, on whatever grid.
 
     Raises:
-        UserError: the input or the checkpoint cannot be used (each says why), `output` exists, or
-            it is not named `.nii` or `.nii.gz`.
+        UserError: the input, the guide or the checkpoint cannot be used (each says why), `output`
+            exists, or it is not named `.nii` or `.nii.gz`.
     """
     from mrsr.datasets.nifti import read_nifti
 
@@ -61,22 +70,29 @@ def enhance(
     if batch < 1:
         raise UserError(f"batch is {batch}, it must be 1 or more")
     where = loop.device_for(device)
+    percentile, settings = PERCENTILE, {}
     if str(model) == "bicubic":
         degrade.check(scale, "bicubic")
-        network, percentile = models.build("bicubic", scale, {}).to(where), PERCENTILE
+        models.check_guide("bicubic", guide is not None)
+        network = models.build("bicubic", scale, {}).to(where)
     else:
         saved = checkpoint.load(model)
+        models.check_guide(saved.model_name, guide is not None)
         if scale not in (0, saved.scale):
             raise UserError(f"{model} was trained for {saved.scale}x, not {scale}x")
-        network, scale = checkpoint.network(model, where), saved.scale
-        percentile = _percentile(saved.settings)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        scale, settings, percentile = saved.scale, saved.settings, _percentile(saved.settings)
+        if settings.get("type") != "self":
+            network = checkpoint.network(model, where)
     volume = read_nifti(input, subject="", contrast="", organ="")
     axes = [int(axis) for axis in volume.attributes["axes"].split(",")]
 
     image = volume.image
     unit = intensity_unit(image, percentile, input.name)
-    fine = apply(network, image / unit, scale, device=where, batch=batch)
+    second = _second(Path(guide), volume, scale, percentile) if guide else None
+    if settings.get("type") == "self":
+        network = _own_network(image / unit, settings, where, input.name)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    fine = apply(network, image / unit, scale, device=where, batch=batch, guide=second)
     if not np.isfinite(fine).all():
         raise UserError(f"{model} gives NaN or infinite values on {input.name}; train it again")
     write_scan(output, (fine * unit).transpose(np.argsort(axes)), input, axes[1:], scale)
@@ -103,17 +119,64 @@ def intensity_unit(image: np.ndarray, percentile: float, name: str) -> np.float3
     return unit
 
 
+def _second(path: Path, volume: Volume, scale: int, percentile: float) -> np.ndarray:
+    """The second contrast (slices, scale * h, scale * w), normalised, on the output's grid."""
+    from mrsr import guides
+    from mrsr.datasets.nifti import read_nifti
+
+    other = read_nifti(path, subject="", contrast="", organ="")
+    unit = intensity_unit(other.image, percentile, path.name)
+    count, height, width = volume.stored.shape
+    to_other = np.linalg.inv(other.affine) @ volume.affine @ _refine([1, 2], scale)
+    size = (height * scale, width * scale)
+    second = guides.resample(other.image, to_other, tuple(range(count)), size)
+    if not second.any():
+        raise UserError(
+            f"{path.name} does not overlap the scan; check the positions in both headers"
+        )
+    return second / unit
+
+
+def _own_network(
+    image: np.ndarray, settings: dict[str, Any], device: torch.device, name: str
+) -> nn.Module:
+    """A network trained on the slices (n, h, w) of this scan, as the checkpoint's were on theirs.
+
+    The checkpoint's own weights are of the volumes it was measured on, and are not used.
+    """
+    from mrsr import train_self
+    from mrsr.log import say
+
+    given = json.dumps({**settings, "device": str(device)})
+    job = parse_job(given, train_self.REQUIRED, train_self.COUNTS)
+    say(f"{name}: the method learns from the scan itself: training on it, {job.steps} steps")
+    machine = loop.start(job)
+    lr = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(machine.device)
+    return train_self.fit(lr, job, machine, f"{name} {job.method}").float()
+
+
 def apply(
-    network: nn.Module, image: np.ndarray, scale: int, *, device: torch.device, batch: int
+    network: nn.Module,
+    image: np.ndarray,
+    scale: int,
+    *,
+    device: torch.device,
+    batch: int,
+    guide: np.ndarray | None = None,
 ) -> np.ndarray:
-    """(slices, h, w) normalised -> (slices, scale * h, scale * w) float32, with a progress bar."""
+    """(slices, h, w) normalised -> (slices, scale * h, scale * w) float32, with a progress bar.
+
+    guide: the second contrast, in the output's shape, for guided networks.
+    """
     slices, height, width = image.shape
     fine = np.empty((slices, height * scale, width * scale), np.float32)
     # disable=None: no bar where nobody watches, that is in a log file
     with torch.inference_mode(), tqdm(total=slices, unit="slice", disable=None) as bar:
         for start in range(0, slices, batch):
             lr = torch.from_numpy(np.ascontiguousarray(image[start : start + batch]))
-            sr = forward(network, lr[:, None].float().to(device), scale)
+            second = [] if guide is None else [guide[start : start + batch]]
+            images = (torch.from_numpy(one)[:, None].float().to(device) for one in second)
+            sr = forward(network, lr[:, None].float().to(device), scale, *images)
             fine[start : start + len(lr)] = sr[:, 0].float().cpu().numpy()
             bar.update(len(lr))
     return fine
@@ -136,6 +199,18 @@ def _percentile(settings: dict[str, Any]) -> float:
     return float(normalise.get("percentile", PERCENTILE))
 
 
+def _refine(plane: list[int], scale: float) -> np.ndarray:
+    """(4, 4), from voxels that are `scale` times finer along the axes in `plane` to the old ones.
+
+    New voxel j covers a part of old voxel (j + 1/2) / scale - 1/2.
+    """
+    refine = np.eye(4)
+    for axis in plane:
+        refine[axis, axis] = 1 / scale
+        refine[axis, 3] = -(1 - 1 / scale) / 2
+    return refine
+
+
 def write_scan(
     output: Path, array: np.ndarray, source: Path, plane: list[int], scale: float
 ) -> None:
@@ -147,12 +222,9 @@ def write_scan(
 
     loaded: Any = nibabel.load(source)
     header = loaded.header.copy()
-    # new voxel j covers a part of old voxel (j + 1/2) / scale - 1/2
-    refine = np.eye(4)
+    refine = _refine(plane, scale)
     zooms = list(header.get_zooms()[:3])
     for axis in plane:
-        refine[axis, axis] = 1 / scale
-        refine[axis, 3] = -(1 - 1 / scale) / 2
         zooms[axis] /= scale
     qform, qcode = header.get_qform(coded=True)
     sform, scode = header.get_sform(coded=True)

@@ -105,8 +105,9 @@ def evaluate(
     if origin:
         _check_origin(origin, saved, settings)
     _check_store(slices, settings)
+    models.check_guide(settings.model.name, guide is not None)
     own = getattr(settings, "type", "single") == "self"
-    network = _network(settings, None if own else saved, device)
+    network = _network(settings, saved, device)
     pairs = batches.load(
         slices,
         scale=settings.scale,
@@ -115,6 +116,8 @@ def evaluate(
         guide=guide,
         acceleration=getattr(settings, "acceleration", 1),
     )
+    if own and origin:
+        _check_volumes(origin, saved, pairs.volumes)
     example: dict[str, np.ndarray] = {}
     rated = list(_rate(network, pairs, preset, settings, example, origin if own else None))
 
@@ -165,12 +168,19 @@ def _check_origin(origin: Checkpoint, path: Path | None, settings: SimpleNamespa
     """A checkpoint of another cell would put a wrong number into the tables."""
     known = {**origin.settings, "scale": origin.scale, "model": origin.model_name}
     asked = {**vars(settings), "model": settings.model.name}
-    for key in ("scale", "dataset", "method", "degradation", "model"):
-        if key in known and known[key] != asked[key]:
+    for key in ("scale", "dataset", "method", "degradation", "model", "type", "acceleration"):
+        if key in known and key in asked and known[key] != asked[key]:
             raise UserError(
                 f"{path} was trained for {key} {known[key]}, the evaluation asks for "
                 f"{asked[key]}; give the checkpoint of this cell"
             )
+
+
+def _check_volumes(origin: Checkpoint, path: Path | None, volumes: list[StoredVolume]) -> None:
+    """Networks of other volumes, of a store that was made anew, would pass unseen."""
+    here = {volume.key: volume.path for volume in volumes}
+    if origin.provenance.get("volumes", here) != here:
+        raise UserError(f"{path} was trained on other volumes than this store's; train it again")
 
 
 def _check_store(path: Path, settings: SimpleNamespace) -> None:
@@ -183,12 +193,12 @@ def _check_store(path: Path, settings: SimpleNamespace) -> None:
 
 
 def _network(settings: SimpleNamespace, saved: Path | None, device: torch.device) -> nn.Module:
-    if saved:
+    own = getattr(settings, "type", "single") == "self"  # its weights come volume by volume
+    if saved and not own:
         network = checkpoint.network(saved, device)
     else:
         network = models.build(settings.model.name, settings.scale, settings.model.options)
-        own = getattr(settings, "type", "single") == "self"  # its weights come volume by volume
-        if any(True for _ in network.parameters()) and not own:
+        if any(True for _ in network.parameters()) and not saved:
             raise UserError(
                 f"method '{settings.method}' has weights to train; give its best.pt by --checkpoint"
             )

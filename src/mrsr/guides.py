@@ -28,11 +28,12 @@ from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
 from mrsr.files import atomic
 from mrsr.settings import digest, plain
-from mrsr.slicing import Sliced, write_volume
+from mrsr.slicing import Sliced, relative, write_volume
 from mrsr.store import FORMAT, StoredVolume, attributes, normalised, read_slices, read_store
 
 SPLITS = ("train", "validation", "test")
 LOOKED_AT = 9  # slices of a volume whose residual shift is measured
+HALF = 0.501  # of a voxel, and a little for rounding
 
 
 def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path) -> dict[str, Any]:
@@ -51,7 +52,7 @@ def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path
         source.list_volumes(raw, source_settings, contrast)
         for contrast in (settings.contrast, settings.guide_contrast)
     )
-    pair_of = {_key(ref, raw): ref.pair for ref in target}
+    pair_of = {relative(ref.path, raw): ref.pair for ref in target}
     guide_of = {ref.pair: ref for ref in guide if ref.pair}
     chosen = {split: _partners(slices / f"{split}.h5", pair_of, guide_of) for split in SPLITS}
     alone = {s: [v.path for v, ref in pairs if ref is None] for s, pairs in chosen.items()}
@@ -73,10 +74,6 @@ def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path
     return residuals
 
 
-def _key(ref: VolumeRef, raw: Path) -> str:
-    return ref.path.resolve().relative_to(raw.resolve()).as_posix()
-
-
 def _partners(
     path: Path, pair_of: dict[str, str], guide_of: dict[str, VolumeRef]
 ) -> list[tuple[StoredVolume, VolumeRef | None]]:
@@ -91,6 +88,7 @@ def _write_split(
     source: Any,
     settings: Any,
 ) -> dict[str, float]:
+    """Into an open store; the residual shift in mm, empty where no slice has edges."""
     file.create_group("volumes")
     shifts, resampled = [], False
     for stored, ref in tqdm(pairs, unit="volume", disable=None, desc="guides"):
@@ -111,7 +109,8 @@ def _write_split(
         image = np.abs(guide.data.astype(np.complex64 if guide.data.dtype.kind == "c" else float))
         shifts.append(residual_shift(data, image, stored.voxel_size[1:]))
     described = json.loads(json.dumps(plain(settings), default=str))
-    residual = {"median": float(np.median(shifts)), "largest": float(np.max(shifts))}
+    found = [shift for shift in shifts if np.isfinite(shift)]  # blank slices have no edges
+    residual = {"median": float(np.median(found)), "largest": max(found)} if found else {}
     file.attrs["format"] = FORMAT
     file.attrs["dataset"] = settings.dataset
     file.attrs["guide"] = settings.guide
@@ -182,17 +181,21 @@ def resample(
     """(slices, rows, columns) of an image (s, h, w) at another grid, float32, zero outside.
 
     to_image: (4, 4), from (slice, row, column, 1) of that grid to voxels of the image. Cubic
-    splines, cut at the image's own range: they would overshoot at edges.
+    splines, cut at the image's own range: they would overshoot at edges. The image ends where its
+    outermost voxels do, half a voxel beyond their centres.
     """
     smooth = ndimage.spline_filter(image.astype(np.float32), order=3, output=np.float32)
     rows, columns = np.meshgrid(*(np.arange(n) for n in size), indexing="ij")
+    last = np.array(image.shape)[:, None, None] - 1
     result = np.empty((len(slices), *size), np.float32)
     for number, index in enumerate(slices):
         grid = np.stack([np.full(rows.shape, index), rows, columns, np.ones(rows.shape)])
         where = np.tensordot(to_image[:3], grid, axes=1)
-        result[number] = ndimage.map_coordinates(
-            smooth, where, order=3, prefilter=False, mode="constant", cval=0.0
+        inside = ((where > -HALF) & (where < last + HALF)).all(axis=0)
+        value = ndimage.map_coordinates(
+            smooth, np.clip(where, 0, last), order=3, prefilter=False, mode="mirror"
         )
+        result[number] = np.where(inside, value, 0)
     return np.clip(result, min(0.0, float(image.min())), float(image.max()))
 
 

@@ -27,6 +27,20 @@ PLUGINS = tuple(
 PACKAGE_FOLDERS = (Path(__file__).resolve().parent, *PLUGINS)
 
 
+def check_plugins() -> None:
+    """Refuse a folder of MRSR_PLUGINS that is not there, or has nothing to add, by a `UserError`.
+
+    Not done on import: there, it would be a traceback instead of a line.
+    """
+    for folder in PLUGINS:
+        if not folder.is_dir():
+            raise UserError(f"MRSR_PLUGINS: no folder {folder}; correct the path, or unset it")
+        if not any((folder / name).is_dir() for name in ("models", "datasets")):
+            raise UserError(
+                f"MRSR_PLUGINS: {folder} has neither models/ nor datasets/; name the folder above"
+            )
+
+
 def parse(text: str) -> SimpleNamespace:
     """Settings from a JSON object, or from a file when `text` is `@path`.
 

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import os
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from mrsr import datasets, splits
 from mrsr.datasets.nifti import read_nifti
 from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError, one_line
-from mrsr.files import atomic, write_json
+from mrsr.files import alone, atomic, reserve, write_json
 from mrsr.settings import digest, plain
 from mrsr.store import FORMAT, read_slices, read_store
 
@@ -39,6 +40,7 @@ __all__ = ["Cut", "Sliced", "cut", "read_slices", "read_store", "slice_dataset"]
 SKIPPED = "skipped.json"
 # what counts as tissue: a voxel above this part of the volume's normalising intensity
 _TISSUE = 0.05
+_OVERHEAD = 1 << 16  # bytes that HDF5 may need beside the arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,13 +101,12 @@ def slice_dataset(
     report: dict[str, Any] = {"dataset": settings.dataset, "splits": {}, "skipped": skipped}
     total = sum(len(of_split) for of_split in chosen.values())
     with ExitStack() as stack:
+        stack.enter_context(alone(out))
         submit, lookahead = _workers(stack, workers)
         bar = stack.enter_context(tqdm(total=total, unit="volume", disable=None, desc="slices"))
         for split, of_split in chosen.items():
             results = _results(of_split, settings, split, submit, lookahead)
-            file = stack.enter_context(
-                h5py.File(stack.enter_context(atomic(out / f"{split}.h5")), "w")
-            )
+            file = stack.enter_context(new_store(stack.enter_context(atomic(out / f"{split}.h5"))))
             _describe(file, settings, split)
             subjects, slices, count = set(), 0, 0
             for ref, result in results:
@@ -115,7 +116,7 @@ def slice_dataset(
                         raise UserError(f"{result} (or skip such volumes with --skip-bad)")
                     skipped.append(
                         {
-                            "path": _relative(ref.path, raw),
+                            "path": relative(ref.path, raw),
                             "split": split,
                             "subject": ref.subject,
                             "reason": one_line(str(result)),
@@ -128,7 +129,7 @@ def slice_dataset(
                     result,
                     subject=ref.subject,
                     visit=ref.visit,
-                    path=_relative(ref.path, raw),
+                    path=relative(ref.path, raw),
                 )
                 subjects.add(ref.subject)
                 slices += len(result.data)
@@ -352,12 +353,36 @@ def _describe(file: h5py.File, settings: Any, split: str) -> None:
     file.create_group("volumes")
 
 
+@contextmanager
+def new_store(path: Path) -> Iterator[h5py.File]:
+    """An empty HDF5 file, open for writing; its structures carry checksums (HDF5 1.10 reads it).
+
+    Raises:
+        OSError: no space for it.
+    """
+    reserve(path, 0, _OVERHEAD)
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        reserve(path, 0, _OVERHEAD)  # opening has cut it off
+        yield file
+        file.flush()
+        size = file.id.get_filesize()
+    os.truncate(path, size)  # without what was reserved and not needed
+
+
 def write_volume(
     file: h5py.File, number: int, sliced: Sliced, *, subject: str, visit: str, path: str
 ) -> None:
-    """Put a volume into an open store as volume `number`; `path` is relative to the raw data."""
+    """Put a volume into an open store as volume `number`; `path` is relative to the raw data.
+
+    Raises:
+        OSError: no space for it; the store is as it was.
+    """
+    arrays = {"data": sliced.data, "labels": sliced.labels}
+    most = sum(values.nbytes for values in arrays.values() if values is not None)
+    file.flush()
+    reserve(file.filename, file.id.get_filesize(), most + _OVERHEAD + 256 * len(sliced.data))
     group = file["volumes"].create_group(f"{number:04d}")
-    for name, values in (("data", sliced.data), ("labels", sliced.labels)):
+    for name, values in arrays.items():
         if values is not None:
             group.create_dataset(
                 name,
@@ -366,6 +391,7 @@ def write_volume(
                 compression="gzip",
                 compression_opts=1,
                 shuffle=True,
+                fletcher32=True,  # zlib has a checksum, but noise is stored without zlib
                 track_times=False,
             )
     group.attrs["subject"] = subject
@@ -379,7 +405,7 @@ def write_volume(
     group.attrs["voxel_size"] = sliced.voxel_size
 
 
-def _relative(path: Path, raw: Path) -> str:
+def relative(path: Path, raw: Path) -> str:
     """The path inside the raw folder, or the file's name alone: never a folder of this computer."""
     try:
         return path.resolve().relative_to(raw.resolve()).as_posix()

@@ -3,9 +3,9 @@
     python -m mrsr.train_self --settings @job.json --slices test.h5 \\
         --out results/benchmark/checkpoints/openms_t1/x2/smore/best.pt
 
-The slices of a store are degraded as for every other method; their HR versions are then dropped,
-and the LR slices are degraded once more: the network learns to undo that and is applied to the LR
-slices afterwards. `steps` is the budget of one volume. Nothing chooses among the steps, since
+The slices of a store are degraded as for every other method; their HR versions are never looked
+at, and the LR slices are degraded once more: the network learns to undo that and is applied to the
+LR slices afterwards. `steps` is the budget of one volume. Nothing chooses among the steps, since
 there is no truth to choose by: the last weights are kept.
 
 `--out` holds the network of every volume, named by the volume's key in the store. Killed at any
@@ -236,7 +236,13 @@ def train(settings: SimpleNamespace, slices: Path, out: Path) -> None:
             scale=settings.scale,
             settings=plain(settings),
             weights=done,
-            provenance={**provenance, "settings_digest": key, "steps": steps, "step": total},
+            provenance={
+                **provenance,
+                "settings_digest": key,
+                "steps": steps,
+                "step": total,
+                "volumes": {volume.key: volume.path for volume in held.volumes},
+            },
         )
         resume.clear(folder)
         say(f"{label}: {len(held.volumes)} volumes, {clock(spent)}, {out}")

@@ -80,6 +80,7 @@ def train(
     warmup = rivalry.warmup if losses.learned(weights) else 0
     if warmup and not losses.pixel(weights):
         raise UserError("adversarial.warmup needs a pixel loss, such as l1: 1; or set it to 0")
+    models.check_guide(settings.model.name, guide is not None)
     origin = features.digests(weights, frozen_paths)
     machine = loop.start(settings)
     share = loop.share(settings.batch, machine)

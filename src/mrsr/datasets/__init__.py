@@ -16,7 +16,7 @@ import importlib.util
 from types import ModuleType
 
 from mrsr.errors import UserError
-from mrsr.settings import PLUGINS
+from mrsr.settings import PLUGINS, check_plugins
 
 __path__ += [str(folder / "datasets") for folder in PLUGINS]
 
@@ -27,6 +27,7 @@ def source(name: str) -> ModuleType:
     Raises:
         UserError: there is no such file.
     """
+    check_plugins()
     if not name.isidentifier() or importlib.util.find_spec(f"mrsr.datasets.{name}") is None:
         raise UserError(f"no source '{name}': expected a file src/mrsr/datasets/{name}.py")
     return importlib.import_module(f"mrsr.datasets.{name}")

@@ -1,7 +1,8 @@
 """One file per network; the file's name is the `model:` of an entry under `methods:`.
 
 Each has `build(scale, **options) -> nn.Module`, whose forward takes LR images (batch, 1, h, w) in
-normalised intensities and returns (batch, 1, scale * h, scale * w). A file may say more by literals:
+normalised intensities and returns (batch, 1, scale * h, scale * w). A file may say more, by
+literals:
 
 - `SCALES = (2, 4)`: the scales its design allows, where not all of 2, 3, 4 and 8;
 - `GUIDED = True`: forward also takes the second contrast at HR, (batch, 1, scale * h, scale * w).
@@ -21,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from mrsr.errors import UserError
-from mrsr.settings import PLUGINS
+from mrsr.settings import PLUGINS, check_plugins
 
 __path__ += [str(folder / "models") for folder in PLUGINS]
 
@@ -32,6 +33,7 @@ def module(name: str) -> ModuleType:
     Raises:
         UserError: there is no such file.
     """
+    check_plugins()
     if not name.isidentifier() or importlib.util.find_spec(f"mrsr.models.{name}") is None:
         raise UserError(
             f"no model '{name}': expected a file src/mrsr/models/{name}.py, or models/{name}.py "
@@ -50,6 +52,19 @@ def build(name: str, scale: int, options: dict[str, Any]) -> Any:
             f"model '{name}' has no option '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
         )
     return factory(scale, **options)
+
+
+def check_guide(name: str, given: bool) -> None:
+    """Refuse a guide for a network that takes none, and the lack of one for a network that does.
+
+    Raises:
+        UserError: `given`, whether there is a guide, is not what the model's `GUIDED` says.
+    """
+    needed = bool(getattr(module(name), "GUIDED", False))
+    if needed and not given:
+        raise UserError(f"model '{name}' needs a second contrast; give it by --guide")
+    if given and not needed:
+        raise UserError(f"model '{name}' takes no second contrast; leave --guide out")
 
 
 def outputs(answer: Any) -> tuple[Any, dict[str, Any]]:
