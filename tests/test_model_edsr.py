@@ -76,6 +76,18 @@ def test_enlargement(scale: int, stages: int) -> None:
     assert upsampler(torch.rand(1, 2, 3, 5)).shape == (1, 2, 3 * scale, 5 * scale)
 
 
+@pytest.mark.parametrize("name", ["edsr", "rdn", "rcan"])
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_without_a_skip_training_starts_near_the_image(name: str, scale: int) -> None:
+    torch.manual_seed(0)
+    options = {"rcan": {"groups": 2, "reduction": 2}, "rdn": {"layers": 2, "growth": 4}}
+    network = models.build(name, scale, {"features": 8, "blocks": 2, **options.get(name, {})})
+    lr = torch.rand(1, 1, 6, 7)
+    repeated = lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
+    with torch.no_grad():
+        assert (network(lr) - repeated).abs().mean() < 0.2
+
+
 def test_bicubic_skip_starts_near_the_interpolated_image() -> None:
     torch.manual_seed(0)
     network = models.build("edsr", 2, {**SMALL, "skip": "bicubic"})

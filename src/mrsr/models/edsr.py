@@ -15,11 +15,12 @@ Where this departs from the publication, or had to choose:
 - No shift by the mean colour of natural images: intensities are normalised already.
 - Initialisation (ours): He. The second convolution of a block starts such that the residual is a
   tenth of its input whatever `residual_scale` is, so the variance does not grow with depth.
-- `skip: bicubic` (ours) adds the interpolated input, and the output convolution then starts a
-  hundred times smaller; `none` is as published.
+- Training starts near the image with each pixel repeated (`begin`, ours), or with
+  `skip: bicubic` (ours), which adds the interpolated input, near that; `none` is as published.
 - 8x (ours): three stages of 2x, as 4x has two.
 
-RDN and RCAN enlarge in the same way and take `convolution`, `Upsampler` and `check` from here.
+RDN and RCAN enlarge in the same way and take `convolution`, `begin`,
+`Upsampler` and `check` from here.
 """
 
 from __future__ import annotations
@@ -42,6 +43,25 @@ def convolution(inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -
     with torch.no_grad():
         layer.weight.mul_(gain)
     return layer
+
+
+@torch.no_grad()
+def begin(head: nn.Conv2d, enlarge: nn.Sequential, last: nn.Conv2d, skip: bool) -> None:
+    """Let training begin near an enlarged image instead of noise (ours; weights only).
+
+    The output convolution becomes a hundred times smaller. With the bicubic skip that is all;
+    without it map 0 carries the image through: centre taps of 1 in `head`, in every enlarging
+    convolution and in `last`, which together repeat each pixel.
+    """
+    last.weight.mul_(0.01)
+    if skip:
+        return
+    stages = [layer for layer in enlarge if isinstance(layer, nn.Conv2d)]
+    carriers = [head.weight[:1], last.weight[:, :1]]
+    carriers += [layer.weight[: layer.out_channels // layer.in_channels] for layer in stages]
+    for weight in carriers:
+        weight.zero_()
+        weight[:, 0, 1, 1] = 1.0
 
 
 class Upsampler(nn.Sequential):
@@ -95,7 +115,8 @@ class EDSR(nn.Module):
         self.body = nn.Sequential(*[Block(features, residual_scale) for _ in range(blocks)])
         self.trunk = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
+        self.last = convolution(features, 1)
+        begin(self.head, self.enlarge, self.last, skip)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.head(lr)

@@ -19,8 +19,8 @@ Where this departs from the publication, or had to choose:
 - Initialisation (ours): He; the convolution that ends a block, a group or the trunk starts ten
   times smaller, so the variance does not grow with depth. The attention's first bias starts at
   0.5: its few units see one number per image, and with a bias of 0 all of a block's can start dead.
-- `skip: bicubic` (ours) adds the interpolated input, and the output convolution then starts a
-  hundred times smaller; `none` is as published.
+- As in EDSR here, training starts near the image with each pixel repeated (ours), or with
+  `skip: bicubic` (ours), which adds the interpolated input, near that; `none` is as published.
 - 8x: three stages of 2x, as 4x has two (the publication has 8x too; its stages as recalled, not
   verified).
 
@@ -36,7 +36,7 @@ from torch.nn import functional as F
 
 from mrsr.degrade import upsample
 from mrsr.errors import UserError
-from mrsr.models.edsr import Upsampler, check, convolution
+from mrsr.models.edsr import Upsampler, begin, check, convolution
 
 SCALES = (2, 3, 4, 8)
 
@@ -93,7 +93,8 @@ class RCAN(nn.Module):
         self.groups = nn.Sequential(*[Group(features, blocks, reduction) for _ in range(groups)])
         self.trunk = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
+        self.last = convolution(features, 1)
+        begin(self.head, self.enlarge, self.last, skip)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.head(lr)

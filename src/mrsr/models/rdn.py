@@ -18,8 +18,8 @@ Where this departs from the publication, or had to choose:
 
 - Initialisation (ours): He; each block's fusion and the last layer of the global fusion start ten
   times smaller, so the variance does not grow with depth.
-- `skip: bicubic` (ours) adds the interpolated input, and the output convolution then starts a
-  hundred times smaller; `none` is as published.
+- As in EDSR here, training starts near the image with each pixel repeated (ours), or with
+  `skip: bicubic` (ours), which adds the interpolated input, near that; `none` is as published.
 - 8x (ours): three stages of 2x, as 4x has two.
 """
 
@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.degrade import upsample
-from mrsr.models.edsr import Upsampler, check, convolution
+from mrsr.models.edsr import Upsampler, begin, check, convolution
 
 SCALES = (2, 3, 4, 8)
 
@@ -66,7 +66,8 @@ class RDN(nn.Module):
         self.fusion1 = convolution(blocks * features, features, 1)
         self.fusion3 = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
+        self.last = convolution(features, 1)
+        begin(self.shallow1, self.enlarge, self.last, skip)
 
     def forward(self, lr: Tensor) -> Tensor:
         first = self.shallow1(lr)
