@@ -1,19 +1,24 @@
 """Errors for people: one line that says what is wrong, where, and what to do.
 
-Exit codes (docs/design.md repeats them):
+Exit codes (docs/reliability.md has what leads to them):
 
-- 2: the input is wrong (a parameter, a file, a path, a network answer that cannot be trusted)
+- 2: the input is wrong (a parameter, a file, a path, a network answer that cannot be trusted), or
+  there is no place to write to (no permission, a full disk, a folder in use)
 - 4: a training diverged
 - 75: interrupted by SIGTERM or SIGUSR1 after a checkpoint was written; run the command again
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BAD_INPUT = 2
 DIVERGED = 4
 INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command will go on later
@@ -45,7 +50,8 @@ def one_line(text: str) -> str:
 def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate an entry point: a `UserError` becomes one line on stderr and its exit code.
 
-    Every other exception is a bug of ours and keeps its traceback.
+    So does a full disk that nobody has turned into one. Every other exception is a bug of ours and
+    keeps its traceback.
     """
 
     @functools.wraps(main)
@@ -53,7 +59,15 @@ def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return main(*args, **kwargs)
         except UserError as error:
-            print(f"mrsr: error: {one_line(str(error))}", file=sys.stderr)
-            raise SystemExit(error.exit_code) from None
+            text, code = str(error), error.exit_code
+        except OSError as error:
+            if error.errno not in DISK_FULL:
+                raise
+            where = f" ({error.filename})" if error.filename else ""
+            text = f"{os.strerror(error.errno)}{where}; free some space and run the command again"
+            code = BAD_INPUT
+        with contextlib.suppress(OSError):  # a job's log may lie on the full disk
+            print(f"mrsr: error: {one_line(text)}", file=sys.stderr)
+        raise SystemExit(code)
 
     return run

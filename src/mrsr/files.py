@@ -1,8 +1,9 @@
-"""Whole files or none: temporary name, then rename; and checksums of what lies on disk."""
+"""Whole files or none: temporary name, then rename; checksums; one writer per folder."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -11,7 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mrsr.errors import UserError
+from mrsr.errors import DISK_FULL, UserError
+
+LOCK = ".lock"
 
 
 @contextlib.contextmanager
@@ -20,6 +23,9 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     The temporary name keeps the suffixes of `path` (writers choose formats by suffix). When the
     block raises, the temporary file is removed and `path` is left as it was.
+
+    Raises:
+        UserError: the folder cannot be written to, or the disk is full.
     """
     path = Path(path)
     try:
@@ -32,9 +38,10 @@ def atomic(path: str | Path) -> Iterator[Path]:
     os.close(handle)
     temporary = Path(name)
     try:
-        yield temporary
-        with open(temporary, "rb+") as written:
-            os.fsync(written.fileno())
+        with full_disk_told(path):
+            yield temporary
+            with open(temporary, "rb+") as written:
+                os.fsync(written.fileno())
         # mkstemp makes files private; give what an ordinary open() would have given
         umask = os.umask(0)
         os.umask(umask)
@@ -43,6 +50,97 @@ def atomic(path: str | Path) -> Iterator[Path]:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def full_disk_told(path: str | Path) -> Iterator[None]:
+    """Turn a full disk, also one that another library has wrapped, into one line.
+
+    Raises:
+        UserError: the disk or the quota is full; names `path`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        # torch.save raises a RuntimeError of its own while handling the disk's
+        while cause is not None and getattr(cause, "errno", None) not in DISK_FULL:
+            cause = cause.__cause__ or cause.__context__
+        if not isinstance(cause, OSError):
+            raise
+        reason = os.strerror(cause.errno or errno.ENOSPC)
+        raise UserError(
+            f"cannot write {path}: {reason}; free some space and run the same command again, "
+            "what was written before is kept"
+        ) from None
+
+
+def reserve(path: str | Path, start: int, size: int) -> None:
+    """Have the disk set `size` bytes of a file aside, from byte `start` on.
+
+    HDF5 finds a full disk when it closes its file, and may crash there: who reserves first, writes
+    into space that is there.
+
+    Raises:
+        OSError: there is not so much.
+    """
+    with open(path, "ab") as file, contextlib.suppress(AttributeError):  # not on macOS
+        os.posix_fallocate(file.fileno(), start, size)
+
+
+@contextlib.contextmanager
+def alone(folder: str | Path) -> Iterator[None]:
+    """Hold a folder, made if need be, against other processes that write the same files there.
+
+    The lock is the system's (flock on `.lock` in the folder) and ends with the process: a file that
+    a killed one left behind blocks nobody. Temporary files of a killed one are removed. Of several
+    processes of one training, the first holds it. A file system without locks holds nobody off.
+
+    Raises:
+        UserError: another process holds the folder, or it cannot be written to.
+    """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    folder = Path(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        held = _locked(folder / LOCK)
+    except BlockingIOError:
+        raise UserError(
+            f"another process is writing to {folder}; wait until it has ended, or end it"
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {folder}: {error.strerror}; check folder and disk"
+        ) from None
+    try:
+        for left in folder.glob(".tmp-*"):
+            left.unlink(missing_ok=True)
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)  # first: whoever opens it from now on has his own
+        os.close(held)
+
+
+def _locked(path: Path) -> int:
+    """A descriptor that holds the lock file of this name."""
+    import fcntl  # not on Windows
+
+    while True:
+        held = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno not in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP):
+                os.close(held)
+                raise
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(held), path.stat()):
+                return held
+        os.close(held)  # its last holder removed it between our two calls
 
 
 def write_text(path: str | Path, text: str) -> None:
