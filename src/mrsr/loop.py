@@ -217,15 +217,21 @@ def average(network: nn.Module, terms: Tensor, machine: Machine) -> Tensor:
 def optimizer_for(network: nn.Module, settings: SimpleNamespace) -> torch.optim.Optimizer:
     """The optimizer that `optimizer` describes: name, lr, betas, weight_decay, decoupled.
 
-    Names: adam, adamw (adam with decoupled decay), sgd (betas[0] is the momentum, decay coupled).
+    Names: adam, adamw (adam with decoupled decay), sgd (betas[0] is the momentum, decay coupled),
+    rmsprop (betas[1] is its smoothing, decay coupled).
     Decoupled decay shrinks weights by lr * decay (AdamW); coupled decay is added to the gradient,
     the literal reading of "Adam with a weight decay" in section 4.1.
     """
     common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
     if settings.name == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=settings.betas[0], **common)
+    if settings.name == "rmsprop":
+        del common["fused"]  # there is none
+        return torch.optim.RMSprop(network.parameters(), alpha=settings.betas[1], **common)
     if settings.name not in ("adam", "adamw"):
-        raise UserError(f"optimizer.name must be adam, adamw or sgd, not '{settings.name}'")
+        raise UserError(
+            f"optimizer.name must be adam, adamw, sgd or rmsprop, not '{settings.name}'"
+        )
     kind = torch.optim.AdamW if settings.decoupled or settings.name == "adamw" else torch.optim.Adam
     return kind(network.parameters(), betas=tuple(settings.betas), **common)
 

@@ -103,7 +103,7 @@ class Data(Section):
 class Optimizer(Section):
     """Adam as printed; weight decay decoupled (AdamW) or coupled (as torch's Adam has it)."""
 
-    name: Literal["adam", "adamw", "sgd"] = "adam"
+    name: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
     lr: Annotated[float, Field(gt=0)] = 5e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     weight_decay: Annotated[float, Field(ge=0)] = 0.1

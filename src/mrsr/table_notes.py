@@ -88,6 +88,13 @@ def notes(
         )
         if record.get("left_out"):
             found.append(f"{where}: {record['left_out']}.")
+        full = record.get("full_parameters")
+        if full is not None and full != record.get("parameters"):
+            options = record.get("model", {}).get("options", {})
+            found.append(
+                f"{by_key.get(key[2], key[2])}: reduced to "
+                f"{', '.join(f'{name} {value}' for name, value in options.items())}."
+            )
         if record.get("acceleration", 1) > 1:
             found.append(f"{where}: LR input undersampled {record['acceleration']}x in k-space.")
         if record.get("guide"):
