@@ -76,7 +76,7 @@ class Reasoning(nn.Module):
     def forward(self, descriptors: Tensor) -> Tensor:
         scores = self.query(descriptors) @ self.key(descriptors).transpose(1, 2)
         relation = _softmax(scores / descriptors.shape[-1] ** 0.5, -1)
-        return descriptors + F.relu(self.graph(relation @ descriptors))
+        return descriptors + self.graph(relation @ descriptors)
 
 
 class Attention(nn.Module):
