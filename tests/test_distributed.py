@@ -25,8 +25,9 @@ import test_train_autoencoder
 import test_train_sr
 import test_train_sr_adversarial
 import test_train_vit
-from mrsr import checkpoint, launch, loop, train_autoencoder, train_sr, train_vit
+from mrsr import checkpoint, launch, loop, resume, train_autoencoder, train_sr, train_vit
 from mrsr.errors import INTERRUPTED
+from test_resume import at_step, same
 
 FP64: dict[str, Any] = {"precision": "fp64", "steps": 20, "validate_every": 20, "log_every": 5}
 
@@ -276,3 +277,93 @@ def test_two_processes_end_with_the_weights_of_one(trained: Path, name: str) -> 
     assert log[1][0]["provenance"]["processes"] == 2
     files = sorted(path.name for path in (trained / name / "two").iterdir())
     assert files == ["best.pt", "last.pt", "log.jsonl"]
+
+
+# --- a training among the dead ------------------------------------------------------------------
+
+# the training as it is, slowed from a step on, so that a signal finds it running
+SLOWED = """
+import os, sys, time
+from pathlib import Path
+from mrsr import batches, train_sr
+at, folder = int(os.environ["SLOW_FROM"]), Path(os.environ["PIDS"])
+(folder / os.environ["RANK"]).write_text(str(os.getpid()))
+batch = batches.batch
+def slowed(slices, step, **options):
+    time.sleep(0.1 if step >= at else 0)
+    return batch(slices, step, **options)
+batches.batch = slowed
+train_sr.main()
+"""
+LONG = {"precision": "fp64", "steps": 60, "validate_every": 30, "checkpoint_every": 4}
+
+
+def slowed(folder: Path, step: int, out: str = "killed") -> subprocess.Popen[str]:
+    """Two processes of a training, held once they have reached a step."""
+    (folder / "slowed.py").write_text(SLOWED)
+    pids = folder / "pids"
+    pids.mkdir(exist_ok=True)
+    for file in pids.iterdir():
+        file.unlink()
+    arguments = test_train_sr.command(folder, LONG, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLOW_FROM", str(step))
+        patch.setenv("PIDS", str(pids))
+        job = launched(folder, "slowed", *arguments)
+    at_step(folder / out, step, job)
+    return job
+
+
+def pid(folder: Path, rank: int) -> int:
+    return int((folder / "pids" / str(rank)).read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("distributed")
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_dead_process_ends_the_job_and_the_next_start_goes_on(tmp_path: Path, rank: int) -> None:
+    job = slowed(tmp_path, 16)
+    os.kill(pid(tmp_path, rank), signal.SIGKILL)
+    text = job.communicate(timeout=100)[0]
+    assert job.returncode == 1, text
+    last = text.strip().splitlines()[-1]
+    assert last.startswith("mrsr: error: processes of this training ended: ")
+    assert f"{rank} by SIGKILL" in last and "Traceback" not in text
+    assert not alive(pid(tmp_path, 1 - rank))
+    assert not (tmp_path / "killed" / "best.pt").exists()
+
+    if rank == 0:
+        return  # the rest is the same for both
+    # the next one is asked to stop: one state, all processes at the same step
+    job = slowed(tmp_path, 40)
+    job.send_signal(signal.SIGTERM)
+    text = job.communicate(timeout=100)[0]
+    assert job.returncode == INTERRUPTED, text
+    assert "going on at step" in text and "Traceback" not in text
+    state = resume.load(
+        tmp_path / "killed", loop.Machine(torch.device("cpu")), digest=digest_in(tmp_path)
+    )
+    assert state is not None and state["step"] >= 40
+    generators = [random["torch"] for random in state["random"]]
+    assert len(generators) == 2 and not torch.equal(*generators)  # seeds of their own
+
+    # to the end, and beside it a run that nothing disturbed: bit for bit the same
+    in_two(
+        tmp_path,
+        ("mrsr.train_sr", test_train_sr.command(tmp_path, LONG, "killed")),
+        ("mrsr.train_sr", test_train_sr.command(tmp_path, LONG, "whole")),
+    )
+    same(tmp_path / "killed", tmp_path / "whole")
+
+
+def digest_in(folder: Path) -> str:
+    return str(test_train_sr.lines(folder / "killed")[0]["digest"])
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("distributed")
+def test_nothing_outlives_the_launcher(tmp_path: Path) -> None:
+    job = slowed(tmp_path, 4)
+    job.kill()
+    until(lambda: not any(alive(pid(tmp_path, rank)) for rank in (0, 1)))
+    job.communicate(timeout=60)
