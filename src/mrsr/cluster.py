@@ -41,6 +41,11 @@ def _tool(*command: str) -> str:
     Raises:
         UserError: it failed, or gave no answer within two minutes.
     """
+    if shutil.which(command[0]) is None:
+        raise UserError(
+            f"the run's jobs are in SLURM, and `{command[0]}` is not at hand; go where it is, or, "
+            "if none of them runs, `mrsr resume --force`"
+        )
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     except subprocess.TimeoutExpired:
@@ -155,6 +160,24 @@ def cancel_local(here: Path) -> int:
     return len(shells)
 
 
+def cancel_jobs(here: Path, submitted: bool) -> None:
+    """Cancel the jobs that a killed Snakemake left in SLURM, and wait for their end.
+
+    Args:
+        submitted: the run used SLURM, so that it must be asked; else it may be absent or down.
+    """
+    try:
+        jobs = orphaned_jobs(here) if submitted or shutil.which("squeue") else []
+    except UserError:
+        if submitted:
+            raise
+        return
+    if jobs:
+        _tool("scancel", *jobs)
+        _wait_until_gone("jobs", lambda: orphaned_jobs(here))
+        print(f"mrsr: cancelled {len(jobs)} jobs: {' '.join(jobs)}", file=sys.stderr)
+
+
 def clear(force: bool = False) -> dict[str, Any]:
     """Cancel what a killed run left behind in this folder, and unlock it.
 
@@ -181,17 +204,8 @@ def clear(force: bool = False) -> dict[str, Any]:
         raise UserError(
             f"the run was started on {host}; log in there, or, if it is dead, `mrsr resume --force`"
         )
-    if shutil.which("squeue"):
-        jobs = orphaned_jobs(here)
-        if jobs:
-            _tool("scancel", *jobs)
-            _wait_until_gone("jobs", lambda: orphaned_jobs(here))
-            print(f"mrsr: cancelled {len(jobs)} jobs: {' '.join(jobs)}", file=sys.stderr)
-    elif "slurm" in " ".join(map(str, record.get("command", []))) and not force:
-        raise UserError(
-            "the run's jobs are in SLURM, which is not at hand here; go where it is, or, if none "
-            "of them runs, `mrsr resume --force`"
-        )
+    if not force or shutil.which("squeue"):
+        cancel_jobs(here, submitted="slurm" in " ".join(map(str, record.get("command", []))))
     if count := cancel_local(here):
         print(f"mrsr: ended {count} rules that were left running here", file=sys.stderr)
     if locked:
