@@ -1,5 +1,6 @@
 # Functions and wildcard constraints; no rules here.
 import json
+import os
 from pathlib import Path
 
 SPLITS = ["train", "validation", "test"]
@@ -100,11 +101,13 @@ def further_inputs(wildcards, input):
 # seconds per step of a training at the paper's size on a current GPU, guessed generously: where a
 # limit is too short, the training writes its state, queues again and goes on
 SECONDS = {"segmentation": 2.0, "pretext": 1.0, "autoencoder": 3.0, "sr": 2.5}
+# a job that asks for more than its partition allows would wait for ever
+LONGEST = int(os.environ.get("MRSR_SLURM_MINUTES", 24 * 60))
 
 
 def minutes(training, steps, attempt):
     """Run time to ask for: half an hour to load and measure, then the steps; more each attempt."""
-    return attempt * (30 + round(steps * SECONDS[training] / 60))
+    return min(LONGEST, attempt * (30 + round(steps * SECONDS[training] / 60)))
 
 
 def segmentation_minutes(wildcards, attempt):
@@ -124,7 +127,7 @@ def sr_minutes(wildcards, attempt):
 
 
 def self_minutes(wildcards, attempt):
-    return attempt * 24 * 60  # how many volumes there are is not known yet
+    return LONGEST  # how many volumes there are is not known yet
 
 
 def trainings():
