@@ -331,6 +331,29 @@ def adopt(experiment: ExperimentName = None) -> None:
     print(f"{run(experiment)}: adopted; nothing will be trained again")
 
 
+@app.command()
+def plan(
+    target: Annotated[str, typer.Argument(help="A target of snakemake, or a file.")] = "all",
+    experiment: ExperimentName = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU's name: V100")] = "auto",
+    cores: Annotated[int, typer.Option(min=1, help="As snakemake --cores.")] = 2,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of this computer.")] = 1,
+    jobs: Annotated[int, typer.Option(min=0, help="Jobs at a time on a cluster; 0: none.")] = 0,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Time a few steps of each network here, first.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="As if nothing were there yet.")] = False,
+    file: ParamsFile = PARAMS,
+) -> None:
+    """Print what a target will cost: jobs, hours and disk by stage and row, and wall time."""
+    from mrsr import plan as planning
+
+    given = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
+    print(
+        planning.run(target, experiment, **given, fresh=fresh, measure=measure, file=file), end=""
+    )
+
+
 @app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )

@@ -7,6 +7,8 @@ rule evaluate:
         f"{RESULTS}/metrics/{{dataset}}/x{{scale}}/{{method}}.json",
     log:
         f"{LOGS}/metrics/{{dataset}}/x{{scale}}/{{method}}.log",
+    benchmark:
+        f"{LOGS}/benchmarks/metrics/{{dataset}}/x{{scale}}/{{method}}.tsv"
     conda:
         "../../envs/conda.yaml"
     resources:
