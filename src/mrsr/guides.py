@@ -23,13 +23,21 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from mrsr import datasets
+from mrsr import datasets, files
 from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
 from mrsr.files import atomic
 from mrsr.settings import digest, plain
-from mrsr.slicing import Sliced, relative, write_volume
-from mrsr.store import FORMAT, StoredVolume, attributes, normalised, read_slices, read_store
+from mrsr.slicing import Sliced, new_store, relative, write_volume
+from mrsr.store import (
+    FORMAT,
+    StoredVolume,
+    attributes,
+    fixed,
+    normalised,
+    read_slices,
+    read_store,
+)
 
 SPLITS = ("train", "validation", "test")
 LOOKED_AT = 9  # slices of a volume whose residual shift is measured
@@ -64,13 +72,12 @@ def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path
         )
     residuals = {}
     with ExitStack() as stack:
+        stack.enter_context(files.alone(out))
         for split in SPLITS:
             path = slices / f"{split}.h5"
-            file = stack.enter_context(
-                h5py.File(stack.enter_context(atomic(out / f"{split}.h5")), "w")
-            )
+            file = stack.enter_context(new_store(stack.enter_context(atomic(out / f"{split}.h5"))))
             residuals[split] = _write_split(file, path, chosen[split], source, settings)
-            file.attrs["without_guide"] = json.dumps(alone)
+            file.attrs["without_guide"] = fixed(json.dumps(alone))
     return residuals
 
 
@@ -112,15 +119,17 @@ def _write_split(
     found = [shift for shift in shifts if np.isfinite(shift)]  # blank slices have no edges
     residual = {"median": float(np.median(found)), "largest": max(found)} if found else {}
     file.attrs["format"] = FORMAT
-    file.attrs["dataset"] = settings.dataset
-    file.attrs["guide"] = settings.guide
-    file.attrs["organ"] = settings.organ
-    file.attrs["contrast"] = settings.guide_contrast
-    file.attrs["split"] = path.stem
-    file.attrs["settings"] = json.dumps(described, sort_keys=True)
-    file.attrs["digest"] = digest({"guide": described, "of": str(attributes(path)["digest"])})
+    file.attrs["dataset"] = fixed(settings.dataset)
+    file.attrs["guide"] = fixed(settings.guide)
+    file.attrs["organ"] = fixed(settings.organ)
+    file.attrs["contrast"] = fixed(settings.guide_contrast)
+    file.attrs["split"] = fixed(path.stem)
+    file.attrs["settings"] = fixed(json.dumps(described, sort_keys=True))
+    file.attrs["digest"] = fixed(
+        digest({"guide": described, "of": str(attributes(path)["digest"])})
+    )
     file.attrs["resampled"] = resampled
-    file.attrs["residual_mm"] = json.dumps(residual)
+    file.attrs["residual_mm"] = fixed(json.dumps(residual))
     return residual
 
 

@@ -33,7 +33,7 @@ from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError, one_line
 from mrsr.files import alone, atomic, reserve, write_json
 from mrsr.settings import digest, plain
-from mrsr.store import FORMAT, read_slices, read_store
+from mrsr.store import FORMAT, fixed, read_slices, read_store
 
 __all__ = ["Cut", "Sliced", "cut", "read_slices", "read_store", "slice_dataset"]
 
@@ -344,12 +344,12 @@ def _describe(file: h5py.File, settings: Any, split: str) -> None:
     if isinstance(value.get("split"), dict) and value["split"].get("path"):
         value["split"]["path"] = Path(value["split"]["path"]).name  # no folder of this computer
     file.attrs["format"] = FORMAT
-    file.attrs["dataset"] = settings.dataset
-    file.attrs["organ"] = settings.organ
-    file.attrs["contrast"] = settings.contrast
-    file.attrs["split"] = split
-    file.attrs["settings"] = json.dumps(value, sort_keys=True)
-    file.attrs["digest"] = digest(value)
+    file.attrs["dataset"] = fixed(settings.dataset)
+    file.attrs["organ"] = fixed(settings.organ)
+    file.attrs["contrast"] = fixed(settings.contrast)
+    file.attrs["split"] = fixed(split)
+    file.attrs["settings"] = fixed(json.dumps(value, sort_keys=True))
+    file.attrs["digest"] = fixed(digest(value))
     file.create_group("volumes")
 
 
@@ -394,9 +394,9 @@ def write_volume(
                 fletcher32=True,  # zlib has a checksum, but noise is stored without zlib
                 track_times=False,
             )
-    group.attrs["subject"] = subject
-    group.attrs["visit"] = visit
-    group.attrs["path"] = path
+    group.attrs["subject"] = fixed(subject)
+    group.attrs["visit"] = fixed(visit)
+    group.attrs["path"] = fixed(path)
     group.attrs["slope"] = sliced.slope
     group.attrs["intercept"] = sliced.intercept
     group.attrs["scale"] = sliced.scale

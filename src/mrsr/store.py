@@ -11,6 +11,8 @@ Layout, written by `slicing.py` and read here with h5py and numpy alone:
 A normalised image is (data * slope + intercept) / scale: `scale` is the physical intensity that
 becomes 1. Nothing is clipped. `affine` maps (slice_index - slice_index[0], row, column, 1) to RAS+
 millimetres; `slice_index` counts in the volume before slices were selected.
+
+What `slicing.py` writes has checksums everywhere: a flipped bit is refused when it is read.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ import numpy as np
 from mrsr.errors import UserError
 
 FORMAT = 1
+_DAMAGE = (KeyError, TypeError, ValueError, OSError, RuntimeError)  # h5py's, by what is hit
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,8 +66,11 @@ def open_store(path: str | Path) -> h5py.File:
         file = h5py.File(path, "r")
     except OSError:
         raise UserError(f"{path} is not a readable HDF5 file; delete it and slice again") from None
-    version = file.attrs.get("format")
-    if "volumes" not in file or version != FORMAT:
+    try:
+        version, whole = file.attrs.get("format"), "volumes" in file
+    except (OSError, KeyError, RuntimeError):
+        version, whole = "damage", False
+    if not whole or version != FORMAT:
         file.close()
         raise UserError(
             f"{path} is not a slice store of format {FORMAT} (found {version}); slice again"
@@ -75,10 +81,24 @@ def open_store(path: str | Path) -> h5py.File:
 def attributes(path: str | Path) -> dict[str, Any]:
     """The store's own attributes: dataset, organ, contrast, split, settings (JSON), digest."""
     with open_store(path) as file:
-        return {
-            key: value.item() if isinstance(value, np.generic) else value
-            for key, value in file.attrs.items()
-        }
+        try:
+            return {key: _plain(value) for key, value in file.attrs.items()}
+        except _DAMAGE as error:
+            raise UserError(f"{path} is damaged ({error}); delete it and slice again") from None
+
+
+def fixed(text: str) -> np.ndarray:
+    """A string as an attribute whose bytes stand in its own place, which HDF5's checksums cover.
+
+    Strings of any length, h5py's default, lie in a heap that has none.
+    """
+    data = text.encode()
+    return np.array(data, dtype=h5py.string_dtype("utf-8", max(1, len(data))))
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if isinstance(value, np.generic) else value
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def read_store(path: str | Path) -> list[StoredVolume]:
@@ -90,7 +110,7 @@ def read_store(path: str | Path) -> list[StoredVolume]:
     with open_store(path) as file:
         try:
             volumes = [_volume(key, file["volumes"][key]) for key in sorted(file["volumes"])]
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except _DAMAGE as error:
             raise UserError(f"{path} is damaged ({error}); delete it and slice again") from None
     if not volumes:
         raise UserError(f"{path} holds no volume; check the dataset's split and slice again")
@@ -108,9 +128,9 @@ def _volume(key: str, group: h5py.Group) -> StoredVolume:
         raise ValueError(f"labels of volume {key}")
     return StoredVolume(
         key=key,
-        subject=str(attrs["subject"]),
-        visit=str(attrs["visit"]),
-        path=str(attrs["path"]),
+        subject=str(_plain(attrs["subject"])),
+        visit=str(_plain(attrs["visit"])),
+        path=str(_plain(attrs["path"])),
         slope=float(attrs["slope"]),
         intercept=float(attrs["intercept"]),
         scale=scale,
@@ -152,13 +172,13 @@ def _read(
     if not isinstance(source, h5py.File):
         with open_store(source) as file:
             return _read(file, volume, name, which)
-    data = source["volumes"][volume.key][name]
     try:
+        data = source["volumes"][volume.key][name]
         if which is None:
             return data[:]
         # one chunk is one slice: single reads are faster than h5py's fancy indexing
         return np.stack([data[int(i)] for i in which])
-    except OSError:
+    except _DAMAGE:
         raise UserError(
             f"{source.filename} is damaged at volume {volume.key}; delete it and slice again"
         ) from None
