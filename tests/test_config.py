@@ -122,7 +122,7 @@ def test_paper_numbers_are_the_papers() -> None:
         (("experiments", "demo", "set", "modle"), {}, "experiments.demo.set.modle: unknown key"),
         (("experiments", "demo", "set", "data"), {"sources": {}}, "raw data is shared"),
         (("experiments", "demo", "tables"), {"table1": []}, "is in no table"),
-        (("experiment",), "nosuch", "no experiment 'nosuch'; known: benchmark, demo"),
+        (("experiment",), "nosuch", "no experiment 'nosuch'; known: benchmark, benchmark_gpu, demo"),
         (("surprise",), 1, "surprise: unknown key"),
     ],
 )
