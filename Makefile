@@ -4,6 +4,7 @@
 #   make demo    train and measure on the embedded phantom, print the table (minutes, no network
 #                beyond the package index)
 #   make test    all tests, with the coverage of src/mrsr
+#   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (15 min)
 #   make lint    ruff, snakefmt, snakemake --lint
 #   make bench   steps per second of the demo's trainings, as their own logs say it
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
@@ -28,10 +29,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help venv demo test test-fast test-slow lint bench lock clean
+.PHONY: help venv demo test test-fast test-slow soak lint bench lock clean
 
 help:
-	@sed -n '4,11s/^# \{0,1\}//p' Makefile
+	@sed -n '4,12s/^# \{0,1\}//p' Makefile
 
 venv: $(STAMP)
 
@@ -62,6 +63,9 @@ test-fast: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow --cov=src/mrsr --cov-append --cov-report=term \
 	  || [ $$? -eq 5 ]
+
+soak: $(STAMP)
+	$(BIN)/python tests/soak.py --seed $(or $(SEED),0) --kills $(or $(KILLS),20)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
