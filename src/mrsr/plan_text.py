@@ -65,8 +65,8 @@ def report(
     ]
     if unknown:
         lines.append(
-            f"not in the sums: {unknown} jobs whose time is not known; `mrsr plan --measure` on "
-            "the computer that will run them times a few steps of each"
+            f"not in the sums: {unknown} job{'s' * (unknown != 1)} whose time is not known; "
+            "`mrsr plan --measure` on the computer that will run them times a few steps of each"
         )
     return "\n".join(lines) + "\n"
 
