@@ -2,7 +2,8 @@
 
 Nothing else is needed to load one: `network("best.pt")` gives the network ready for use. Files are
 read with `weights_only=True`, so a file from elsewhere cannot execute code; what does not look
-like a checkpoint is refused in one line. The same weights and settings give the same bytes.
+like a checkpoint is refused in one line. The same weights and settings give the same bytes. A
+SHA-256 of all content lies inside and is checked: torch reads over flipped bits without a word.
 
 By hand: `python -m mrsr.checkpoint best.pt` prints everything but the weights.
 """
@@ -10,6 +11,7 @@ By hand: `python -m mrsr.checkpoint best.pt` prints everything but the weights.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import pickle
@@ -26,7 +28,8 @@ from mrsr import models
 from mrsr.errors import UserError, guarded
 from mrsr.files import atomic
 
-FORMAT = 1
+FORMAT = 2
+WITHOUT_DIGEST = 1  # the format before; read as it is
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,6 +101,19 @@ def to_cpu(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     }
 
 
+def content_digest(content: dict[str, Any]) -> str:
+    """SHA-256 of a checkpoint's content: the tensors' names, types, shapes and bytes, and the rest.
+
+    content: as `save` writes it, `weights` on the CPU; its own `sha256` does not count.
+    """
+    rest = {key: value for key, value in content.items() if key not in ("weights", "sha256")}
+    total = hashlib.sha256(json.dumps(rest, sort_keys=True, default=repr).encode())
+    for name, tensor in content["weights"].items():
+        total.update(f"{name} {tensor.dtype} {list(tensor.shape)};".encode())
+        total.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return total.hexdigest()
+
+
 def save(
     path: str | Path,
     *,
@@ -118,17 +134,29 @@ def save(
         "settings": settings,
         "provenance": provenance,
     }
+    content["sha256"] = content_digest(content)
     # given a path, torch writes the file's name into the archive; given a handle it does not, and
     # equal content has equal bytes
     with atomic(path) as temporary, open(temporary, "wb") as file:
         torch.save(content, file)
 
 
+def _whole(content: dict[str, Any]) -> bool:
+    """Whether the content has the digest it should have; files of the format before had none."""
+    expected = content.get("sha256", "")
+    if not expected and content["format"] == WITHOUT_DIGEST:
+        return True
+    try:
+        return bool(expected == content_digest(content))
+    except (TypeError, ValueError, RuntimeError):  # keys or tensors of a kind that none is made of
+        return False
+
+
 def load(path: str | Path) -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
     Raises:
-        UserError: the file is missing, truncated, not a checkpoint, or holds more than data.
+        UserError: the file is missing, damaged, not a checkpoint, or holds more than data.
     """
     path = Path(path)
     try:
@@ -151,7 +179,7 @@ def load(path: str | Path) -> Checkpoint:
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
         raise UserError(f"{path} is not a checkpoint of mrsr; use one that `mrsr` trained")
-    if content["format"] != FORMAT:
+    if content["format"] not in (FORMAT, WITHOUT_DIGEST):
         raise UserError(
             f"{path} has format {content['format']}, this version reads {FORMAT}; update mrsr"
         )
@@ -160,6 +188,10 @@ def load(path: str | Path) -> Checkpoint:
             raise UserError(f"{path}: no valid '{key}' inside; use a file that `mrsr` trained")
     if not all(isinstance(value, Tensor) for value in content["weights"].values()):
         raise UserError(f"{path}: its weights are not all tensors; use a file that `mrsr` trained")
+    if not _whole(content):
+        raise UserError(
+            f"{path} is damaged: its content does not have its checksum; copy it again or retrain"
+        )
     return Checkpoint(content["model"], *(content[key] for key in list(_TYPES)[1:]))
 
 

@@ -19,7 +19,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from mrsr.files import write_text
+from mrsr.files import full_disk_told, write_text
 
 DELIVER_SECONDS = 60.0
 
@@ -48,8 +48,9 @@ class Log:
             return
         text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n"
         self.text += text
-        self.file.write(text)
-        self.file.flush()
+        with full_disk_told(self.path):
+            self.file.write(text)
+            self.file.flush()
 
     def metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Append the metrics of a split after `step` steps."""

@@ -44,6 +44,7 @@ from mrsr import (
 )
 from mrsr.adversarial import frozen
 from mrsr.errors import Interrupted, UserError, guarded
+from mrsr.files import alone
 from mrsr.log import Delivery, Log, Progress, clock, numbers, say
 from mrsr.models.autoencoder import MULTIPLE, unprepare
 from mrsr.settings import digest, job, plain
@@ -431,13 +432,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="checkpoint to write: .../best.pt")
     given = parser.parse_args(arguments)
     try:
-        train(
-            job(given.settings, REQUIRED, COUNTS),
-            given.train,
-            given.validation,
-            given.test,
-            given.out,
-        )
+        settings = job(given.settings, REQUIRED, COUNTS)
+        with alone(given.out.parent):
+            train(settings, given.train, given.validation, given.test, given.out)
     finally:
         loop.finish()
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from mrsr import batches, checkpoint, degrade, loop, losses, models, resume
 from mrsr.errors import Interrupted, UserError, guarded
+from mrsr.files import alone
 from mrsr.log import Delivery, Log, Progress, clock, say
 from mrsr.settings import digest, job, plain
 from mrsr.store import attributes
@@ -273,7 +274,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--slices", required=True, type=Path, help="the test store")
     parser.add_argument("--out", required=True, type=Path, help="checkpoint to write: .../best.pt")
     given = parser.parse_args(arguments)
-    train(job(given.settings, REQUIRED, COUNTS), given.slices, given.out)
+    settings = job(given.settings, REQUIRED, COUNTS)
+    with alone(given.out.parent):
+        train(settings, given.slices, given.out)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from torch import nn
 
 from mrsr import batches, checkpoint, features, gradients, loop, losses, models, opponent, resume
 from mrsr.errors import Interrupted, UserError, guarded
+from mrsr.files import alone
 from mrsr.log import Delivery, Log, Progress, clock, numbers, say
 from mrsr.settings import digest, job, plain
 from mrsr.store import attributes
@@ -345,7 +346,8 @@ def main(arguments: list[str] | None = None) -> None:
         paths = {name: getattr(given, name) for name in features.NETWORKS.values()}
         stores = (given.train, given.validation, given.test)
         settings = job(given.settings, REQUIRED, COUNTS)
-        train(settings, *stores, given.out, paths, given.guide)
+        with alone(given.out.parent):
+            train(settings, *stores, given.out, paths, given.guide)
     finally:
         loop.finish()
 

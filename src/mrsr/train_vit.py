@@ -342,7 +342,9 @@ def main(arguments: list[str] | None = None) -> None:
     if given.test:
         stores["test"] = given.test
     try:
-        train(_settings(given.settings), stores, given.start, given.out)
+        settings = _settings(given.settings)
+        with files.alone(given.out.parent):
+            train(settings, stores, given.start, given.out)
     finally:
         loop.finish()
 
