@@ -251,6 +251,151 @@ def test_half_precision_storage(path: Path) -> None:
         torch.testing.assert_close(halves[0][i], full[i], atol=2e-3, rtol=0)
 
 
+def guide_store(path: Path, target: Path, shapes=SHAPES, dtype="int16", without=()) -> Path:
+    """A second contrast of the slices of `target`, without the volumes in `without`."""
+    make_store(path, shapes, dtype, seed=9)
+    with h5py.File(path, "r+") as file:
+        for number in without:
+            del file[f"volumes/{number:04d}"]
+    return path
+
+
+def second_of(slices: batches.Slices, number: int, position: int) -> torch.Tensor:
+    """The second image of one whole slice, straight from the store."""
+    volume = slices.volumes[number]
+    if slices.guide is None:
+        return slice_pair(slices.path, number, position, slices.scale, slices.degradation)[1]
+    other = next(v for v in store.read_store(slices.guide) if v.key == volume.key)
+    stored = store.normalised(store.read_slices(slices.guide, other), other)[position]
+    image = degrade.pad_to(torch.from_numpy(stored), slices.scale)[0]
+    return image.abs() if image.is_complex() else image
+
+
+SECOND = [
+    ("guide", 2, "bicubic", "int16"),
+    ("guide", 3, "kspace", "complex64"),
+    ("clean", 2, "bicubic", "float32"),
+    ("clean", 2, "kspace", "complex64"),
+]
+
+
+@pytest.mark.parametrize("patch", [12, 0])
+@pytest.mark.parametrize(("role", "scale", "kind", "dtype"), SECOND)
+def test_a_second_image_has_the_same_bits_in_every_place(
+    tmp_path: Path, role: str, scale: int, kind: str, dtype: str, patch: int
+) -> None:
+    shapes = SHAPES if patch else ((3, 25, 18), (4, 25, 18))
+    path = make_store(tmp_path / "train.h5", shapes, dtype)
+    more = {"acceleration": 4}
+    if role == "guide":
+        more = {"guide": guide_store(tmp_path / "guide.h5", path, shapes, dtype)}
+    placed = [load(path, scale, kind, place, **more) for place in ("device", "host", "stream")]
+    options = {"batch": 6, "patch": patch, "seed": 3, "augment": True, "rotate": True}
+    for step in (0, 1, 5):
+        found = [batches.batch(s, step, **options) for s in placed]
+        for images in found:
+            assert len(images) == 3
+            assert all(torch.equal(a, b) for a, b in zip(images, found[0], strict=True))
+        lr, hr, second = found[0]
+        assert second.dtype == torch.float32
+        assert second.shape == (hr.shape if role == "guide" else lr.shape)
+        for rank in range(2):  # every process gets its share of all three
+            part = batches.batch(placed[2], step, rank=rank, world=2, **options)
+            mine = slice(3 * rank, 3 * rank + 3)
+            assert all(torch.equal(a, b[mine]) for a, b in zip(part, found[0], strict=True))
+    for slices in placed:
+        for piece, lr, hr, second in batches.whole(slices, batch=2):
+            for row, position in enumerate(piece.positions):
+                expected = second_of(slices, int(piece.volume.key), position)
+                assert torch.equal(second[row, 0], expected)
+                if role == "clean":
+                    assert torch.equal(lr[row, 0], degrade.undersample(second[row, 0], 4))
+            assert batches.seen(slices, lr, [second])[1:] == ((second,) if role == "guide" else ())
+            assert hr.shape[-2:] == (lr.shape[-2] * scale, lr.shape[-1] * scale)
+
+
+TURNS = {"batch": 24, "patch": 12, "seed": 1, "augment": True, "rotate": True}
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("bicubic", "int16"), ("kspace", "complex64")])
+def test_a_guide_follows_the_pair(tmp_path: Path, kind: str, dtype: str) -> None:
+    """The store as its own guide: wherever it is cut, however turned, it is the HR patch."""
+    path = make_store(tmp_path / "train.h5", dtype=dtype)
+    guided, plain = load(path, 2, kind, guide=path), load(path, 2, kind)
+    for step in range(3):
+        lr, hr, second = batches.batch(guided, step, **TURNS)
+        assert torch.equal(second, hr)
+        pair = batches.batch(plain, step, **TURNS)
+        assert torch.equal(lr, pair[0]) and torch.equal(hr, pair[1])
+
+
+def test_a_clean_image_follows_the_pair(path: Path) -> None:
+    """It is what a method without acceleration gets; the undersampled one is turned with it."""
+    less, whole = load(path, acceleration=4), load(path)
+    for step in range(3):
+        aliased, hr, clean = batches.batch(less, step, **TURNS)
+        lr, hr_of_whole = batches.batch(whole, step, **TURNS)
+        assert torch.equal(clean, lr) and torch.equal(hr, hr_of_whole)
+        assert 0 < (aliased - clean).abs().max() < 2
+    plain = batches.batch(less, 0, **TURNS | {"augment": False, "rotate": False})
+    turned = batches.batch(less, 0, **TURNS)
+    seen = set()
+    for before, after in zip(zip(*plain, strict=True), zip(*turned, strict=True), strict=True):
+        for flip in ((), (-1,), (-2,), (-2, -1)):
+            for turn in (False, True):
+                expected = [x.flip(flip).mT if turn else x.flip(flip) for x in before]
+                if torch.equal(expected[1], after[1]):
+                    assert torch.equal(expected[0], after[0])
+                    assert torch.equal(expected[2], after[2])
+                    seen.add((flip, turn))
+    assert len(seen) > 4
+
+
+@pytest.mark.parametrize("place", ["device", "stream"])
+def test_volumes_without_a_guide_are_left_out(tmp_path: Path, path: Path, place: str) -> None:
+    guide = guide_store(tmp_path / "guide.h5", path, without=(1,))
+    slices = load(path, place=place, guide=guide)
+    assert [volume.subject for volume in slices.volumes] == ["s0", "s2"]
+    assert slices.count == 9
+    seen = {piece.volume.subject for piece, *_ in batches.whole(slices)}
+    assert seen == {"s0", "s2"}
+
+
+def test_a_guide_of_other_slices_is_refused(tmp_path: Path, path: Path) -> None:
+    def other(name: str, **changes: object) -> Path:
+        made = guide_store(tmp_path / f"{name}.h5", path)
+        with h5py.File(made, "r+") as file:
+            file["volumes/0001"].attrs.update(changes)
+        return made
+
+    moved = np.eye(4)
+    moved[2, 3] = 1
+    wrong = [
+        other("subject", subject="s9"),
+        other("visit", visit="2"),
+        other("index", slice_index=[1, 2, 3]),
+        other("place", affine=moved),
+        make_store(tmp_path / "shape.h5", ((5, 22, 31), (3, 24, 22), (4, 17, 40))),
+        make_store(tmp_path / "more.h5", (*SHAPES, (2, 20, 20))),
+    ]
+    for guide in wrong:
+        with pytest.raises(UserError, match="does not hold the slices of"):
+            load(path, guide=guide)
+    with pytest.raises(UserError, match="no slice store"):
+        load(path, guide=tmp_path / "none.h5")
+    with pytest.raises(UserError, match="takes no undersampled input"):
+        load(path, guide=guide_store(tmp_path / "good.h5", path), acceleration=4)
+
+
+def test_memory_of_a_second_image_counts(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guide = guide_store(tmp_path / "guide.h5", path)
+    monkeypatch.setattr(batches, "memory_available", lambda _: 3 * batches.memory_needed(path, 2))
+    assert load(path, place="auto").place == "device"
+    assert load(path, place="auto", guide=guide).place == "stream"
+
+
 @pytest.mark.parametrize(
     "content,message",
     [

@@ -215,6 +215,156 @@ def test_the_same_input_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "a.nii.gz").read_bytes() == (tmp_path / "b.nii.gz").read_bytes()
 
 
+GUIDED = '''
+from torch import nn
+
+GUIDED = True
+
+
+class Net(nn.Module):
+    """The guide itself, and a little of the input."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.up = nn.Upsample(scale_factor=scale)
+
+    def forward(self, lr, guide):
+        assert guide.shape[-2:] == (2 * lr.shape[-2], 2 * lr.shape[-1])
+        return guide + 0 * self.up(lr)
+
+
+def build(scale):
+    return Net(scale)
+'''
+
+
+@pytest.fixture
+def guided(tmp_path, monkeypatch):
+    """A checkpoint of a network that gives its guide back."""
+    folder = tmp_path / "own"
+    folder.mkdir()
+    (folder / "toy_gives_guide.py").write_text(GUIDED)
+    monkeypatch.setattr(models, "__path__", [*models.__path__, str(folder)])
+    return model(tmp_path, name="toy_gives_guide", type="guided")
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0)])
+def test_a_guide_lies_on_the_outputs_grid(tmp_path, guided, order):
+    """A second contrast on a grid of its own, axes in another order: the same place in space."""
+    affine = oblique((0, 1, 2), (-1, 1, 1))
+    source = write(tmp_path / "in.nii.gz", blob((26, 30, 12), affine).astype(np.float32), affine)
+    # slices of another thickness, smaller voxels, a larger field of view
+    other = affine @ np.diag([0.8, 0.7, 0.6, 1.0])
+    other[:3, 3] -= affine[:3, :3] @ [2, 2, 0.2]
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in (40, 52, 24)), indexing="ij"), -1)
+    world = index @ other[:3, :3].T + other[:3, 3]
+    middle = affine[:3, :3] @ (0.45 * (np.array([26, 30, 12]) - 1)) + affine[:3, 3]
+    second = 3 * (20 + 500 * np.exp(-0.5 * np.square((world - middle) / 4.0).sum(-1)))
+    other[:3, :3] = other[:3, list(order)]
+    write(tmp_path / "second.nii", second.transpose(order).astype(np.float32), other)
+    enhance.enhance(source, tmp_path / "out.nii", guided, guide=tmp_path / "second.nii")
+
+    after = nibabel.load(tmp_path / "out.nii")
+    assert after.shape == (52, 60, 12)
+    grid = np.stack(np.meshgrid(*(np.arange(n) for n in after.shape), indexing="ij"), -1)
+    place = nibabel.affines.apply_affine(after.affine, grid)
+    expected = 20 + 500 * np.exp(-0.5 * np.square((place - middle) / 4.0).sum(-1))
+    # the guide is divided by its own percentile, the output multiplied by the input's
+    units = [np.percentile(nibabel.load(tmp_path / name).get_fdata(), 99.9)
+             for name in ("in.nii.gz", "second.nii")]  # fmt: skip
+    expected *= 3 * units[0] / units[1]
+    # the coarsest slices of the guide are 2.4 mm thick, the ball's width is 4 mm
+    error = np.abs(after.get_fdata() - expected)
+    assert error[expected < 0.9 * expected.max()].max() < 4  # the very peak is cut at the range
+    assert np.linalg.norm(centroid(after) - middle) < 0.15
+
+
+def test_guides_that_do_not_fit(tmp_path, guided):
+    source, out = scan(tmp_path, "good"), tmp_path / "out.nii"
+    with pytest.raises(UserError, match="needs a second contrast; give it by --guide"):
+        enhance.enhance(source, out, guided)
+    for plain, more in ((model(tmp_path), {}), ("bicubic", {"scale": 2})):
+        with pytest.raises(UserError, match="takes no second contrast; leave --guide out"):
+            enhance.enhance(source, out, plain, guide=source, **more)
+    far = np.eye(4)
+    far[:3, 3] = 1000
+    write(tmp_path / "far.nii", np.random.default_rng(0).random((8, 9, 5)), far)
+    with pytest.raises(UserError, match=r"far\.nii does not overlap the scan"):
+        enhance.enhance(source, out, guided, guide=tmp_path / "far.nii")
+    with pytest.raises(UserError, match=r"none\.nii"):
+        enhance.enhance(source, out, guided, guide=tmp_path / "none.nii")
+    assert not out.exists()
+    enhance.enhance(source, out, guided, guide=source)  # the scan itself will do
+
+
+def own(folder: Path, **changes: object) -> Path:
+    """A checkpoint of a method that learns from each scan; its weights are of other scans."""
+    from test_train_self import settings
+
+    given = settings(**changes)
+    torch.manual_seed(0)
+    network = models.build("srcnn", 2, given["model"]["options"])
+    checkpoint.save(
+        folder / "self.pt", model_name="srcnn", options=given["model"]["options"], scale=2,
+        weights=checkpoint.part_of("0000", network.state_dict()), settings=given, provenance={},
+    )  # fmt: skip
+    return folder / "self.pt"
+
+
+def test_a_method_that_learns_from_the_scan_is_trained_on_it(tmp_path, capfd):
+    from mrsr import loop, train_self
+    from mrsr.settings import namespace
+    from test_train_self import settings
+
+    affine = np.diag([1.0, 1.2, 4.0, 1.0])
+    source = write(tmp_path / "in.nii", blob((26, 30, 4), affine).astype(np.float32), affine)
+    best = own(tmp_path)
+    enhance.enhance(source, tmp_path / "out.nii", best, device="cpu")
+    said = capfd.readouterr().err
+    assert "in.nii: the method learns from the scan itself: training on it, 4 steps" in said
+
+    image = read_nifti(source, subject="", contrast="", organ="").image
+    unit = enhance.intensity_unit(image, 99.9, "")
+    given = namespace(settings())
+    network = train_self.fit(torch.from_numpy(image / unit), given, loop.start(given), "")
+    with torch.no_grad():
+        expected = network(torch.from_numpy(image / unit)[:, None])[:, 0].numpy() * unit
+    got = nibabel.load(tmp_path / "out.nii").get_fdata().transpose(2, 1, 0)
+    assert got == pytest.approx(expected, abs=1e-2)
+    enhance.enhance(source, tmp_path / "again.nii", best, device="cpu")
+    assert (tmp_path / "again.nii").read_bytes() == (tmp_path / "out.nii").read_bytes()
+
+
+def test_refusals_of_methods_that_learn_from_the_scan(tmp_path):
+    source, out = scan(tmp_path, "good"), tmp_path / "out.nii"
+    with pytest.raises(UserError, match="takes no second contrast"):
+        enhance.enhance(source, out, own(tmp_path), guide=source)
+    with pytest.raises(UserError, match="patch 64 is larger than every slice of the scan"):
+        enhance.enhance(source, out, own(tmp_path, patch=64), device="cpu")
+    lacking = own(tmp_path)
+    saved = checkpoint.load(lacking)
+    checkpoint.save(
+        lacking, model_name="srcnn", options=saved.options, scale=2, weights=saved.weights,
+        settings={"type": "self"}, provenance={},
+    )  # fmt: skip
+    with pytest.raises(UserError, match="is missing"):
+        enhance.enhance(source, out, lacking)
+    assert not out.exists()
+
+
+def test_the_command_takes_a_guide(tmp_path, guided):
+    from typer.testing import CliRunner
+
+    from mrsr.cli import app
+
+    source, out = scan(tmp_path, "good"), tmp_path / "out.nii"
+    given = ["enhance", str(source), str(out), "--model", str(guided), "--guide", str(source)]
+    done = CliRunner().invoke(app, given)
+    assert done.exit_code == 0 and out.exists(), done.output
+    refused = CliRunner().invoke(app, [*given[:-2], "--overwrite"])
+    assert isinstance(refused.exception, UserError)
+
+
 def test_real_scan(tmp_path, mirror):
     source = mirror / "open_ms_data/longitudinal/raw/patient12/study1_T1W.nii.gz"
     enhance.enhance(source, tmp_path / "out.nii", model(tmp_path))

@@ -222,9 +222,9 @@ def _images(
         slices._guide_file = store.open_store(slices.guide)
     other = slices._guides[volume.key]
     guide = store.normalised(store.read_slices(slices._guide_file, other, which), other)
-    guide = np.abs(guide) if np.iscomplexobj(guide) else guide
-    image = torch.from_numpy(guide).to(slices.device)
-    return [hr, lr, degrade.pad_to(image, slices.scale)[0].to(slices.dtype)]
+    image, _ = degrade.pad_to(torch.from_numpy(guide).to(slices.device), slices.scale)
+    image = image.abs() if image.is_complex() else image
+    return [hr, lr, image.to(slices.dtype)]
 
 
 def _pair(slices: Slices, volume: StoredVolume, stored: np.ndarray) -> tuple[Tensor, Tensor]:
