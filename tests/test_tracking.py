@@ -143,6 +143,22 @@ def test_a_delivery_killed_between_two_batches_is_completed(tmp_path, uri, monke
     assert [step for step, *_ in history(client, run, "train/total")] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_run_that_a_dying_server_made_twice_is_one(tmp_path, uri, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    create = MlflowClient.create_run
+
+    def twice(*arguments, **options):  # the first answer was lost, and the request sent again
+        create(*arguments, **options)
+        return create(*arguments, **options)
+
+    monkeypatch.setattr(MlflowClient, "create_run", twice)
+    folder = training(tmp_path / "srcnn", log_lines([1, 2]), end=True)
+    assert tracking.deliver(folder, None, uri) and tracking.deliver(folder, None, uri)
+    client, (run,) = runs(uri, "training")
+    assert [step for step, *_ in history(client, run, "train/total")] == [1, 2]
+
+
 def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
     files = [
         evaluation(tmp_path / "results" / "demo", record(method, scale, psnr))

@@ -92,7 +92,8 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
 
     Returns:
         Whether the store now has everything. If not, the reason was printed in one warning line,
-        and the same call later delivers the rest. Nothing is raised.
+        and the same call later delivers the rest. Nothing is raised. A store that stays down is
+        said once in a process.
     """
     if switched_off(settings):
         return False
@@ -102,12 +103,14 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
         complete = not path.is_dir() or (path / "best.pt").exists()
         if not complete and time.monotonic() - _failed.get(uri, -PATIENCE) < PATIENCE:
             return False  # said already; the last delivery of a training tries again
-        with _turn(uri):
+        with _turn(uri), _held(path):
             send(_client(uri), path, uri)
     except Exception as error:
-        if not isinstance(error, (UserError, KeyError, TypeError, ValueError)):
-            _failed[uri] = time.monotonic()
-        return _warn(uri, error, path)
+        if isinstance(error, (UserError, KeyError, TypeError, ValueError)):
+            return _warn(uri, error, path)
+        said, _failed[uri] = uri in _failed, time.monotonic()
+        return False if said else _warn(uri, error, path)
+    _failed.pop(uri, None)
     return True
 
 
@@ -280,16 +283,21 @@ def _run(
         with contextlib.suppress(Exception):
             client.create_experiment(name, artifact_location=place)
         experiment = client.get_experiment_by_name(name)
-    found = _runs(client, experiment, f"tags.`mrsr.key` = '{key}'")
-    if found:
-        return found[0]
-    tags = {**tags, "mrsr.key": key, "stage": stage}
-    return client.create_run(
-        experiment.experiment_id,
-        start_time=_milliseconds(started),
-        tags={tag.key: tag.value for tag in _tags(tags)},
-        run_name=f"{labels['dataset']} x{labels['scale']} {labels['method']} {stage}",
-    )
+    query = f"tags.`mrsr.key` = '{key}'"
+    found = _runs(client, experiment, query)
+    if not found:
+        tags = {**tags, "mrsr.key": key, "stage": stage}
+        client.create_run(
+            experiment.experiment_id,
+            start_time=_milliseconds(started),
+            tags={tag.key: tag.value for tag in _tags(tags)},
+            run_name=f"{labels['dataset']} x{labels['scale']} {labels['method']} {stage}",
+        )
+        found = _runs(client, experiment, query)
+    # a server that died between making a run and saying so was asked again
+    for spare in found[1:]:
+        client.delete_run(spare.info.run_id)
+    return found[0]
 
 
 def _runs(client: Any, experiment: Any, query: str) -> list[Any]:
@@ -433,6 +441,22 @@ def _turn(uri: str) -> Iterator[None]:
                 if time.monotonic() > until:
                     raise TimeoutError("other writers are busy") from None
                 time.sleep(0.05)
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """One delivery of a record at a time, also by `mrsr sync` beside a running training."""
+    import fcntl
+
+    try:
+        file = open(path / "log.jsonl" if path.is_dir() else path, "rb+")  # noqa: SIM115
+    except OSError:  # not ours to write, or not there: the delivery says so itself
+        yield
+        return
+    with file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
