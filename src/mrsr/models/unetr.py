@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import pickle
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -277,7 +278,9 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         UserError: not readable as weights, or keys that do not match, each named.
     """
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # on pickles that torch.save would not have made
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
             f"{path} is not a state dict, or holds code beside the weights, which is never run; "
