@@ -5,6 +5,7 @@
 #                beyond the package index)
 #   make test    all tests, with the coverage of src/mrsr
 #   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (15 min)
+#   make slurm-test   the cluster tests, on a SLURM that it installs and starts (root, Debian)
 #   make lint    ruff, snakefmt, snakemake --lint
 #   make bench   steps per second of the demo's trainings, as their own logs say it
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
@@ -29,10 +30,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help venv demo test test-fast test-slow soak lint bench lock clean
+.PHONY: help venv demo test test-fast test-slow slurm-test soak lint bench lock clean
 
 help:
-	@sed -n '4,12s/^# \{0,1\}//p' Makefile
+	@sed -n '4,13s/^# \{0,1\}//p' Makefile
 
 venv: $(STAMP)
 
@@ -66,6 +67,9 @@ test-slow: $(STAMP)
 
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py --seed $(or $(SEED),0) --kills $(or $(KILLS),20)
+
+slurm-test: $(STAMP)
+	@tests/slurm/run.sh $(BIN)/python
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
