@@ -207,6 +207,24 @@ def test_an_absurd_affine_is_one_line(
         assert [file.name for file in tmp_path.iterdir()] == ["scan.nii"]
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("srcnn", {"features": [-8, 4]}),
+        ("srcnn", {"features": 8}),
+        ("srcnn", {"kernels": ["a", 5, 5]}),
+        ("srresnet", {"features": -3}),
+        ("srresnet", {"features": "many"}),
+        ("srresnet", {"blocks": "../../etc"}),
+        ("srresnet", {"blocks": None}),
+    ],
+)
+def test_a_network_that_cannot_be_built_is_one_line(name: str, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"srcnn|srresnet|kernels") as caught:
+        models.build(name, 2, options)
+    assert "\n" not in str(caught.value)
+
+
 # malice ----------------------------------------------------------------------------------------
 
 

@@ -122,8 +122,44 @@ def test_paper_numbers_are_the_papers() -> None:
         (("experiments", "demo", "set", "modle"), {}, "experiments.demo.set.modle: unknown key"),
         (("experiments", "demo", "set", "data"), {"sources": {}}, "raw data is shared"),
         (("experiments", "demo", "tables"), {"table1": []}, "is in no table"),
-        (("experiment",), "nosuch", "no experiment 'nosuch'; known: benchmark, benchmark_gpu, demo"),
+        (
+            ("experiment",),
+            "nosuch",
+            "no experiment 'nosuch'; known: benchmark",
+        ),
         (("surprise",), 1, "surprise: unknown key"),
+        (("experiment",), "../demo", "experiment: "),
+        (("experiment",), ["demo"], "experiment: "),
+        # sizes and types that make no sense
+        (("sr", "steps"), 1.5, "sr.steps"),
+        (("sr", "batch"), -4, "sr.batch"),
+        (("sr", "micro_batch"), -1, "sr.micro_batch"),
+        (("sr", "checkpoint_every"), 0, "sr.checkpoint_every"),
+        (("sr", "optimizer", "lr"), float("nan"), "sr.optimizer.lr"),
+        (("sr", "optimizer", "lr"), float("inf"), "sr.optimizer.lr"),
+        (("sr", "optimizer", "betas"), [0.9, 1.5], "sr.optimizer.betas.1"),
+        (("sr", "precision"), "fp7", "sr.precision"),
+        (("sr", "augment"), "perhaps", "sr.augment"),
+        (("data", "datasets", "phantom_t1", "crop"), ["a", 5], "data.datasets.phantom_t1.crop.0"),
+        (("data", "datasets", "phantom_t1", "crop"), [-4, 5], "data.datasets.phantom_t1.crop.0"),
+        (("data", "datasets", "phantom_t1", "central_slices"), 0, "phantom_t1.central_slices"),
+        (("data", "datasets", "phantom_t1", "contrast"), 7, "data.datasets.phantom_t1.contrast"),
+        (("methods", "srcnn", "losses", "l2"), "much", "methods.srcnn.losses.l2"),
+        (("methods", "srcnn", "losses"), None, "methods.srcnn.losses"),
+        (("autoencoder", "steps"), -5, "autoencoder.steps"),
+        (("vit", "finetuning", "steps"), -5, "vit.finetuning.steps"),
+        (("metrics", "presets", "slice", "border"), -1, "metrics.presets.slice.border"),
+        (("metrics", "presets", "slice", "window_size"), 0, "metrics.presets.slice.window_size"),
+        # names become paths
+        (("data", "datasets", "a/b"), {}, "data.datasets.a/b"),
+        (("data", "datasets", ".."), {}, "data.datasets..."),
+        (("data", "datasets", "phantom_t1", "source"), "../x", "data.datasets.phantom_t1.source"),
+        (("data", "sources", "../x"), {}, "data.sources.../x"),
+        (("methods", "/etc"), {}, "methods./etc"),
+        (("methods", "srcnn", "model"), "../srcnn", "methods.srcnn.model"),
+        (("methods", "srcnn", "model"), "__init__", "methods.srcnn.model"),
+        (("experiments", "demo", "tables"), {"../t": ["phantom_t1"]}, "experiments.demo.tables"),
+        (("vit", "pretext"), "../organ", "vit.pretext"),
     ],
 )
 def test_a_mistake_is_told_by_its_path(
@@ -145,6 +181,22 @@ def test_only_known_scales(tmp_path: Path, document: dict[str, Any], scale: Any)
 def test_names_cannot_leave_the_results(tmp_path: Path, document: dict[str, Any]) -> None:
     document["methods"]["../../etc"] = {"model": "srcnn", "losses": {"l1": 1}}
     assert "methods.../../etc" in refused(tmp_path, document)
+
+
+@pytest.mark.parametrize(
+    "path", [("vit", "weights"), ("data", "sources", "ixi", "source"), ("surprise",)]
+)
+@pytest.mark.parametrize("address", ["https://host/w.pt?key=SECRET", "http://me:SECRET@host/w.pt"])
+def test_a_signed_address_has_no_place_here(
+    tmp_path: Path, document: dict[str, Any], path: tuple[str, ...], address: str
+) -> None:
+    table = document
+    for key in path[:-1]:
+        table = table[key]
+    table[path[-1]] = address
+    message = refused(tmp_path, document)
+    assert ".".join(path) in message and "mrsr.download" in message
+    assert "SECRET" not in message
 
 
 def test_like_is_followed_and_zero_weights_drop(tmp_path: Path, document: dict[str, Any]) -> None:

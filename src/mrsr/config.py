@@ -9,6 +9,7 @@ sources accept in accepts.py, the resolving in in_force.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import yaml
 from pydantic import ValidationError
 
 from mrsr.accepts import at, loss_names
+from mrsr.download import is_secret
 from mrsr.errors import UserError
 from mrsr.in_force import InForce, first_problem, merge
 from mrsr.sections import Params
@@ -74,6 +76,11 @@ def load(path: str | Path = "params.yaml", experiment: str | None = None) -> InF
         raise UserError(f"{path}: must be a table with the key 'experiment'")
     if experiment is not None:
         document["experiment"] = experiment
+    for key in _secrets(document):
+        raise UserError(
+            f"{path}: {key}: an address with a query or a password, which would be written into "
+            "logs and records; fetch the file with `python -m mrsr.download` and name it here"
+        )
     try:
         # the file as written is checked first, so that a mistake is told where it stands
         asked = Params.model_validate(document)
@@ -91,6 +98,16 @@ def load(path: str | Path = "params.yaml", experiment: str | None = None) -> InF
         raise UserError(f"{path}: {first_problem(error)}") from None
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
+
+
+def _secrets(value: Any, key: str = "") -> Iterator[str]:
+    """Dotted paths of web addresses that may carry an access key."""
+    if isinstance(value, dict | list):
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        for name, item in pairs:
+            yield from _secrets(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(value, str) and is_secret(value):
+        yield key
 
 
 def schema() -> dict[str, Any]:

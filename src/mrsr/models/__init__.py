@@ -21,7 +21,7 @@ import inspect
 from types import ModuleType
 from typing import Any
 
-from mrsr.errors import UserError
+from mrsr.errors import UserError, one_line
 from mrsr.settings import PLUGINS, check_plugins
 
 __path__ += [str(folder / "models") for folder in PLUGINS]
@@ -43,7 +43,11 @@ def module(name: str) -> ModuleType:
 
 
 def build(name: str, scale: int, options: dict[str, Any]) -> Any:
-    """Build a network; an option that its `build` does not know is an error, not ignored."""
+    """Build a network; an option that its `build` does not know is an error, not ignored.
+
+    Raises:
+        UserError: an unknown option, or a value that no network can be built with.
+    """
     factory = module(name).build
     known = list(inspect.signature(factory).parameters)[1:]
     unknown = sorted(set(options) - set(known))
@@ -51,7 +55,13 @@ def build(name: str, scale: int, options: dict[str, Any]) -> Any:
         raise UserError(
             f"model '{name}' has no option '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
         )
-    return factory(scale, **options)
+    try:
+        return factory(scale, **options)
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
+        raise UserError(
+            f"model '{name}' cannot be built with options {options} ({one_line(str(error))}); "
+            "check their types and sizes"
+        ) from None
 
 
 def check_guide(name: str, given: bool) -> None:
