@@ -67,7 +67,8 @@ def cost(in_force: InForce, job: Job, place: Place, rates: list[Rate]) -> Cost:
         key = key_of(in_force, job)
         rate = plan_rates.choose(rates, job.rule, key, place.device, dataset)
         found = _timed(job.rule, settings, rate, geometry)
-        return replace(found, **_weight(in_force, job, settings, geometry))
+        disk, running = _weight(in_force, job, settings, geometry)
+        return replace(found, disk=disk, running=running)
     if job.rule == "raw_source":
         return _raw(in_force, job, min(job.threads, place.cores))
     if job.rule in ("slice_dataset", "guide_dataset"):
@@ -106,17 +107,17 @@ def _timed(
 
 def _weight(
     in_force: InForce, job: Job, settings: dict[str, Any], geometry: Geometry | None
-) -> dict[str, float]:
-    """`disk` and `running` of a training or an evaluation."""
+) -> tuple[float, float]:
+    """Bytes that a training or an evaluation leaves, and more while it runs."""
     if job.rule == "evaluate":
         rows = geometry.count("test") if geometry else 0
-        return {"disk": plan_sizes.METRICS_BYTES + plan_sizes.SLICE_ROW_BYTES * rows}
+        return plan_sizes.METRICS_BYTES + plan_sizes.SLICE_ROW_BYTES * rows, 0.0
     network = in_force.vit_settings("segmentation")["network"]
     count = plan_sizes.parameters(job.rule, settings, network)
     if job.rule == "train_self":  # one network for every volume
         volumes = geometry.volumes["test"] if geometry else 1
-        return {"disk": 4.0 * count * volumes, "running": 4.0 * count * (volumes + 6)}
-    return {"disk": plan_sizes.KEPT * count, "running": plan_sizes.RUNNING * count}
+        return 4.0 * count * volumes, 4.0 * count * (volumes + 6)
+    return float(plan_sizes.KEPT * count), float(plan_sizes.RUNNING * count)
 
 
 def _raw(in_force: InForce, job: Job, threads: int) -> Cost:

@@ -55,6 +55,7 @@ MOST = 8  # images of a batch on a CPU
 SLICES = 16  # of a volume of noise; a labelled one has all of its
 PATIENCE = 600  # seconds for one network, then it stays unknown
 DELIVERY = 1.5  # seconds to write a run into MLflow's store, measured once beside its import
+BUSY = 0.6  # less of a core than this: others were at work
 _NEIGHBOUR = """
 import torch
 torch.set_num_threads(1)
@@ -93,6 +94,7 @@ def measure(
     if neighbours is None:
         neighbours = 0 if gpu else min(place.cores, os.cpu_count() or 1) - 1
     found: list[Rate] = []
+    began, busy = time.perf_counter(), time.process_time()
     with tempfile.TemporaryDirectory(prefix="mrsr-plan-") as folder, _company(neighbours):
         start = _start_seconds(gpu)
         for number, (job, settings, key) in enumerate(todo, 1):
@@ -109,6 +111,12 @@ def measure(
             rate["fixed"] += start
             found.append(Rate(**identity, **rate, origin="measured by a few steps"))
             plan_rates.keep_measured(found[-1:])
+    share = (time.process_time() - busy) / (time.perf_counter() - began)
+    if not gpu and share < BUSY:
+        say(
+            f"warning: other work left {100 * share:.0f} % of a core for this; it slows each step "
+            "too, so the plan may be up to twice too long; measure again when the computer is free"
+        )
     return found
 
 
@@ -154,7 +162,7 @@ def _sr(
     """A training on one dataset: train_sr, train_autoencoder or train_self."""
     dataset = settings["dataset"]
     size = _geometry(in_force, dataset)
-    stores = _stores(folder / dataset, dataset, size)
+    stores = _stores(in_force, folder / dataset, dataset, size)
     short, times, warm = _short(settings, gpu)
     pairs, out = [stores[split] for split in SPLITS], folder / "best.pt"
     load = _loading(settings, stores["test"], clock)
@@ -165,7 +173,9 @@ def _sr(
         elif rule == "train_autoencoder":
             train_autoencoder.train(parse(json.dumps(short)), *pairs, out)
         else:
-            guide = _guide(folder, dataset, size) if settings["type"] == "guided" else None
+            guide = (
+                _guide(in_force, folder, dataset, size) if settings["type"] == "guided" else None
+            )
             frozen = _frozen(in_force, settings, folder)
             train_sr.train(parse(json.dumps(short)), *pairs, out, frozen, guide)
         total = clock() - began
@@ -208,7 +218,9 @@ def _vit(
 ) -> dict[str, Any]:
     """A phase of the vision transformer, on a store of each dataset of its pool."""
     names = in_force.labelled if rule == "train_vit_segmentation" else in_force.pool
-    every = {name: _stores(folder / name, name, _geometry(in_force, name)) for name in names}
+    every = {
+        name: _stores(in_force, folder / name, name, _geometry(in_force, name)) for name in names
+    }
     stores = {split: [of[split] for of in every.values()] for split in SPLITS}
     short, times, _ = _short(settings, gpu)
     start = None
@@ -241,9 +253,9 @@ def _evaluation(
     """The second volume's seconds a slice; the rest is the start."""
     dataset = settings["dataset"]
     size = _geometry(in_force, dataset)
-    store = _stores(folder / dataset, dataset, size)["test"]
+    store = _stores(in_force, folder / dataset, dataset, size)["test"]
     row = in_force.rows[settings["method"]]
-    guide = _guide(folder, dataset, size) / "test.h5" if row.type == "guided" else None
+    guide = _guide(in_force, folder, dataset, size) / "test.h5" if row.type == "guided" else None
     saved = None
     if row.trained:
         saved = folder / "best.pt"
@@ -314,7 +326,7 @@ def _depth(size: Geometry) -> int:
     return size.slices if size.labels else min(size.slices, SLICES)
 
 
-def _stores(folder: Path, dataset: str, size: Geometry) -> dict[str, Path]:
+def _stores(in_force: InForce, folder: Path, dataset: str, size: Geometry) -> dict[str, Path]:
     """Stores of two volumes of noise each, by split."""
     folder.mkdir(parents=True, exist_ok=True)
     shape = (_depth(size), size.height, size.width)
@@ -322,8 +334,10 @@ def _stores(folder: Path, dataset: str, size: Geometry) -> dict[str, Path]:
     for seed, (split, path) in enumerate(paths.items()):
         rng = np.random.default_rng(seed)
         with slicing.new_store(path) as file:
-            described = {"format": slicing.FORMAT, "dataset": dataset, "organ": "", "contrast": ""}
-            file.attrs.update(described | {"split": split, "settings": "{}", "digest": split})
+            organ = in_force.params.data.datasets[dataset].organ
+            described = {"format": slicing.FORMAT, "dataset": dataset, "organ": organ}
+            described |= {"contrast": "", "split": split, "settings": "{}", "digest": split}
+            file.attrs.update(described)
             file.create_group("volumes")
             for number in range(2):
                 data = rng.integers(1, 1000, shape).astype(np.int16)
@@ -340,8 +354,8 @@ def _stores(folder: Path, dataset: str, size: Geometry) -> dict[str, Path]:
     return paths
 
 
-def _guide(folder: Path, dataset: str, size: Geometry) -> Path:
-    return _stores(folder / "guide", dataset, size)["test"].parent
+def _guide(in_force: InForce, folder: Path, dataset: str, size: Geometry) -> Path:
+    return _stores(in_force, folder / "guide", dataset, size)["test"].parent
 
 
 def _frozen(in_force: InForce, settings: dict[str, Any], folder: Path) -> dict[str, Path | None]:
