@@ -171,10 +171,10 @@ def _defaulted(path: str, part: str) -> list[object]:
 
 
 def test_documented_exit_codes_are_the_code() -> None:
-    from mrsr import errors
+    from mrsr import errors, loop
 
-    codes = {0, errors.BAD_INPUT, errors.DIVERGED, errors.INTERRUPTED}
-    for page in (ROOT / "README.md", ROOT / "docs" / "design.md"):
+    codes = {0, errors.BAD_INPUT, errors.DIVERGED, errors.INTERRUPTED, loop.LostProcess.exit_code}
+    for page in (ROOT / name for name in ("README.md", "docs/design.md", "docs/reliability.md")):
         section = page.read_text(encoding="utf-8").split("## Exit codes")[1].split("\n## ")[0]
         assert {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)} == codes
 

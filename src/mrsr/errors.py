@@ -2,6 +2,7 @@
 
 Exit codes (docs/reliability.md has what leads to them):
 
+- 1: one process of several was lost (`loop.py`); of Python: a bug, with its traceback
 - 2: the input is wrong (a parameter, a file, a path, a network answer that cannot be trusted), or
   there is no place to write to (no permission, a full disk, a folder in use)
 - 4: a training diverged
