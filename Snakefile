@@ -6,11 +6,11 @@ from mrsr import cluster
 from mrsr import config as mrsr_config
 
 # `mrsr` and `python` in the rules are those of the environment that runs this workflow. A signal
-# does not end the shell before the training in it has written its state; a training that left
-# with 75 goes back to the queue, where there is one.
+# does not end the shell before the training in it has written its state; what was stopped (75 with a
+# state, 143 without) goes back to the queue, where there is one.
 shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH"; trap : TERM USR1; '
-    "trap 'code=$?; [ $code -ne 75 ] || python -m mrsr.cluster; exit $code' EXIT; "
+    "trap 'code=$?; case $code in 75|143) python -m mrsr.cluster;; esac; exit $code' EXIT; "
 )
 
 PARAMS = mrsr_config.load(config.get("params", "params.yaml"), config.get("experiment"))

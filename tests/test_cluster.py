@@ -77,10 +77,9 @@ def test_a_running_job_goes_back_to_the_queue(
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     monkeypatch.setattr(cluster.time, "sleep", lambda seconds: None)
-    play("squeue", "RUNNING")
-    calls = play("scontrol")
+    calls = play("scontrol", "JobId=17 JobState=RUNNING Requeue=1 Restarts=3 BatchFlag=1")
     assert cluster.requeue() is True
-    assert calls.read_text() == "requeue 17\n"
+    assert calls.read_text() == "show job 17\nrequeue 17\n"
     assert "job 17 is back in the queue" in capsys.readouterr().err
 
 
@@ -89,17 +88,24 @@ def test_a_job_being_cancelled_is_not_revived(
     play, monkeypatch: pytest.MonkeyPatch, state: str
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    play("squeue", state)
-    calls = play("scontrol")
+    calls = play("scontrol", f"JobState={state} Restarts=0")
     assert cluster.requeue() is False
-    assert not calls.exists()
+    assert calls.read_text() == "show job 17\n"
+
+
+def test_a_job_that_never_gets_anywhere_fails(
+    play, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    play("scontrol", f"JobState=RUNNING Restarts={cluster.RESTARTS}")
+    assert cluster.requeue() is False
+    assert "started again 100 times" in capsys.readouterr().err
 
 
 def test_a_queue_that_refuses_leaves_the_job_to_snakemake(
     play, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    play("squeue", "RUNNING")
     play("scontrol", code=1)
     assert cluster.requeue() is False
     assert "job 17 stays as it is" in capsys.readouterr().err

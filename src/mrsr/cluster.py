@@ -1,9 +1,9 @@
 """On a cluster: a stopped training goes back to the queue, and a killed run goes on.
 
-`python -m mrsr.cluster` ends a rule's shell whose training left with 75: the job goes back to
-SLURM's queue under its id, and Snakemake, which sees it pending, keeps waiting. That uses up no
-retry, so pre-emption and time limits may happen as often as they like: each start does one step at
-least. Without SLURM, or while the job is being cancelled, nothing is done.
+`python -m mrsr.cluster` ends a rule's shell whose command was stopped by SIGTERM, with 75 after a
+checkpoint or at once: the job goes back to SLURM's queue under its id, and Snakemake, which sees it
+pending, keeps waiting. That uses up no retry, so a job may be pre-empted or meet its time limit a
+hundred times. Without SLURM, or while the job is being cancelled, nothing is done.
 
 `mrsr resume` is for a Snakemake that died by force and left its jobs and its lock behind.
 """
@@ -32,6 +32,7 @@ RECORD = Path(".snakemake/mrsr-run.json")
 RUN_NAME = re.compile(r"(?:.+_)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RULE_COMMENT = re.compile(r"(rule|group)_")
 RULE_SHELL = "set -euo pipefail;"  # how Snakemake begins the shell of a rule
+RESTARTS = 100  # then it fails: a limit shorter than the start-up would go round for ever
 SECONDS_TO_END = 180  # SLURM's KillWait is 30 s by default; a busy controller takes longer
 
 
@@ -61,9 +62,13 @@ def requeue() -> bool:
     if not job or shutil.which("scontrol") is None:
         return False
     try:
+        shown = _tool("scontrol", "show", "job", job)
         # a job that is being cancelled or pre-empted at once is no longer RUNNING: leave it alone
-        if _tool("squeue", "--noheader", "--jobs", job, "--format", "%T").strip() != "RUNNING":
+        if "JobState=RUNNING" not in shown:
             return False
+        restarts = re.search(r"Restarts=(\d+)", shown)
+        if restarts and int(restarts.group(1)) >= RESTARTS:
+            raise UserError(f"it has been started again {RESTARTS} times")
         _tool("scontrol", "requeue", job)
     except UserError as error:
         print(f"mrsr: job {job} stays as it is: {error}", file=sys.stderr, flush=True)

@@ -83,8 +83,8 @@ SlurmctldTimeout=30
 SlurmdTimeout=30
 InactiveLimit=0
 KillWait=5
-# finished jobs stay visible to squeue this long (plugin's squeue polling needs >= 3 x its interval)
-MinJobAge=600
+# finished jobs stay visible to squeue and scontrol this long: the tests look back
+MinJobAge=7200
 MaxJobCount=5000
 SchedulerType=sched/backfill
 SelectType=select/cons_tres
