@@ -29,7 +29,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from project import BIN, ENVIRONMENT, copy_project, edit_params, run
+from project import ENVIRONMENT, copy_project, edit_params, run
 
 EXPERIMENT = "smoke"
 TARGET = ["--cores", "2", "all", "--config", f"experiment={EXPERIMENT}"]
@@ -63,7 +63,7 @@ class Soak:
 def environment(folder: Path, port: int | None) -> dict[str, str]:
     """Of the commands: threads pinned, the copy's code, the server where there is one."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "MRSR_T"))}
-    own = {"PYTHONPATH": str(folder / "src")}
+    own = {"PYTHONPATH": str(folder / "src"), "MLFLOW_WORKERS": "1"}
     if port:
         own["MLFLOW_TRACKING_URI"] = f"http://127.0.0.1:{port}"
     return kept | ENVIRONMENT | own
@@ -73,7 +73,7 @@ def start(folder: Path, port: int, log: Path, *command: str) -> subprocess.Popen
     """A command of this environment in a session of its own, its output appended to `log`."""
     with open(log, "ab") as output:
         return subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]],
+            [shutil.which(command[0], path=ENVIRONMENT["PATH"]) or command[0], *command[1:]],
             cwd=folder,
             env=environment(folder, port),
             stdin=subprocess.DEVNULL,
@@ -85,11 +85,8 @@ def start(folder: Path, port: int, log: Path, *command: str) -> subprocess.Popen
 
 def serve(folder: Path, port: int, log: Path) -> subprocess.Popen[bytes]:
     """An MLflow server on the copy's own database, answering."""
-    server = start(
-        folder, port, log, "mlflow", "server", "--backend-store-uri", "sqlite:///server.db",
-        "--artifacts-destination", "served", "--host", "127.0.0.1", "--port", str(port),
-        "--workers", "1",
-    )  # fmt: skip
+    script = str(folder / "workflow" / "scripts" / "mlflow-server.sh")
+    server = start(folder, port, log, script, "127.0.0.1", str(port), "served")
     for _ in range(240):
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -258,7 +255,7 @@ def main() -> None:
     undisturbed = time.monotonic() - began
     expected = outcome(folder)
     print(f"soak: undisturbed in {undisturbed:.0f} s, {len(expected)} files", flush=True)
-    for name in ("results", "logs", ".snakemake", "mlflow.db", "mlruns", "mlartifacts"):
+    for name in ("results", "logs", ".snakemake", "mlflow.db", "mlartifacts"):
         path = folder / name
         if path.is_dir():
             shutil.rmtree(path)
