@@ -43,7 +43,7 @@ LONGER = {
                     "finetuning": {"steps": 120, "validate_every": 40, "checkpoint_every": 5},
                 },
                 "autoencoder": {"steps": 60, "validate_every": 30, "checkpoint_every": 3},
-                "sr": {"steps": 400, "validate_every": 100, "checkpoint_every": 10},
+                "sr": {"steps": 800, "validate_every": 200, "checkpoint_every": 10},
             }
         }
     }
@@ -138,7 +138,7 @@ def disturb(folder: Path, chance: random.Random, wanted: int, log: Path) -> Soak
     soak.starts += 1
     try:
         while True:
-            pause = chance.uniform(4, 20) if len(soak.kills) < wanted else 3600
+            pause = chance.uniform(4, 14) if len(soak.kills) < wanted else 3600
             deadline = time.monotonic() + pause
             while running.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.1)
