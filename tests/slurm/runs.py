@@ -17,6 +17,7 @@ from project import ENVIRONMENT, edit_params
 
 TRAINING = "results/smoke/checkpoints/phantom_t1/x2/srcnn"
 TARGET = f"{TRAINING}/best.pt"
+BEGAN = time.strftime("%Y-%m-%dT%H:%M:%S")  # the accounting remembers earlier suites too
 LOG = "logs/smoke/checkpoints/phantom_t1/x2/srcnn.log"
 
 
@@ -49,8 +50,9 @@ def accounts(folder: Path, rule: str = "") -> list[dict[str, str]]:
     """What the accounting knows of a folder's jobs, in the order of their ids."""
     keys = ("id", "state", "memory", "tres", "minutes", "comment", "name", "folder")
     fields = "JobIDRaw,State,ReqMem,ReqTRES,TimelimitRaw,Comment,JobName,WorkDir"
-    listed = ask("sacct", "-X", "--noheader", "--parsable2", "--format", fields).splitlines()
-    found = [dict(zip(keys, line.split("|"), strict=True)) for line in listed]
+    since = ("--starttime", BEGAN)
+    listed = ask("sacct", "-X", *since, "--noheader", "--parsable2", "--format", fields)
+    found = [dict(zip(keys, line.split("|"), strict=True)) for line in listed.splitlines()]
     return [
         job
         for job in found
