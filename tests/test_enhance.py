@@ -208,6 +208,14 @@ def test_refusals(tmp_path):
     assert nibabel.load(out).shape == (16, 18, 5)
 
 
+def test_a_network_for_undersampled_scans_says_so(tmp_path, capfd):
+    source = scan(tmp_path, "good")
+    enhance.enhance(source, tmp_path / "one.nii.gz", model=model(tmp_path, acceleration=4))
+    assert "expects a scan undersampled 4x in k-space" in capfd.readouterr().err
+    enhance.enhance(source, tmp_path / "two.nii.gz", model=model(tmp_path, acceleration=1))
+    assert "undersampled" not in capfd.readouterr().err
+
+
 def test_the_same_input_gives_the_same_bytes(tmp_path):
     source, best = scan(tmp_path, "good"), model(tmp_path)
     for name in ("a.nii.gz", "b.nii.gz"):

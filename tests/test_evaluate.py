@@ -17,6 +17,7 @@ from mrsr import checkpoint, evaluate, metrics, models
 from mrsr.degrade import bicubic, degrade, pad_to
 from mrsr.errors import UserError
 from mrsr.files import sha256
+from mrsr.record import BOOTSTRAP, bootstrap
 from mrsr.settings import digest, namespace
 
 SETTINGS = {
@@ -159,7 +160,7 @@ def test_interval_from_six_subjects_on(tmp_path):
     for name in metrics.METRICS:
         assert first[name]["low"] < first[name]["mean"] < first[name]["high"]
         assert first[name] == pytest.approx(second[name])  # seeded
-    assert first["interval"] == evaluate.BOOTSTRAP
+    assert first["interval"] == BOOTSTRAP
 
 
 def test_real_scans_give_the_known_bicubic_scores(mirror):
@@ -180,7 +181,7 @@ def test_bootstrap_covers_the_mean():
     rng = np.random.default_rng(0)
     held = 0
     for seed in range(200):
-        low, high = evaluate.bootstrap(30 + 2 * rng.standard_normal(40), 400, seed)
+        low, high = bootstrap(30 + 2 * rng.standard_normal(40), 400, seed)
         held += low < 30 < high
     assert 0.88 < held / 200 < 0.99
 

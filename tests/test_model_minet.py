@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr import models
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
 from mrsr.models import minet
 
@@ -126,29 +125,6 @@ def test_the_guide_matters() -> None:
     guide.requires_grad_()
     network(lr, guide).square().mean().backward()
     assert guide.grad is not None and guide.grad.abs().sum() > 0
-
-
-def test_skip_starts_from_the_interpolation() -> None:
-    lr, guide = images()
-    assert (make(skip="bicubic").eval()(lr, guide) - upsample(lr, 2)).abs().mean() < 0.05
-
-
-def test_bf16_autocast_is_close() -> None:
-    network, (lr, guide) = make().eval(), images()
-    with torch.no_grad():
-        full = network(lr, guide)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = network(lr, guide)
-    assert torch.isfinite(half).all()
-    assert (half.float() - full).abs().mean() < 0.05 * full.abs().mean() + 0.01
-
-
-@pytest.mark.parametrize("scale", minet.SCALES)
-def test_meta_device(scale: int) -> None:
-    with torch.device("meta"):
-        network = make(scale).eval()
-        sr = network(torch.empty(1, 1, 7, 10), torch.empty(1, 1, 7 * scale, 10 * scale))
-    assert sr.shape == (1, 1, 7 * scale, 10 * scale)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
 from mrsr.models.seran import Attention, Reasoning
 
@@ -107,33 +106,6 @@ def test_the_scaling_scales() -> None:
     torch.testing.assert_close(attention(x) - x, 2 * once)
 
 
-@pytest.mark.parametrize("size", [(7, 10), (13, 9), (5, 5)])
-@pytest.mark.parametrize("scale", [2, 3, 4, 8])
-def test_any_size(scale: int, size: tuple[int, int]) -> None:
-    with torch.no_grad():
-        sr = small(scale)(torch.rand(2, 1, *size))
-    assert sr.shape == (2, 1, scale * size[0], scale * size[1])
-    assert torch.isfinite(sr).all()
-
-
-def test_bfloat16_is_close() -> None:
-    network, lr = small(), torch.rand(1, 1, 9, 8)
-    exact = network(lr)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        rough = network(lr)
-    assert torch.isfinite(rough).all()
-    assert (rough.float() - exact).abs().mean() < 0.03 * exact.abs().mean()
-
-
-def test_double_stays_double() -> None:
-    assert small().double()(torch.rand(1, 1, 6, 6, dtype=torch.float64)).dtype == torch.float64
-
-
-def test_skip_starts_from_bicubic() -> None:
-    lr = torch.rand(1, 1, 8, 8)
-    assert (small(skip="bicubic")(lr) - upsample(lr, 2)).abs().mean() < 0.05
-
-
 @pytest.mark.parametrize(
     "options",
     [
@@ -148,8 +120,3 @@ def test_skip_starts_from_bicubic() -> None:
 def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"seran: {next(iter(options))}"):
         small(**options)
-
-
-def test_a_scale_without_stages_is_refused() -> None:
-    with pytest.raises(UserError, match="seran: scale"):
-        small(5)

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
 from mrsr.models import srgan
 
@@ -34,14 +33,6 @@ def test_parameters_of_the_published_width() -> None:
     assert count(2) == outer + 16 * block + stage == 1_381_011
     assert count(4) == outer + 16 * block + 2 * stage
     assert count(2) == count(2, "srresnet") + 18  # one slope for each PReLU
-
-
-@pytest.mark.parametrize("scale", srgan.SCALES)
-@pytest.mark.parametrize("size", [(5, 5), (7, 10), (13, 9)])
-def test_any_size_at_any_scale(scale: int, size: tuple[int, int]) -> None:
-    sr = make(scale)(torch.rand(2, 1, *size))
-    assert sr.shape == (2, 1, scale * size[0], scale * size[1])
-    assert torch.isfinite(sr).all()
 
 
 def test_every_prelu_is_live() -> None:
@@ -75,30 +66,6 @@ def test_gradient_reaches_every_parameter(options: dict[str, Any]) -> None:
     for name, parameter in network.named_parameters():
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
         assert parameter.grad.abs().sum() > 0, name
-
-
-def test_starts_from_bicubic_with_the_skip() -> None:
-    lr = torch.rand(2, 1, 9, 10)
-    sr = make(features=8, norm="none", skip="bicubic")(lr)
-    assert (sr - upsample(lr, 2)).abs().mean() < 0.05
-
-
-def test_precisions() -> None:
-    network, lr = make().eval(), torch.rand(1, 1, 9, 13)
-    exact = network(lr)
-    with torch.autocast("cpu", torch.bfloat16):
-        rough = network(lr).float()
-    assert torch.isfinite(rough).all()
-    assert (rough - exact).abs().max() < 0.05 * exact.abs().max() + 0.02
-    double = network.double()(lr.double())
-    assert double.dtype == torch.float64
-    torch.testing.assert_close(double.float(), exact, atol=1e-4, rtol=1e-4)
-
-
-def test_meta_device() -> None:
-    with torch.device("meta"):
-        network = models.build("srgan", 8, SMALL)
-        assert network(torch.empty(1, 1, 7, 10)).shape == (1, 1, 56, 80)
 
 
 @pytest.mark.parametrize(

@@ -48,28 +48,6 @@ def test_very_deep_means_41_pixels() -> None:
     assert seen[5:46, 5:46].all() and int(seen.sum()) == 41 * 41
 
 
-@pytest.mark.parametrize(("scale", "size"), [(2, (7, 10)), (3, (13, 9)), (4, (5, 5)), (8, (5, 7))])
-def test_odd_sizes(scale: int, size: tuple[int, int]) -> None:
-    with torch.no_grad():
-        sr = models.build("vdsr", scale, SMALL)(torch.rand(2, 1, *size))
-    assert sr.shape == (2, 1, scale * size[0], scale * size[1]) and sr.isfinite().all()
-
-
-def test_bfloat16_is_close() -> None:
-    torch.manual_seed(0)
-    network = models.build("vdsr", 2, SMALL)
-    lr = torch.rand(1, 1, 9, 8)
-    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        half = network(lr)
-    torch.testing.assert_close(half.float(), network(lr).detach(), atol=0.02, rtol=0)
-
-
-def test_runs_on_meta() -> None:
-    with torch.device("meta"):
-        network = models.build("vdsr", 2, {})
-        assert network(torch.empty(1, 1, 7, 10)).shape == (1, 1, 14, 20)
-
-
 @pytest.mark.parametrize(
     ("scale", "options", "word"),
     [

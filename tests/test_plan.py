@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from mrsr import cli, config, plan, plan_jobs, plan_rates, plan_sizes, plan_text
+from mrsr import cli, config
 from mrsr.errors import UserError
-from mrsr.plan_jobs import Cost, Job, Place, parse, wall
-from mrsr.plan_rates import Rate, choose
+from mrsr.plan import estimate, rates, sizes
+from mrsr.plan import jobs as plan_jobs
+from mrsr.plan.jobs import Cost, Job, Place, key_of, parse, settings_of, wall
+from mrsr.plan.rates import Rate, choose
+from mrsr.plan.text import report
 from project import copy_project, planned_jobs, run, snakemake
 
 DRY = """\
@@ -40,6 +43,7 @@ localrule raw_source:
 rule train_sr:
     input: results/d/slices/phantom_t1/train.h5, results/d/slices/phantom_t1/test.h5
     output: results/d/checkpoints/phantom_t1/x2/srcnn/best.pt
+    priority: 2
     wildcards: dataset=phantom_t1, scale=2, method=srcnn
 [Sun Nov 22 12:32:46 2026]
 rule all:
@@ -66,6 +70,7 @@ def test_a_dry_run_is_read() -> None:
     assert [job.rule for job in jobs] == ["raw_source", "loss_curves", "train_sr"]
     assert [job.stage for job in jobs] == ["raw", "tables", "checkpoints"]
     assert [job.threads for job in jobs] == [2, 1, 1]
+    assert [job.priority for job in jobs] == [0, 0, 2]
     assert jobs[2].wildcards == {"dataset": "phantom_t1", "scale": "2", "method": "srcnn"}
     assert len(jobs[2].inputs) == 2
     assert jobs[1].inputs == jobs[2].outputs
@@ -73,7 +78,7 @@ def test_a_dry_run_is_read() -> None:
 
 def test_nothing_to_do_costs_nothing(demo: config.InForce) -> None:
     assert parse("Building DAG of jobs...\nNothing to be done.\n") == []
-    assert plan_text.report("all", demo, [], [], ONE).endswith("nothing to do\n")
+    assert report("all", demo, [], [], ONE).endswith("nothing to do\n")
 
 
 def test_an_unknown_target_is_one_line() -> None:
@@ -107,6 +112,16 @@ def test_wall_time_follows_the_graph(
     assert wall([d, c, b, a], [5, 30, 20, 10], place) == seconds
 
 
+def test_what_others_wait_for_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan_jobs, "BETWEEN", 0.0)
+    short, other = (Job("train_sr", outputs=(name,)) for name in ("s", "o"))
+    last = Job("train_sr", inputs=("v",), outputs=("l",))
+    for priority, seconds in ((0, 10 + 20 + 5), (2, 20 + 5)):
+        first = Job("train_vit_segmentation", outputs=("v",), priority=priority)
+        work, place = [short, other, first, last], Place(CPU, cores=2)
+        assert wall(work, [10, 10, 20, 5], place) == seconds
+
+
 def test_a_circle_is_refused() -> None:
     two = [Job("x", inputs=("b",), outputs=("a",)), Job("x", inputs=("a",), outputs=("b",))]
     with pytest.raises(UserError, match="wait for each other"):
@@ -114,36 +129,36 @@ def test_a_circle_is_refused() -> None:
 
 
 def test_seconds_of_a_training(demo: config.InForce) -> None:
-    settings = plan.settings_of(demo, train())  # 300 steps, a validation of 8 slices every 100
+    settings = settings_of(demo, train())  # 300 steps, a validation of 8 slices every 100
     rate = Rate(rule="train_sr", key="", device=CPU, step=0.5, fixed=7, check=2, checked=4)
-    found = plan._timed("train_sr", settings, rate, None)
+    found = estimate._timed("train_sr", settings, rate, None)
     assert found.seconds == pytest.approx(7 + 300 * 0.5 + 3 * 2 * 8 / 4)
-    assert plan._timed("train_sr", settings, None, None).seconds is None
+    assert estimate._timed("train_sr", settings, None, None).seconds is None
 
 
 def test_seconds_of_an_evaluation_and_of_a_volumes_own_training(demo: config.InForce) -> None:
-    geometry = plan_sizes.geometry(demo, "phantom_t1", Path("absent"))
+    geometry = sizes.geometry(demo, "phantom_t1", Path("absent"))
     rate = Rate(rule="evaluate", key="", device=CPU, step=0.1, fixed=5)
-    assert plan._timed("evaluate", {}, rate, geometry).seconds == pytest.approx(5 + 256 * 0.1)
+    assert estimate._timed("evaluate", {}, rate, geometry).seconds == pytest.approx(5 + 256 * 0.1)
     settings = {"steps": 100, "validate_every": 10}
-    found = plan._timed("train_self", settings, rate, geometry).seconds
+    found = estimate._timed("train_self", settings, rate, geometry).seconds
     assert found == pytest.approx(5 + 8 * 100 * 0.1)
-    assert plan._timed("evaluate", {}, rate, None).seconds is None  # not sliced, size not known
+    assert estimate._timed("evaluate", {}, rate, None).seconds is None  # not sliced, size not known
 
 
 def test_what_takes_as_long_has_one_key(root: Path, demo: config.InForce) -> None:
     def key(method: str, scale: str = "2", of: config.InForce = demo) -> str:
-        return plan.key_of(of, train(method, scale))
+        return key_of(of, train(method, scale))
 
     assert key("srcnn") != key("srresnet") != key("proposed")
     assert key("srresnet") != key("srresnet", "4")
     assert key("proposed") != key("no_vit")
     # rates and decay do not change what a step takes, nor does the dataset or the seed
     assert key("srresnet", of=config.load(root / "params.yaml", "smoke")) != key("srresnet")
-    settings = plan.settings_of(demo, train("srresnet"))
+    settings = settings_of(demo, train("srresnet"))
     slower = {**settings, "steps": 9, "seed": 3, "dataset": "openms_t1", "losses": {"l1": 7}}
-    assert plan_rates.speed("train_sr", slower) == plan_rates.speed("train_sr", settings)
-    assert plan_rates.speed("train_sr", {**settings, "batch": 9}) != key("srresnet")
+    assert rates.speed("train_sr", slower) == rates.speed("train_sr", settings)
+    assert rates.speed("train_sr", {**settings, "batch": 9}) != key("srresnet")
 
 
 def test_the_best_rate_is_chosen_and_scaling_is_said() -> None:
@@ -164,17 +179,17 @@ def test_the_best_rate_is_chosen_and_scaling_is_said() -> None:
 
 
 def test_devices() -> None:
-    assert plan_rates.ratio("NVIDIA A100-SXM4-80GB", "A100") == 1
-    assert plan_rates.ratio("H200", "V100") > 1 > plan_rates.ratio("V100", "H200")
-    assert plan_rates.device_for("NVIDIA V100") == "NVIDIA V100"
-    assert plan_rates.device_for("cpu").startswith("cpu: ")
+    assert rates.ratio("NVIDIA A100-SXM4-80GB", "A100") == 1
+    assert rates.ratio("H200", "V100") > 1 > rates.ratio("V100", "H200")
+    assert rates.device_for("NVIDIA V100") == "NVIDIA V100"
+    assert rates.device_for("cpu").startswith("cpu: ")
     with pytest.raises(UserError, match="device 'abacus' is not known; choose auto"):
-        plan_rates.device_for("abacus")
+        rates.device_for("abacus")
 
 
 def written_run(folder: Path, demo: config.InForce, seconds: float) -> None:
     """A finished training's log and benchmark file; 100 steps of 8 images, 16 a second."""
-    settings = plan.settings_of(demo, train())
+    settings = settings_of(demo, train())
     lines = [
         {"event": "start", "settings": settings, "provenance": {"device": "cpu"}},
         {"step": 50, "split": "train", "metrics": {"images_per_second": 16.0}},
@@ -190,14 +205,14 @@ def written_run(folder: Path, demo: config.InForce, seconds: float) -> None:
 def test_runs_on_disk_give_rates(tmp_path: Path, demo: config.InForce) -> None:
     written_run(tmp_path, demo, 59.0)
     there = (tmp_path / "results", tmp_path / "logs")
-    (pulled,) = plan_rates.from_runs(*there)
+    (pulled,) = rates.from_runs(*there)
     assert pulled.device == "cpu: of another computer"  # no benchmark file: not known to be ours
     benchmark = tmp_path / "logs/demo/benchmarks/phantom_t1/x2/srcnn.tsv"
     benchmark.parent.mkdir(parents=True)
     benchmark.write_text("s\th:m:s\n65.0\t0:01:05\n")
-    (ours,) = plan_rates.from_runs(*there)
-    assert ours.device == plan_rates.cpu_name()
-    assert ours.key == plan.key_of(demo, train())
+    (ours,) = rates.from_runs(*there)
+    assert ours.device == rates.cpu_name()
+    assert ours.key == key_of(demo, train())
     assert (ours.step, ours.fixed) == (0.5, 6.0)
     assert ours.check == pytest.approx((59 - 50) / 3)  # 300 steps would have had three
 
@@ -206,69 +221,69 @@ def test_a_damaged_log_is_passed_over(tmp_path: Path, demo: config.InForce) -> N
     written_run(tmp_path, demo, 59.0)
     log = next(tmp_path.rglob("log.jsonl"))
     log.write_text(log.read_text()[:-30])
-    assert plan_rates.from_runs(tmp_path / "results", tmp_path / "logs") == []
+    assert rates.from_runs(tmp_path / "results", tmp_path / "logs") == []
 
 
 def test_measurements_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "plan.json"
-    assert plan_rates.read_measured(path) == []
+    assert rates.read_measured(path) == []
     old = Rate(rule="evaluate", key="k", device=CPU, step=1, fixed=1)
     new = Rate(rule="evaluate", key="k", device=CPU, step=2, fixed=1)
     other = Rate(rule="evaluate", key="k", device="H100", step=3, fixed=1)
-    plan_rates.keep_measured([old, other], path)
-    plan_rates.keep_measured([new], path)
-    assert plan_rates.read_measured(path) == [new, other]
+    rates.keep_measured([old, other], path)
+    rates.keep_measured([new], path)
+    assert rates.read_measured(path) == [new, other]
     path.write_text('[{"of": "another version"}]')
-    assert plan_rates.read_measured(path) == []
+    assert rates.read_measured(path) == []
 
 
 def test_sizes(root: Path, demo: config.InForce) -> None:
     nowhere = Path("absent")
-    brain = plan_sizes.geometry(demo, "phantom_t1", nowhere)
+    brain = sizes.geometry(demo, "phantom_t1", nowhere)
     assert brain is not None
     assert (brain.count("train"), brain.count("test"), brain.labels) == (192, 256, True)
     # 25.2 MB measured, with labels
     assert brain.bytes() == pytest.approx(25.2e6, rel=0.02)
-    smoke = plan_sizes.geometry(config.load(root / "params.yaml", "smoke"), "phantom_t1", nowhere)
+    smoke = sizes.geometry(config.load(root / "params.yaml", "smoke"), "phantom_t1", nowhere)
     assert smoke is not None
     assert (smoke.volumes["test"], smoke.slices) == (2, 16)
     paper = config.load(root / "params.yaml", "paper")
-    ixi = plan_sizes.geometry(paper, "ixi_t1", nowhere)
+    ixi = sizes.geometry(paper, "ixi_t1", nowhere)
     assert ixi is not None
     assert (ixi.count("train"), ixi.height, ixi.width) == (48000, 240, 240)
-    fastmri = plan_sizes.geometry(paper, "fastmri", nowhere)
+    fastmri = sizes.geometry(paper, "fastmri", nowhere)
     assert fastmri is not None
     assert (fastmri.volumes["train"] + fastmri.volumes["validation"], fastmri.is_complex) == (
         227,
         True,
     )
-    assert plan_sizes.raw_bytes(paper, "ixi") == (14e9, 19e9)
-    assert plan_sizes.shown(1.4e10) == "14 GB"
+    assert sizes.raw_bytes(paper, "ixi") == (14e9, 19e9)
+    assert sizes.shown(1.4e10) == "14 GB"
 
 
 def test_parameters_are_the_networks(demo: config.InForce) -> None:
     from mrsr import models
 
-    settings = plan.settings_of(demo, train())
+    settings = settings_of(demo, train())
     network = models.build("srcnn", 2, settings["model"]["options"])
     count = sum(p.numel() for p in network.parameters())
-    assert plan_sizes.parameters("train_sr", settings) == count
-    found = plan.cost(demo, train(), ONE, [])
+    assert sizes.parameters("train_sr", settings) == count
+    found = estimate.cost(demo, train(), ONE, [])
     assert (found.disk, found.running) == (8 * count, 32 * count)
 
 
 def test_the_report_adds_up(demo: config.InForce) -> None:
     jobs = [train("srcnn"), train("srresnet"), Job("write_tables", outputs=("t",))]
     known = [Cost(3600.0, "run demo", 1e6), Cost(1800.0, "run demo", 2e6), Cost(36.0)]
-    text = plan_text.report("all", demo, jobs, known, ONE)
+    text = report("all", demo, jobs, known, ONE)
     assert re.search(r"^checkpoints +2 +1\.500 +3 MB$", text, re.MULTILINE)
     assert re.search(r"^SRCNN +1 +1\.000 +1 MB$", text, re.MULTILINE)
     assert len(re.findall(r"^total +3 +1\.510 +3 MB$", text, re.MULTILINE)) == 2
     assert "wall time: 1.5 h on 1 core" in text or "wall time: 90." in text
     assert "run demo: 2 jobs, 99 % of the time" in text
-    gpu = plan_text.report("all", demo, jobs, known, Place("H100", cores=4))
+    gpu = report("all", demo, jobs, known, Place("H100", cores=4))
     assert re.search(r"^total +3 +1\.500 +0\.010 +3 MB$", gpu, re.MULTILINE)
-    unknown = plan_text.report("all", demo, jobs, [Cost(None, "not measured"), *known[1:]], ONE)
+    unknown = report("all", demo, jobs, [Cost(None, "not measured"), *known[1:]], ONE)
     assert "at least" in unknown and "0.500 + ?" in unknown
     assert "1 job whose time is not known" in unknown
 
@@ -278,7 +293,7 @@ def test_the_command_needs_the_projects_root(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="project's root"):
-        plan.run("all", None)
+        estimate.run("all", None)
     assert callable(cli.plan)
 
 
@@ -293,7 +308,7 @@ def test_the_smoke_experiment_as_planned(tmp_path: Path) -> None:
     command = ("mrsr", "plan", "all", "--experiment", "smoke", "--device", "cpu")
     measured = run(folder, *command, "--measure").stdout
     jobs = sum(dry.values()) - dry["all"]
-    assert f"on {plan_rates.cpu_name()}: {jobs} jobs" in measured
+    assert f"on {rates.cpu_name()}: {jobs} jobs" in measured
     assert "not measured" not in measured
     assert "measured by a few steps" in measured
     listed = json.loads((folder / "logs" / "plan.json").read_text())

@@ -95,7 +95,7 @@ def timeless(folder: Path) -> list[dict[str, Any]]:
     """The log without what a clock says."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     for line in lines:
-        for key in ("time", "seconds"):
+        for key in ("time", "cpu", "seconds"):
             line.pop(key, None)
         line.get("metrics", {}).pop("images_per_second", None)
         line.get("provenance", {}).pop("commit", None)  # somebody may commit meanwhile

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from mrsr import config, enhance, methods, models
-from mrsr.accepts import model_is_guided, model_scales
+from mrsr.accepts import model_is_guided, model_options, model_scales
 from mrsr.degrade import degrade, upsample
+from mrsr.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 FULL = config.load(ROOT / "params.yaml").full_rows
@@ -72,6 +73,11 @@ def given(key: str, lr: Tensor, scale: int) -> list[Tensor]:
     return [lr, 1 - upsample(lr, scale).square()]
 
 
+def has_skip(key: str) -> bool:
+    """Whether the network may add the interpolated input."""
+    return "skip" in (model_options(SMALL[key][0]) or [])
+
+
 def discs(scale: int, count: int = 2, size: int = 8) -> tuple[Tensor, Tensor]:
     """LR and HR of discs: edges, which interpolation blurs."""
     y, x = torch.meshgrid(*[torch.linspace(-1, 1, size * scale)] * 2, indexing="ij")
@@ -91,9 +97,9 @@ def test_every_method_is_here() -> None:
 
 
 @pytest.mark.parametrize(("key", "scale"), CASES)
-def test_two_shapes_at_each_scale(key: str, scale: int) -> None:
+def test_any_shape_at_each_scale(key: str, scale: int) -> None:
     network = make(key, scale).eval()
-    for height, width in ((12, 12), (9, 13)):
+    for height, width in ((12, 12), (9, 13), (5, 5), (7, 10)):
         lr = torch.rand(2, 1, height, width)
         with torch.no_grad():
             sr = enhance.forward(network, lr, scale, *given(key, lr, scale)[1:])
@@ -165,7 +171,38 @@ def test_bf16_is_near_fp32(key: str) -> None:
         with torch.autocast("cpu", torch.bfloat16):
             half = network(*inputs)
     assert torch.isfinite(half).all()
-    assert (half.float() - full).abs().mean() < 0.05 * full.abs().mean() + 0.05
+    assert (half.float() - full).abs().mean() < 0.05 * full.abs().mean() + 0.01
+
+
+@pytest.mark.parametrize("key", TRAINED)
+def test_double_stays_double(key: str) -> None:
+    """And tells how far rounding alone takes an output in single precision."""
+    network = make(key, 2).eval()
+    inputs = given(key, torch.rand(1, 1, 9, 12), 2)
+    with torch.no_grad():
+        single = network(*inputs)
+        double = network.double()(*[image.double() for image in inputs])
+    assert double.dtype == torch.float64
+    torch.testing.assert_close(double.float(), single, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("key", [key for key in TRAINED if has_skip(key)])
+def test_with_the_skip_training_starts_near_bicubic(key: str) -> None:
+    name, options = SMALL[key]
+    torch.manual_seed(0)
+    network = models.build(name, 2, {**options, "skip": "bicubic"}).eval()
+    lr = torch.rand(2, 1, 9, 10)
+    with torch.no_grad():
+        sr, before = network(*given(key, lr, 2)), upsample(lr, 2)
+    assert 0 < (sr - before).abs().mean() < 0.05
+
+
+# SRCNN interpolates first, by whatever factor
+@pytest.mark.parametrize("key", [key for key in TRAINED if key != "srcnn"])
+def test_a_scale_that_it_does_not_know_is_refused(key: str) -> None:
+    name, options = SMALL[key]
+    with pytest.raises(UserError, match=f"{name}: scale must be one of .* not 5"):
+        models.build(name, 5, options)
 
 
 @pytest.mark.parametrize("key", list(FULL))

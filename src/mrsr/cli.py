@@ -346,11 +346,11 @@ def plan(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Print what a target will cost: jobs, hours and disk by stage and row, and wall time."""
-    from mrsr import plan as planning
+    from mrsr.plan import estimate
 
     given = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
     print(
-        planning.run(target, experiment, **given, fresh=fresh, measure=measure, file=file), end=""
+        estimate.run(target, experiment, **given, fresh=fresh, measure=measure, file=file), end=""
     )
 
 

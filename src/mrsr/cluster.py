@@ -63,9 +63,10 @@ def requeue() -> bool:
         return False
     try:
         shown = _tool("scontrol", "show", "job", job)
-        # a job that is being cancelled or pre-empted at once is no longer RUNNING: leave it alone
-        if "JobState=RUNNING" not in shown:
-            return False
+        # a job that is being cancelled, or whose time is over, is no longer RUNNING: leave it alone
+        state = re.search(r"JobState=(\w+)", shown)
+        if not state or state.group(1) != "RUNNING":
+            raise UserError(f"SLURM ends it already ({state.group(1) if state else 'no state'})")
         restarts = re.search(r"Restarts=(\d+)", shown)
         if restarts and int(restarts.group(1)) >= RESTARTS:
             raise UserError(f"it has been started again {RESTARTS} times")

@@ -3,7 +3,7 @@
 `load("params.yaml", "demo")` merges the experiment's `set:` block over the defaults, checks every
 key, and gives an `InForce`: the resolved configuration of one experiment, and the settings that
 each job is handed. Imports no torch. The sections stand in sections.py, what models, losses and
-sources accept in accepts.py, the resolving in in_force.py.
+sources accept in accepts.py, the resolving in rows.py and in_force.py.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from pydantic import ValidationError
 from mrsr.accepts import at, loss_names
 from mrsr.download import is_secret
 from mrsr.errors import UserError
-from mrsr.in_force import InForce, first_problem, merge
+from mrsr.in_force import InForce
+from mrsr.rows import first_problem, merge
 from mrsr.sections import Params
 from mrsr.settings import PACKAGE_FOLDERS, check_plugins
 

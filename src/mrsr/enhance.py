@@ -31,6 +31,7 @@ from mrsr import checkpoint, degrade, loop, models
 from mrsr.datasets.volume import Volume
 from mrsr.errors import UserError
 from mrsr.files import atomic
+from mrsr.log import say
 from mrsr.settings import job as parse_job
 
 PERCENTILE = 99.9  # the intensity that becomes 1, where the checkpoint does not say another
@@ -81,6 +82,8 @@ def enhance(
         if scale not in (0, saved.scale):
             raise UserError(f"{model} was trained for {saved.scale}x, not {scale}x")
         scale, settings, percentile = saved.scale, saved.settings, _percentile(saved.settings)
+        if (times := settings.get("acceleration", 1)) > 1:
+            say(f"warning: {model} expects a scan undersampled {times}x in k-space, as it learned")
         if settings.get("type") != "self":
             network = checkpoint.network(model, where)
     volume = read_nifti(input, subject="", contrast="", organ="")
@@ -145,7 +148,6 @@ def _own_network(
     The checkpoint's own weights are of the volumes it was measured on, and are not used.
     """
     from mrsr import train_self
-    from mrsr.log import say
 
     given = json.dumps({**settings, "device": str(device)})
     job = parse_job(given, train_self.REQUIRED, train_self.COUNTS)

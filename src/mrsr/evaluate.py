@@ -6,9 +6,7 @@ By hand:
         --out results/demo/metrics/phantom_t1/x2/srresnet.json
 
 Slices are degraded and super-resolved whole, padded to what scale and network need; the metrics
-see the unpadded area only. Averages go from slices (or volumes, by the preset's level) to subjects
-to the mean over subjects, so that a subject with many slices weighs no more than another. The
-interval is the 95 % percentile bootstrap over subjects, the unit that was sampled.
+see the unpadded area only. `record.py` averages them.
 
 A guided method also gets `--guide`, the store of its second contrast. A method that learns from the
 test volume itself (type self) has a network of its own for every volume in one checkpoint.
@@ -20,9 +18,6 @@ slice and, where matplotlib is installed, `<method>.png` with an example. The JS
 from __future__ import annotations
 
 import argparse
-import csv
-import dataclasses
-import io
 import itertools
 import json
 import time
@@ -41,28 +36,9 @@ from mrsr.checkpoint import Checkpoint
 from mrsr.errors import UserError, guarded
 from mrsr.files import sha256, write_json, write_text
 from mrsr.metrics import METRICS, Preset
-from mrsr.settings import digest, job, plain
+from mrsr.record import Rated, record, slice_table
+from mrsr.settings import job
 from mrsr.store import StoredVolume
-
-FORMAT = 1
-FEW = 6  # under this many subjects an interval says nothing
-TOO_SMALL = "n too small"
-BOOTSTRAP = "95 % percentile bootstrap over subjects"
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
-class Rated:
-    """One volume after the network.
-
-    values: of each slice, by metric, NaN where the reference has no signal.
-    whole: of the volume by the preset's definition. seconds: of the forward passes.
-    """
-
-    volume: StoredVolume
-    values: dict[str, np.ndarray]
-    whole: dict[str, float]
-    seconds: float
-
 
 # what a job must be told; `config.py` gives all of it
 REQUIRED = (
@@ -121,47 +97,20 @@ def evaluate(
     example: dict[str, np.ndarray] = {}
     rated = list(_rate(network, pairs, preset, settings, example, origin if own else None))
 
-    record = _record(settings, preset, rated, network, origin)
+    found = record(settings, preset, rated, network, origin)
     if guide:
-        record["guide"] = residual(guide)
-    record["split"] = str(store.attributes(slices).get("split", ""))
-    record["checkpoint_sha256"] = sha256(saved) if saved else None
-    record["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    write_text(out.with_suffix(".csv"), _slice_table(rated))
+        found["guide"] = residual(guide)
+    found["split"] = str(store.attributes(slices).get("split", ""))
+    found["checkpoint_sha256"] = sha256(saved) if saved else None
+    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    write_text(out.with_suffix(".csv"), slice_table(rated))
     _draw(example, out.with_suffix(".png"))
-    write_json(out, record)
+    write_json(out, found)
     if settings.tracking.enabled:
         from mrsr import tracking
 
         tracking.deliver(out, settings)
-    return record
-
-
-def bootstrap(values: np.ndarray, samples: int, seed: int) -> tuple[float, float]:
-    """2.5 and 97.5 % percentiles of the mean of values (n,), drawn n at a time with repetition."""
-    draws = np.random.default_rng(seed).integers(len(values), size=(samples, len(values)))
-    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def by_subject(rated: list[Rated], level: str) -> dict[str, dict[str, float]]:
-    """Each subject's metrics: the mean over all its slices, or over its volumes.
-
-    Raises:
-        UserError: no slice of a subject has signal.
-    """
-    result = {}
-    for subject in sorted({item.volume.subject for item in rated}):
-        own = [item for item in rated if item.volume.subject == subject]
-        result[subject] = {
-            name: metrics.mean(
-                np.concatenate([item.values[name] for item in own])
-                if level == "slice"
-                else np.array([item.whole[name] for item in own])
-            )
-            for name in METRICS
-        }
-    return result
+    return found
 
 
 def _check_origin(origin: Checkpoint, path: Path | None, settings: SimpleNamespace) -> None:
@@ -299,99 +248,6 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _record(
-    settings: SimpleNamespace,
-    preset: Preset,
-    rated: list[Rated],
-    network: nn.Module,
-    origin: Checkpoint | None,
-) -> dict[str, Any]:
-    """The JSON, but for what only the files know."""
-    subjects = by_subject(rated, preset.level)
-    enough = len(subjects) >= FEW
-    training = origin.settings if origin else {}
-    steps, batch = training.get("steps"), training.get("batch")
-    provenance = origin.provenance if origin else checkpoint.provenance()
-    n_slices = sum(len(item.values["psnr"]) for item in rated)
-    blank = sum(int(np.isnan(item.values["psnr"]).sum()) for item in rated)
-    left_out = blank if preset.level == "slice" else 0
-    record: dict[str, Any] = {
-        "format": FORMAT,
-        "experiment": settings.experiment,
-        "dataset": settings.dataset,
-        "scale": settings.scale,
-        "method": settings.method,
-        "label": settings.label,
-        "degradation": settings.degradation,
-        "model": plain(settings.model),
-        "type": getattr(settings, "type", "single"),
-        "acceleration": getattr(settings, "acceleration", 1),
-        "recipe": getattr(settings, "recipe", "common"),
-        "preset": dataclasses.asdict(preset),
-        "conventions": metrics.describe(preset),
-        "subjects": list(subjects),
-        "n_subjects": len(subjects),
-        "n_volumes": len(rated),
-        "n_slices": n_slices - left_out,
-        "slices_without_signal": blank,
-        "interval": BOOTSTRAP if enough else TOO_SMALL,
-    }
-    for name in METRICS:
-        values = np.array([subject[name] for subject in subjects.values()])
-        low = high = None
-        if enough:
-            low, high = bootstrap(values, settings.bootstrap.samples, settings.bootstrap.seed)
-        record[name] = {"mean": float(values.mean()), "low": low, "high": high}
-    return record | {
-        "bootstrap": plain(settings.bootstrap),
-        "seconds_per_slice": sum(item.seconds for item in rated) / n_slices,
-        "parameters": count(network),
-        "full_parameters": _full(settings, network),
-        "steps": steps,
-        "patches": steps * batch if steps and batch else None,
-        "settings_digest": digest(settings),
-        "training_digest": digest(training) if origin else None,
-        "commit": provenance.get("commit", ""),
-        "precision": settings.precision,
-        "threads": torch.get_num_threads(),
-        "left_out": f"{left_out} slices without signal are left out" if left_out else "",
-        "per_subject": subjects,
-        "per_volume": [
-            {"subject": v.volume.subject, "visit": v.volume.visit, "volume": v.volume.path}
-            | v.whole
-            for v in rated
-        ],
-    }
-
-
-def count(network: nn.Module) -> int:
-    """Parameters of a network."""
-    return sum(p.numel() for p in network.parameters())
-
-
-def _full(settings: SimpleNamespace, network: nn.Module) -> int:
-    """Parameters that the method has at its full width, where the settings say another."""
-    full = getattr(settings, "full", None)
-    if full is None or full.options == settings.model.options:
-        return count(network)
-    with torch.device("meta"):
-        return count(models.build(settings.model.name, settings.scale, full.options))
-
-
-def _slice_table(rated: list[Rated]) -> str:
-    """CSV, a row per slice; empty fields where the reference has no signal."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["subject", "visit", "volume", "slice_index", *METRICS])
-    for item in rated:
-        v = item.volume
-        for row, index in enumerate(v.slice_index):
-            numbers = [float(item.values[name][row]) for name in METRICS]
-            shown = ["" if np.isnan(number) else repr(number) for number in numbers]
-            writer.writerow([v.subject, v.visit, v.path, index, *shown])
-    return text.getvalue()
-
-
 def _example(ref: np.ndarray, pred: np.ndarray, lr: Tensor, scale: int) -> dict[str, np.ndarray]:
     """Named images (h, w) of the middle slice."""
     middle = len(ref) // 2
@@ -422,11 +278,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", required=True, type=Path, help="the JSON to write")
     given = parser.parse_args(arguments)
     settings = job(given.settings, REQUIRED)
-    record = evaluate(settings, given.slices, given.out, given.checkpoint, given.guide)
-    values = ", ".join(f"{name} {record[name]['mean']:.4f}" for name in METRICS)
+    found = evaluate(settings, given.slices, given.out, given.checkpoint, given.guide)
+    values = ", ".join(f"{name} {found[name]['mean']:.4f}" for name in METRICS)
     print(
-        f"{record['dataset']} x{record['scale']} {record['method']}: {values} "
-        f"({record['n_subjects']} subjects, {record['n_slices']} slices)"
+        f"{found['dataset']} x{found['scale']} {found['method']}: {values} "
+        f"({found['n_subjects']} subjects, {found['n_slices']} slices)"
     )
 
 

@@ -1,9 +1,9 @@
 """What a training says: `log.jsonl` for programs, a bar or plain lines for people.
 
 One JSON object per line: `{"event": "start", ...}`, then
-`{"time": ..., "step": n, "split": "train", "metrics": {...}}`, then `{"event": "end", ...}`.
-A step is the number of steps done. After a resume the log is what it was at the resumed step,
-then goes on: no step is in it twice.
+`{"time": ..., "cpu": ..., "step": n, "split": "train", "metrics": {...}}`, then
+`{"event": "end", ...}`. A step is the number of steps done; `cpu` is the process's own seconds.
+After a resume the log is what it was at the resumed step, then goes on: no step is in it twice.
 """
 
 from __future__ import annotations
@@ -54,7 +54,8 @@ class Log:
 
     def metrics(self, step: int, split: str, metrics: dict[str, float]) -> None:
         """Append the metrics of a split after `step` steps."""
-        self.write({"time": time.time(), "step": step, "split": split, "metrics": metrics})
+        clocks = {"time": time.time(), "cpu": time.process_time()}
+        self.write({**clocks, "step": step, "split": split, "metrics": metrics})
 
     def __enter__(self) -> Log:
         return self

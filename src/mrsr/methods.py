@@ -19,7 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mrsr import models
 from mrsr.accepts import model_is_guided, model_scales
 from mrsr.errors import UserError
-from mrsr.in_force import Row
+from mrsr.rows import Row
 
 OUTPUT = 240  # pixels of the output's sides, the slices of the paper's section 4
 NEEDS = {"single": "", "guided": "second contrast", "self": "test volume", "joint": ""}

@@ -4,15 +4,27 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from mrsr.accepts import at, check_source
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=60)]
 Scale = Literal[2, 3, 4, 8]
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+def _not_bool(value: Any) -> Any:
+    """Refuse true and false, which are 1 and 0 elsewhere; a text such as 1e-4 is a number."""
+    if isinstance(value, bool):
+        raise ValueError("must be a number")
+    return value
+
+
+A_NUMBER = BeforeValidator(_not_bool)
+Positive = Annotated[int, Strict(), Field(gt=0)]
+Count = Annotated[int, Strict(), Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1), A_NUMBER]
+Above = Annotated[float, Field(gt=0), A_NUMBER]
+AtLeast = Annotated[float, Field(ge=0), A_NUMBER]
 
 
 class Section(BaseModel):
@@ -25,7 +37,7 @@ class Normalise(Section):
     """Intensities are divided by this percentile of the whole volume; nothing is clipped."""
 
     level: Literal["volume"] = "volume"
-    percentile: Annotated[float, Field(gt=0, le=100)] = 99.9
+    percentile: Annotated[float, Field(gt=0, le=100), A_NUMBER] = 99.9
 
 
 class SplitBySource(Section):
@@ -104,9 +116,9 @@ class Optimizer(Section):
     """Adam as printed; weight decay decoupled (AdamW) or coupled (as torch's Adam has it)."""
 
     name: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    lr: Annotated[float, Field(gt=0)] = 5e-4
+    lr: Above = 5e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: AtLeast = 0.1
     decoupled: bool = True
 
 
@@ -128,7 +140,7 @@ class Loop(Section):
     micro_batch: Count = 0
     optimizer: Optimizer = Optimizer()
     schedule: Schedule = Schedule()
-    clip_gradient: Annotated[float, Field(ge=0)] = 0.0
+    clip_gradient: AtLeast = 0.0
     seed: int = 0
     validate_every: Positive
     checkpoint_every: Positive
@@ -138,7 +150,7 @@ class Loop(Section):
     channels_last: Literal["auto", "on", "off"] = "auto"
     device: str = "auto"
     threads: Positive = 1
-    explode: Annotated[float, Field(gt=0)] = 1e4
+    explode: Above = 1e4
 
 
 class Adversarial(Section):
@@ -147,8 +159,8 @@ class Adversarial(Section):
     base: Positive = 64
     pool: bool = True
     norm: Literal["batch", "none"] = "batch"
-    lr: Annotated[float, Field(gt=0)] = 1e-4
-    r1: Annotated[float, Field(ge=0)] = 0.0
+    lr: Above = 1e-4
+    r1: AtLeast = 0.0
     updates: Positive = 1
     warmup: Count = 0
 
@@ -199,7 +211,7 @@ class VitTraining(Loop):
     """A phase of the vision transformer's training."""
 
     validation_volumes: Count = 0
-    encoder_rate: Annotated[float, Field(gt=0)] = 1.0
+    encoder_rate: Above = 1.0
 
 
 Pretext = Literal["organ", "masked", "contrastive"]
@@ -215,7 +227,7 @@ class Vit(Section):
     segmentation: VitTraining
     pretext: Pretext = "organ"
     mask_ratio: Fraction = 0.75
-    temperature: Annotated[float, Field(gt=0)] = 0.1
+    temperature: Above = 0.1
     finetuning: VitTraining
 
 
@@ -233,11 +245,11 @@ class AutoencoderNetwork(Section):
 class AutoencoderWeights(Section):
     """Eq. 6, and two terms that it does not have; see disentangle.py."""
 
-    reconstruction: Annotated[float, Field(ge=0)] = 1.0
-    adversarial: Annotated[float, Field(ge=0)] = 0.7
-    swap: Annotated[float, Field(ge=0)] = 0.7
-    patch_swap: Annotated[float, Field(ge=0)] = 1.0
-    consistency: Annotated[float, Field(ge=0)] = 0.0
+    reconstruction: AtLeast = 1.0
+    adversarial: AtLeast = 0.7
+    swap: AtLeast = 0.7
+    patch_swap: AtLeast = 1.0
+    consistency: AtLeast = 0.0
 
 
 class AutoencoderDiscriminator(Adversarial):
@@ -253,7 +265,7 @@ class Autoencoder(Loop):
     network: AutoencoderNetwork = AutoencoderNetwork()
     weights: AutoencoderWeights = AutoencoderWeights()
     discriminator: AutoencoderDiscriminator = AutoencoderDiscriminator()
-    intensity_range: Annotated[float, Field(gt=0)] = 255.0
+    intensity_range: Above = 255.0
     patch: Count = 0
     patch_n: Positive = 64
     validation_slices: Count = 0
@@ -268,9 +280,9 @@ class Preset(Section):
     border: Count = 0
     window: Literal["gaussian", "uniform"]
     window_size: Positive
-    sigma: Annotated[float, Field(gt=0)] = 1.5
-    k1: Annotated[float, Field(gt=0)] = 0.01
-    k2: Annotated[float, Field(gt=0)] = 0.03
+    sigma: Above = 1.5
+    k1: Above = 0.01
+    k2: Above = 0.03
     covariance: Literal["population", "sample"]
     clip: bool = False
 
@@ -321,7 +333,7 @@ class Method(Section):
     recipe: Recipe | None = None
     published: dict[str, Any] = {}
     options: dict[str, Any] = {}
-    losses: dict[str, Annotated[float, Field(ge=0)]] = {}
+    losses: dict[str, AtLeast] = {}
     label: str = ""
     citation: str = ""
     kind: Literal["baseline", "proposed", "ablation", "control", "added"] = "baseline"

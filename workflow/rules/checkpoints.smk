@@ -1,5 +1,8 @@
 # `gpu` is how many processes a training has (0: one, on whatever is there); `--set-resources
 # train_sr:gpu=4` or a profile asks for more. Batch and learning rate stay what they are.
+#
+# Many rows wait for the frozen networks, and for the vision transformer longest: `priority` starts
+# those as soon as their slices are there.
 rule tracking_store:
     """Initialise the MLflow store once: several writers on a fresh database crash."""
     output:
@@ -30,6 +33,7 @@ rule train_vit_segmentation:
         f"{LOGS}/benchmarks/vit/segmentation.tsv"
     conda:
         "../../envs/conda.yaml"
+    priority: 2
     threads: PARAMS.params.vit.segmentation.threads
     resources:
         mem_mb=4000,
@@ -57,6 +61,7 @@ rule train_vit_pretext:
         f"{LOGS}/benchmarks/vit/{{pretext}}.tsv"
     conda:
         "../../envs/conda.yaml"
+    priority: 2
     threads: PARAMS.params.vit.finetuning.threads
     resources:
         mem_mb=4000,
@@ -86,6 +91,7 @@ rule train_autoencoder:
         f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/autoencoder.tsv"
     conda:
         "../../envs/conda.yaml"
+    priority: 1
     threads: PARAMS.params.autoencoder.threads
     resources:
         mem_mb=4000,

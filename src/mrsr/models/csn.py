@@ -29,19 +29,9 @@ from torch.nn import functional as F
 
 from mrsr.degrade import upsample
 from mrsr.errors import UserError
+from mrsr.models.edsr import Upsampler, check, convolution
 
 SCALES = (2, 3, 4, 8)
-STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
-
-
-def _conv(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    """Convolution of odd kernel that keeps the size; He initialisation times `gain`."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
-    with torch.no_grad():
-        layer.weight.mul_(gain)
-    return layer
 
 
 class ResidualBranch(nn.Module):
@@ -49,8 +39,8 @@ class ResidualBranch(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.conv1 = _conv(features, features, 3)
-        self.conv2 = _conv(features, features, 3, gain=0.1)
+        self.conv1 = convolution(features, features)
+        self.conv2 = convolution(features, features, gain=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv2(F.relu(self.conv1(x)))
@@ -62,8 +52,8 @@ class DenseBranch(nn.Module):
     def __init__(self, features: int, growth: int, layers: int) -> None:
         super().__init__()
         widths = [features + i * growth for i in range(layers + 1)]
-        self.layers = nn.ModuleList([_conv(width, growth, 3) for width in widths[:-1]])
-        self.fuse = _conv(widths[-1], features, 1, gain=0.1)
+        self.layers = nn.ModuleList([convolution(width, growth) for width in widths[:-1]])
+        self.fuse = convolution(widths[-1], features, 1, gain=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         for layer in self.layers:
@@ -90,7 +80,7 @@ class Block(nn.Module):
     def __init__(self, features: int, growth: int, layers: int, units: int) -> None:
         super().__init__()
         self.units = nn.ModuleList([Unit(features // 2, growth, layers) for _ in range(units)])
-        self.fuse = _conv(features, features, 1, gain=0.1)
+        self.fuse = convolution(features, features, 1, gain=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         a, b = x.chunk(2, dim=1)
@@ -115,15 +105,12 @@ class CSN(nn.Module):
         super().__init__()
         self.scale = scale
         self.skip = skip
-        self.first = _conv(1, features, 3)
+        self.first = convolution(1, features)
         body = [Block(features, growth, layers, units) for _ in range(blocks)]
         self.blocks = nn.Sequential(*body)
-        self.trunk = _conv(features, features, 3, gain=0.1)
-        enlarge: list[nn.Module] = []
-        for factor in STAGES[scale]:
-            enlarge += [_conv(features, features * factor**2, 3), nn.PixelShuffle(factor)]
-        self.enlarge = nn.Sequential(*enlarge)
-        self.last = _conv(features, 1, 3, gain=0.01 if skip else 1.0)
+        self.trunk = convolution(features, features, gain=0.1)
+        self.enlarge = Upsampler(features, scale)
+        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.first(lr)
@@ -152,14 +139,7 @@ def build(
     Raises:
         UserError: an option has a value that the network does not know.
     """
-    if scale not in SCALES:
-        raise UserError(f"csn: scale must be one of {list(SCALES)}, not {scale}")
+    check("csn", scale, skip, growth=growth, layers=layers, units=units, blocks=blocks)
     if features < 2 or features % 2:
         raise UserError(f"csn: features must be an even number of 2 or more, not {features}")
-    sizes = {"growth": growth, "layers": layers, "units": units, "blocks": blocks}
-    for name, value in sizes.items():
-        if value < 1:
-            raise UserError(f"csn: {name} must be 1 or more, not {value}")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"csn: skip must be none or bicubic, not '{skip}'")
     return CSN(scale, features, growth, layers, units, blocks, skip == "bicubic")

@@ -19,8 +19,8 @@ Where this departs from the publication, or had to choose:
   `skip: bicubic` (ours), which adds the interpolated input, near that; `none` is as published.
 - 8x (ours): three stages of 2x, as 4x has two.
 
-RDN and RCAN enlarge in the same way and take `convolution`, `begin`,
-`Upsampler` and `check` from here.
+Other networks with the same outer layers (RDN, RCAN, CSN, SERAN, FB-GACN) take `convolution`,
+`Upsampler`, `check` and, the first two, `begin` from here.
 """
 
 from __future__ import annotations
@@ -35,11 +35,14 @@ from mrsr.errors import UserError
 SCALES = (2, 3, 4, 8)
 
 
-def convolution(inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
+def convolution(
+    inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0, bias: bool = True
+) -> nn.Conv2d:
     """Convolution of odd kernel that keeps the size; He initialisation times `gain`, bias 0."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     with torch.no_grad():
         layer.weight.mul_(gain)
     return layer

@@ -40,20 +40,10 @@ from torch.nn import functional as F
 
 from mrsr.degrade import upsample
 from mrsr.errors import UserError
+from mrsr.models.edsr import Upsampler, check, convolution
 
 SCALES = (2, 3, 4, 8)
-STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
 ROWS = 1024  # nodes whose similarities to all others are in memory at the same time
-
-
-def _conv(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    """Convolution of odd kernel that keeps the size; He initialisation times `gain`."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
-    with torch.no_grad():
-        layer.weight.mul_(gain)
-    return layer
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager:
@@ -117,7 +107,7 @@ class GraphBranch(nn.Module):
         nn.init.kaiming_normal_(self.embed.weight, nonlinearity="linear")
         nn.init.zeros_(self.embed.bias)
         self.attention = GraphAttention(features, heads, neighbours)
-        self.spread = _conv(features, features * patch**2, 1)
+        self.spread = convolution(features, features * patch**2, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         h, w = x.shape[2:]
@@ -133,8 +123,8 @@ class Block(nn.Module):
 
     def __init__(self, features: int) -> None:
         super().__init__()
-        self.conv1 = _conv(features, features, 3)
-        self.conv2 = _conv(features, features, 3, gain=0.1)
+        self.conv1 = convolution(features, features)
+        self.conv2 = convolution(features, features, gain=0.1)
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.conv2(F.relu(self.conv1(x)))
@@ -158,16 +148,13 @@ class FBGACN(nn.Module):
         self.scale = scale
         self.iterations = iterations
         self.skip = skip
-        self.first = _conv(1, features, 3)
-        self.feedback = _conv(2 * features, features, 1)
+        self.first = convolution(1, features)
+        self.feedback = convolution(2 * features, features, 1)
         self.content = nn.Sequential(*[Block(features) for _ in range(blocks)])
         self.graph = GraphBranch(features, patch, heads, neighbours)
-        self.merge = _conv(2 * features, features, 1)
-        enlarge: list[nn.Module] = []
-        for factor in STAGES[scale]:
-            enlarge += [_conv(features, features * factor**2, 3), nn.PixelShuffle(factor)]
-        self.enlarge = nn.Sequential(*enlarge)
-        self.last = _conv(features, 1, 3, gain=0.01 if skip else 1.0)
+        self.merge = convolution(2 * features, features, 1)
+        self.enlarge = Upsampler(features, scale)
+        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = F.relu(self.first(lr))
@@ -202,16 +189,10 @@ def build(
     Raises:
         UserError: an option has a value that the network does not know.
     """
-    if scale not in SCALES:
-        raise UserError(f"fb_gacn: scale must be one of {list(SCALES)}, not {scale}")
-    sizes = {"features": features, "blocks": blocks, "iterations": iterations, "patch": patch}
-    for name, value in {**sizes, "heads": heads}.items():
-        if value < 1:
-            raise UserError(f"fb_gacn: {name} must be 1 or more, not {value}")
+    counts = {"features": features, "blocks": blocks, "iterations": iterations, "patch": patch}
+    check("fb_gacn", scale, skip, **counts, heads=heads)
     if neighbours < 2:
         raise UserError(f"fb_gacn: neighbours must be 2 or more, not {neighbours}")
     if features % heads:
         raise UserError(f"fb_gacn: heads must divide features ({features}), not {heads}")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"fb_gacn: skip must be none or bicubic, not '{skip}'")
     return FBGACN(scale, features, blocks, iterations, patch, neighbours, heads, skip == "bicubic")

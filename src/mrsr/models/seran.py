@@ -32,22 +32,9 @@ from torch.nn import functional as F
 
 from mrsr.degrade import upsample
 from mrsr.errors import UserError
+from mrsr.models.edsr import Upsampler, check, convolution
 
 SCALES = (2, 3, 4, 8)
-STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
-
-
-def _conv(
-    inputs: int, outputs: int, kernel: int, gain: float = 1.0, bias: bool = True
-) -> nn.Conv2d:
-    """Convolution of odd kernel that keeps the size; He initialisation times `gain`."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
-    with torch.no_grad():
-        layer.weight.mul_(gain)
-    return layer
 
 
 def _linear(width: int, bias: bool) -> nn.Linear:
@@ -85,11 +72,11 @@ class Attention(nn.Module):
     def __init__(self, features: int, descriptors: int, width: int, scaling: float) -> None:
         super().__init__()
         self.scaling = scaling
-        self.value = _conv(features, width, 1)
-        self.squeeze = _conv(features, descriptors, 1, bias=False)
+        self.value = convolution(features, width, 1)
+        self.squeeze = convolution(features, descriptors, 1, bias=False)
         self.reasoning = Reasoning(width)
-        self.excite = _conv(features, descriptors, 1)
-        self.restore = _conv(width, features, 1)
+        self.excite = convolution(features, descriptors, 1)
+        self.restore = convolution(width, features, 1)
 
     def forward(self, x: Tensor) -> Tensor:
         gather = _softmax(self.squeeze(x).flatten(2), -1)
@@ -105,8 +92,8 @@ class Block(nn.Module):
 
     def __init__(self, features: int, descriptors: int, width: int, scaling: float) -> None:
         super().__init__()
-        self.conv1 = _conv(features, features, 3)
-        self.conv2 = _conv(features, features, 3, gain=0.1)
+        self.conv1 = convolution(features, features)
+        self.conv2 = convolution(features, features, gain=0.1)
         self.attention = Attention(features, descriptors, width, scaling)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -129,15 +116,12 @@ class SERAN(nn.Module):
         super().__init__()
         self.scale = scale
         self.skip = skip
-        self.first = _conv(1, features, 3)
+        self.first = convolution(1, features)
         body = [Block(features, descriptors, width, scaling) for _ in range(blocks)]
         self.blocks = nn.Sequential(*body)
-        self.trunk = _conv(features, features, 3, gain=0.1)
-        enlarge: list[nn.Module] = []
-        for factor in STAGES[scale]:
-            enlarge += [_conv(features, features * factor**2, 3), nn.PixelShuffle(factor)]
-        self.enlarge = nn.Sequential(*enlarge)
-        self.last = _conv(features, 1, 3, gain=0.01 if skip else 1.0)
+        self.trunk = convolution(features, features, gain=0.1)
+        self.enlarge = Upsampler(features, scale)
+        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.first(lr)
@@ -166,15 +150,9 @@ def build(
     Raises:
         UserError: an option has a value that the network does not know.
     """
-    if scale not in SCALES:
-        raise UserError(f"seran: scale must be one of {list(SCALES)}, not {scale}")
-    for name, value in {"features": features, "blocks": blocks, "width": width}.items():
-        if value < 1:
-            raise UserError(f"seran: {name} must be 1 or more, not {value}")
+    check("seran", scale, skip, features=features, blocks=blocks, width=width)
     if descriptors < 2:
         raise UserError(f"seran: descriptors must be 2 or more, not {descriptors}")
     if scaling <= 0:
         raise UserError(f"seran: scaling must be above 0, not {scaling}")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"seran: skip must be none or bicubic, not '{skip}'")
     return SERAN(scale, features, blocks, descriptors, width, scaling, skip == "bicubic")

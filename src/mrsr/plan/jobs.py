@@ -1,7 +1,10 @@
 """The jobs of a target by Snakemake's dry run, and how long they take on so many cores or GPUs.
 
-The wall time is a list scheduling of the jobs' graph: in the dry run's order, each job starts when
-its inputs are there and as many cores (and a GPU, or a place in the queue) as it needs are free.
+What a job is handed, and what decides its speed, are looked up here too.
+
+The wall time is a list scheduling of the jobs' graph: by priority and in the dry run's order, each
+job starts when its inputs are there and as many cores (and a GPU, or a place in the queue) as it
+needs are free.
 """
 
 from __future__ import annotations
@@ -12,10 +15,12 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from mrsr import plan_rates
 from mrsr.errors import UserError
-from mrsr.plan_rates import TRAININGS
+from mrsr.in_force import InForce
+from mrsr.plan import rates
+from mrsr.plan.rates import TRAININGS
 
 STAGES = ("raw", "slices", "checkpoints", "metrics", "tables")
 STAGE_OF = {
@@ -40,6 +45,7 @@ class Job:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     threads: int = 1
+    priority: int = 0
 
     @property
     def stage(self) -> str:
@@ -74,12 +80,12 @@ class Place:
         """What a job takes while it runs."""
         if self.jobs:
             return {"jobs": 1}
-        gpu = {"gpus": 1} if job.rule in ON_GPU and plan_rates.is_gpu(self.device) else {}
+        gpu = {"gpus": 1} if job.rule in ON_GPU and rates.is_gpu(self.device) else {}
         return {"cores": min(job.threads, self.cores), **gpu}
 
 
 _HEAD = re.compile(r"\s*(?:local)?(?:rule|checkpoint) (\w+):")
-_FIELD = re.compile(r"\s+(input|output|wildcards|threads): (.*)")
+_FIELD = re.compile(r"\s+(input|output|wildcards|threads|priority): (.*)")
 
 
 def parse(text: str) -> list[Job]:
@@ -101,8 +107,11 @@ def _job(fields: dict[str, str]) -> Job:
         return tuple(filter(None, fields.get(name, "").split(", ")))
 
     wildcards = dict(pair.split("=", 1) for pair in listed("wildcards"))
-    threads = int(fields.get("threads", "1"))
-    return Job(fields["rule"], wildcards, listed("input"), listed("output"), threads)
+    numbers = {
+        "threads": int(fields.get("threads", "1")),
+        "priority": int(fields.get("priority", "0")),
+    }
+    return Job(fields["rule"], wildcards, listed("input"), listed("output"), **numbers)
 
 
 def dry_run(target: str, experiment: str, cores: int, fresh: bool = False) -> list[Job]:
@@ -131,12 +140,36 @@ def _refusal(target: str, text: str) -> str:
     return f"snakemake cannot plan '{target}': {lines[-1] if lines else 'no reason given'}"
 
 
+def settings_of(in_force: InForce, job: Job) -> dict[str, Any]:
+    """What a training or an evaluation will be handed."""
+    given = job.wildcards
+    if job.rule == "train_vit_segmentation":
+        return in_force.vit_settings("segmentation")
+    if job.rule == "train_vit_pretext":
+        return in_force.vit_settings("pretext", given["pretext"])
+    dataset, scale = given["dataset"], int(given["scale"])
+    if job.rule == "train_autoencoder":
+        return in_force.autoencoder_settings(dataset, scale)
+    if job.rule == "evaluate":
+        return in_force.evaluate_settings(dataset, scale, given["method"])
+    return in_force.train_settings(dataset, scale, given["method"])
+
+
+def key_of(in_force: InForce, job: Job) -> str:
+    """What decides how fast a training or an evaluation is."""
+    settings = settings_of(in_force, job)
+    if job.rule == "evaluate":
+        return rates.evaluation_key(settings)
+    return rates.speed(job.rule, settings, in_force.vit_settings("segmentation")["network"])
+
+
 def wall(jobs: Sequence[Job], seconds: Sequence[float], place: Place) -> float:
     """Seconds from the first job's start to the last one's end, by list scheduling."""
     made = {path: number for number, job in enumerate(jobs) for path in job.outputs}
     waits = [{made[path] for path in job.inputs if path in made} for job in jobs]
     free = {"cores": place.cores, "gpus": place.gpus, "jobs": place.jobs}
-    waiting, done, now = list(range(len(jobs))), set[int](), 0.0
+    waiting = sorted(range(len(jobs)), key=lambda number: -jobs[number].priority)
+    done, now = set[int](), 0.0
     running: list[tuple[float, int]] = []
     while waiting or running:
         for number in list(waiting):

@@ -6,7 +6,7 @@ scale, patch, batch, precision, loss terms; not steps, seeds or learning rates. 
 - trainings and evaluations that ran on this computer: `log.jsonl` and metrics say how fast, and a
   benchmark file of Snakemake, which lies under logs/ and is never copied elsewhere, that it was
   here;
-- `mrsr plan --measure` (`plan_measure.py`), kept in logs/plan.json;
+- `mrsr plan --measure` (`measure.py`), kept in logs/plan.json;
 - the same on another device, scaled by what the makers print of both, and labelled so.
 """
 

@@ -1,8 +1,8 @@
-"""`mrsr plan`: what a target will cost before any of it is spent.
+"""The estimate that `mrsr plan` prints.
 
 The jobs are those of Snakemake's own dry run, so what is done already costs nothing
-(`plan_jobs.py`, which also schedules them). Seconds of a training or an evaluation come from rates
-(`plan_rates.py`), those of small jobs from the constants here; bytes from `plan_sizes.py`. Pauses
+(`jobs.py`, which also schedules them). Seconds of a training or an evaluation come from rates
+(`rates.py`), those of small jobs from the constants here; bytes from `sizes.py`. Pauses
 of Snakemake, imports and the delivery to MLflow are counted; waiting in a cluster's queue is not.
 """
 
@@ -13,13 +13,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mrsr import config, plan_rates, plan_sizes
+from mrsr import config
 from mrsr.errors import UserError
 from mrsr.in_force import InForce
-from mrsr.plan_jobs import Cost, Job, Place, dry_run
-from mrsr.plan_rates import TRAININGS, Rate
-from mrsr.plan_sizes import Geometry
-from mrsr.plan_text import IN_A_JOB, report
+from mrsr.plan import rates, sizes
+from mrsr.plan.jobs import Cost, Job, Place, dry_run, key_of, settings_of
+from mrsr.plan.rates import TRAININGS, Rate
+from mrsr.plan.sizes import Geometry
+from mrsr.plan.text import IN_A_JOB, report
 
 # seconds, measured on one core of an AMD EPYC server where nothing else is said
 SMALL = {
@@ -35,37 +36,14 @@ GUIDING = 15.0  # of a guide's store, with the residual shifts
 BYTES_PER_SECOND = 10e6  # of a download, assumed
 
 
-def settings_of(in_force: InForce, job: Job) -> dict[str, Any]:
-    """What a training or an evaluation will be handed."""
-    given = job.wildcards
-    if job.rule == "train_vit_segmentation":
-        return in_force.vit_settings("segmentation")
-    if job.rule == "train_vit_pretext":
-        return in_force.vit_settings("pretext", given["pretext"])
-    dataset, scale = given["dataset"], int(given["scale"])
-    if job.rule == "train_autoencoder":
-        return in_force.autoencoder_settings(dataset, scale)
-    if job.rule == "evaluate":
-        return in_force.evaluate_settings(dataset, scale, given["method"])
-    return in_force.train_settings(dataset, scale, given["method"])
-
-
-def key_of(in_force: InForce, job: Job) -> str:
-    """What decides how fast a training or an evaluation is."""
-    settings = settings_of(in_force, job)
-    if job.rule == "evaluate":
-        return plan_rates.evaluation_key(settings)
-    return plan_rates.speed(job.rule, settings, in_force.vit_settings("segmentation")["network"])
-
-
-def cost(in_force: InForce, job: Job, place: Place, rates: list[Rate]) -> Cost:
+def cost(in_force: InForce, job: Job, place: Place, known: list[Rate]) -> Cost:
     """Seconds and bytes of one job."""
     dataset = job.wildcards.get("dataset", "")
-    geometry = plan_sizes.geometry(in_force, dataset) if dataset else None
+    geometry = sizes.geometry(in_force, dataset) if dataset else None
     if job.rule in TRAININGS or job.rule == "evaluate":
         settings = settings_of(in_force, job)
         key = key_of(in_force, job)
-        rate = plan_rates.choose(rates, job.rule, key, place.device, dataset)
+        rate = rates.choose(known, job.rule, key, place.device, dataset)
         found = _timed(job.rule, settings, rate, geometry)
         disk, running = _weight(in_force, job, settings, geometry)
         return replace(found, disk=disk, running=running)
@@ -75,11 +53,11 @@ def cost(in_force: InForce, job: Job, place: Place, rates: list[Rate]) -> Cost:
         start = SLICING if job.rule == "slice_dataset" else GUIDING
         if geometry is None:
             return Cost(None, "not known before slicing")
-        pixels = sum(map(geometry.count, plan_sizes.SPLITS)) * geometry.height * geometry.width
+        pixels = sum(map(geometry.count, sizes.SPLITS)) * geometry.height * geometry.width
         seconds = start + MEGAPIXEL * pixels / 1e6 / min(job.threads, place.cores)
         origin = "stores of this dataset" if geometry.exact else "assumed"
         return Cost(seconds, origin, geometry.bytes())
-    kind = {"loss_curves": plan_sizes.FIGURE_BYTES, "write_tables": plan_sizes.TABLE_BYTES}
+    kind = {"loss_curves": sizes.FIGURE_BYTES, "write_tables": sizes.TABLE_BYTES}
     return Cost(SMALL.get(job.rule, 3.0), "assumed", kind.get(job.rule, 0.0))
 
 
@@ -111,18 +89,18 @@ def _weight(
     """Bytes that a training or an evaluation leaves, and more while it runs."""
     if job.rule == "evaluate":
         rows = geometry.count("test") if geometry else 0
-        return plan_sizes.METRICS_BYTES + plan_sizes.SLICE_ROW_BYTES * rows, 0.0
+        return sizes.METRICS_BYTES + sizes.SLICE_ROW_BYTES * rows, 0.0
     network = in_force.vit_settings("segmentation")["network"]
-    count = plan_sizes.parameters(job.rule, settings, network)
+    count = sizes.parameters(job.rule, settings, network)
     if job.rule == "train_self":  # one network for every volume
         volumes = geometry.volumes["test"] if geometry else 1
         return 4.0 * count * volumes, 4.0 * count * (volumes + 6)
-    return float(plan_sizes.KEPT * count), float(plan_sizes.RUNNING * count)
+    return float(sizes.KEPT * count), float(sizes.RUNNING * count)
 
 
 def _raw(in_force: InForce, job: Job, threads: int) -> Cost:
     source = job.wildcards["source"]
-    size = plan_sizes.raw_bytes(in_force, source)
+    size = sizes.raw_bytes(in_force, source)
     if size is None:
         return Cost(None, "not known before reading")
     kept, most = size
@@ -141,22 +119,22 @@ def plan(
     place: Place,
     *,
     fresh: bool = False,
-    measure: bool = False,
+    measured: bool = False,
 ) -> str:
     """The text that `mrsr plan` prints; see the module's docstring.
 
-    measure: time what no run and no earlier measurement tells, first (`plan_measure.py`).
+    measured: time what no run and no earlier measurement tells, first (`measure.py`).
 
     Raises:
         UserError: nothing makes the target; measuring another device than this computer's.
     """
     jobs = dry_run(target, in_force.name, place.cores, fresh)
-    rates = [*plan_rates.read_measured(), *plan_rates.from_runs()]
-    if measure:
-        from mrsr import plan_measure
+    known = [*rates.read_measured(), *rates.from_runs()]
+    if measured:
+        from mrsr.plan.measure import measure
 
-        rates += plan_measure.measure(in_force, jobs, place, rates)
-    costs = [cost(in_force, job, place, rates) for job in jobs]
+        known += measure(in_force, jobs, place, known)
+    costs = [cost(in_force, job, place, known) for job in jobs]
     if place.jobs:
         costs = [
             c if c.seconds is None else replace(c, seconds=c.seconds + IN_A_JOB) for c in costs
@@ -180,5 +158,5 @@ def run(
     if not Path("Snakefile").is_file():
         raise UserError("no Snakefile here; run `mrsr plan` in the project's root")
     in_force = config.load(file, experiment)
-    place = Place(plan_rates.device_for(device), cores, gpus, jobs)
-    return plan(target, in_force, place, fresh=fresh, measure=measure)
+    place = Place(rates.device_for(device), cores, gpus, jobs)
+    return plan(target, in_force, place, fresh=fresh, measured=measure)

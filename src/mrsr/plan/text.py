@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from mrsr import plan_rates, plan_sizes
 from mrsr.in_force import InForce
-from mrsr.plan_jobs import ON_GPU, STAGES, Cost, Job, Place, wall
+from mrsr.plan import rates, sizes
+from mrsr.plan.jobs import ON_GPU, STAGES, Cost, Job, Place, wall
 
 SHARED = "(shared)"  # the row of what no single method needs
 SNAKEMAKE = 8.0  # seconds of its start
@@ -49,8 +49,8 @@ def report(
     lines += [
         "",
         f"wall time: {least}{duration(span)} on {where}",
-        f"disk: {plan_sizes.shown(sum(c.disk for c in costs))}, and up to "
-        f"{plan_sizes.shown(sum(running))} more while it runs",
+        f"disk: {sizes.shown(sum(c.disk for c in costs))}, and up to "
+        f"{sizes.shown(sum(running))} more while it runs",
         "",
         "seconds are from:",
         *_origins(pairs),
@@ -73,21 +73,21 @@ def report(
 
 def _counted(place: Place) -> str:
     cores = f"{place.cores} core{'s' * (place.cores != 1)}"
-    if not plan_rates.is_gpu(place.device):
+    if not rates.is_gpu(place.device):
         return cores
     return f"{cores} and {place.gpus} GPU{'s' * (place.gpus != 1)}"
 
 
 def _table(head: str, groups: list[tuple[str, list[tuple[Job, Cost]]]], place: Place) -> list[str]:
     """Aligned columns: jobs, GPU-hours (where there is a GPU), core-hours, disk; and the sums."""
-    gpu = plan_rates.is_gpu(place.device)
+    gpu = rates.is_gpu(place.device)
     cells = [[head, "jobs", *(["GPU-hours"] if gpu else []), "core-hours", "disk"]]
     whole = [pair for _, members in groups for pair in members]
     for name, pairs in [*groups, ("total", whole)]:
         on_gpu = [p for p in pairs if gpu and p[0].rule in ON_GPU]
         on_cpu = [p for p in pairs if not (gpu and p[0].rule in ON_GPU)]
         hours = [*([_hours(on_gpu, 0)] if gpu else []), _hours(on_cpu, place.cores)]
-        disk = plan_sizes.shown(sum(c.disk for _, c in pairs))
+        disk = sizes.shown(sum(c.disk for _, c in pairs))
         cells.append([name, str(len(pairs)), *hours, disk])
     widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
     return [

@@ -1,9 +1,9 @@
 """Time a few steps of each network of a plan, on stores of noise, by the trainings' own code.
 
-Each distinct training (`plan_rates.speed`) runs for some steps with the experiment's patch, on
-slices of the dataset's size, in a temporary folder; an evaluation rates two volumes. The log's
-lines are the clock: from line to line a step, behind the last one the validations. A batch that
-takes several micro-batches is measured by one of them, and on a CPU by at most MOST images.
+Each distinct training (`rates.speed`) runs for some steps with the experiment's patch, on slices of
+the dataset's size, in a temporary folder; an evaluation rates one volume, then two. The log's lines
+are the clock: from line to line a step, behind the last one the validations. A batch that takes
+several micro-batches is measured by one of them, and on a CPU by at most MOST images.
 
 On a CPU with one thread the clock counts processor seconds, so that other work on the computer
 does not count, and beside it as many neighbours compute as the plan lets jobs run at once: two
@@ -27,32 +27,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from mrsr import (
-    batches,
-    checkpoint,
-    evaluate,
-    models,
-    plan_rates,
-    plan_sizes,
-    slicing,
-    train_autoencoder,
-    train_self,
-    train_sr,
-    train_vit,
-)
+from mrsr import batches, evaluate, train_autoencoder, train_self, train_sr, train_vit
 from mrsr.errors import UserError
 from mrsr.in_force import InForce
-from mrsr.log import Log, say
-from mrsr.plan_jobs import Job, Place
-from mrsr.plan_rates import TRAININGS, Rate
-from mrsr.plan_sizes import SPLITS, Geometry
+from mrsr.log import say
+from mrsr.plan import noise, rates
+from mrsr.plan.jobs import Job, Place, key_of, settings_of
+from mrsr.plan.noise import SLICES
+from mrsr.plan.rates import TRAININGS, Rate
+from mrsr.plan.sizes import SPLITS
 from mrsr.settings import parse
 
 STEPS, WARM = 6, 3  # steps of a measurement; of them with pixel terms alone, where there are such
 MOST = 8  # images of a batch on a CPU
-SLICES = 16  # of a volume of noise; a labelled one has all of its
 PATIENCE = 600  # seconds for one network, then it stays unknown
 DELIVERY = 1.5  # seconds to write a run into MLflow's store, measured once beside its import
 BUSY = 0.6  # less of a core than this: others were at work
@@ -83,14 +70,14 @@ def measure(
     Raises:
         UserError: the plan is for a device that this computer does not have.
     """
-    if place.device not in (plan_rates.cpu_name(), plan_rates.device_for("auto")):
+    if place.device not in (rates.cpu_name(), rates.device_for("auto")):
         raise UserError(
             f"--measure times this computer, not '{place.device}'; run it there, or leave it out"
         )
     todo = _unknown(in_force, jobs, place, known)
     if not todo:
         return []
-    gpu = plan_rates.is_gpu(place.device)
+    gpu = rates.is_gpu(place.device)
     if neighbours is None:
         neighbours = 0 if gpu else min(place.cores, os.cpu_count() or 1) - 1
     found: list[Rate] = []
@@ -110,7 +97,7 @@ def measure(
             identity = {"rule": job.rule, "key": key, "device": place.device}
             rate["fixed"] += start
             found.append(Rate(**identity, **rate, origin="measured by a few steps"))
-            plan_rates.keep_measured(found[-1:])
+            rates.keep_measured(found[-1:])
     share = (time.process_time() - busy) / (time.perf_counter() - began)
     if not gpu and share < BUSY:
         say(
@@ -124,16 +111,14 @@ def _unknown(
     in_force: InForce, jobs: list[Job], place: Place, known: list[Rate]
 ) -> list[tuple[Job, dict[str, Any], str]]:
     """One job for each speed that no rate tells, with its settings and key."""
-    from mrsr import plan
-
     todo = {}
     for job in jobs:
         if job.rule not in TRAININGS and job.rule != "evaluate":
             continue
-        key = plan.key_of(in_force, job)
-        rate = plan_rates.choose(known, job.rule, key, place.device)
+        key = key_of(in_force, job)
+        rate = rates.choose(known, job.rule, key, place.device)
         if rate is None or rate.origin.startswith("extrapolated"):
-            todo.setdefault((job.rule, key), (job, plan.settings_of(in_force, job), key))
+            todo.setdefault((job.rule, key), (job, settings_of(in_force, job), key))
     return list(todo.values())
 
 
@@ -161,24 +146,23 @@ def _sr(
 ) -> dict[str, Any]:
     """A training on one dataset: train_sr, train_autoencoder or train_self."""
     dataset = settings["dataset"]
-    size = _geometry(in_force, dataset)
-    stores = _stores(in_force, folder / dataset, dataset, size)
+    size = noise.geometry(in_force, dataset)
+    stores = noise.stores(in_force, folder / dataset, dataset, size)
     short, times, warm = _short(settings, gpu)
     pairs, out = [stores[split] for split in SPLITS], folder / "best.pt"
     load = _loading(settings, stores["test"], clock)
-    with _marks(clock) as marks:
-        began = clock()
-        if rule == "train_self":
-            train_self.train(parse(json.dumps(short)), stores["test"], out)
-        elif rule == "train_autoencoder":
-            train_autoencoder.train(parse(json.dumps(short)), *pairs, out)
-        else:
-            guide = (
-                _guide(in_force, folder, dataset, size) if settings["type"] == "guided" else None
-            )
-            frozen = _frozen(in_force, settings, folder)
-            train_sr.train(parse(json.dumps(short)), *pairs, out, frozen, guide)
-        total = clock() - began
+    guided = settings.get("type") == "guided"
+    guide = noise.guide(in_force, folder, dataset, size) if guided else None
+    frozen = noise.frozen(in_force, settings, folder) if rule == "train_sr" else {}
+    began = clock()
+    if rule == "train_self":
+        train_self.train(parse(json.dumps(short)), stores["test"], out)
+    elif rule == "train_autoencoder":
+        train_autoencoder.train(parse(json.dumps(short)), *pairs, out)
+    else:
+        train_sr.train(parse(json.dumps(short)), *pairs, out, frozen, guide)
+    total = clock() - began
+    marks = _marks(out, clock)
     if rule == "train_self":  # its log goes on from volume to volume: the first one's steps
         marks = [mark for mark in marks if mark[0] <= STEPS]
     every = range(2, STEPS + 1)
@@ -218,25 +202,25 @@ def _vit(
 ) -> dict[str, Any]:
     """A phase of the vision transformer, on a store of each dataset of its pool."""
     names = in_force.labelled if rule == "train_vit_segmentation" else in_force.pool
-    every = {
-        name: _stores(in_force, folder / name, name, _geometry(in_force, name)) for name in names
-    }
+    sized = {name: noise.geometry(in_force, name) for name in names}
+    every = {n: noise.stores(in_force, folder / n, n, size) for n, size in sized.items()}
     stores = {split: [of[split] for of in every.values()] for split in SPLITS}
     short, times, _ = _short(settings, gpu)
     start = None
     if rule == "train_vit_pretext":
-        start = _frozen(in_force, {"losses": {"vit": 1}}, folder)["vit"]
-    with _marks(clock) as marks:
-        began = clock()
-        train_vit.train(parse(json.dumps(short)), stores, start, folder / "best.pt")
-        total = clock() - began
+        start = noise.frozen(in_force, {"losses": {"vit": 1}}, folder)["vit"]
+    out = folder / "best.pt"
+    began = clock()
+    train_vit.train(parse(json.dumps(short)), stores, start, out)
+    total = clock() - began
+    marks = _marks(out, clock)
     lines = {step: at for step, split, at in marks if split == "train"}
     took = [lines[step] - lines[step - 1] for step in range(3, STEPS + 1)]
     step, check = statistics.median(took), marks[-1][2] - lines[STEPS]
     held = settings["validation_volumes"]
     if not held:
-        sizes = [_geometry(in_force, name) for name in names]
-        check *= max(sum(s.volumes["validation"] + s.volumes["test"] for s in sizes) / 2, 1.0)
+        held_out = (s.volumes["validation"] + s.volumes["test"] for s in sized.values())
+        check *= max(sum(held_out) / 2, 1.0)
     fixed = total - (marks[-1][2] - marks[0][2]) - step
     return {
         "step": step * times,
@@ -250,36 +234,28 @@ def _vit(
 def _evaluation(
     in_force: InForce, settings: dict[str, Any], folder: Path, clock: Callable[[], float]
 ) -> dict[str, Any]:
-    """The second volume's seconds a slice; the rest is the start."""
+    """What a second volume adds, by its slices; the rest is the start."""
     dataset = settings["dataset"]
-    size = _geometry(in_force, dataset)
-    store = _stores(in_force, folder / dataset, dataset, size)["test"]
+    size = noise.geometry(in_force, dataset)
     row = in_force.rows[settings["method"]]
-    guide = _guide(in_force, folder, dataset, size) / "test.h5" if row.type == "guided" else None
     saved = None
     if row.trained:
         saved = folder / "best.pt"
         keys = ("0000", "0001") if row.type == "self" else ()
-        _random(saved, row.model, settings["scale"], row.options, keys)
-    load = _loading(settings, store, clock)
-    at: list[float] = []
-    rated = evaluate._rated
-
-    def timed(*given: Any) -> Any:
-        result = rated(*given)
-        at.append(clock())
-        return result
-
-    evaluate._rated = timed
-    try:
+        noise.untrained(saved, row.model, settings["scale"], row.options, keys)
+    spent = []
+    for volumes in (1, 2):
+        own = folder / str(volumes)
+        store = noise.stores(in_force, own / dataset, dataset, size, volumes)["test"]
+        guide = None
+        if row.type == "guided":
+            guide = noise.guide(in_force, own, dataset, size, volumes) / "test.h5"
         began = clock()
-        evaluate.evaluate(parse(json.dumps(settings)), store, folder / "m.json", saved, guide)
-        total = clock() - began
-    finally:
-        evaluate._rated = rated
-    slices = _depth(size)
-    step = (at[1] - at[0]) / slices + load
-    return {"step": step, "fixed": max(0.0, total - 2 * slices * step), "dataset": dataset}
+        evaluate.evaluate(parse(json.dumps(settings)), store, own / "m.json", saved, guide)
+        spent.append(clock() - began)
+    added = max(0.0, spent[1] - spent[0])
+    step = added / noise.depth(size)
+    return {"step": step, "fixed": max(0.0, spent[0] - added), "dataset": dataset}
 
 
 def _short(settings: dict[str, Any], gpu: bool) -> tuple[dict[str, Any], float, int]:
@@ -314,93 +290,12 @@ def _loading(settings: dict[str, Any], store: Path, clock: Callable[[], float]) 
     return (clock() - began) / slices.count
 
 
-def _geometry(in_force: InForce, dataset: str) -> Geometry:
-    size = plan_sizes.geometry(in_force, dataset)
-    if size is None:
-        raise UserError(f"the slices' size of {dataset} is not known; run `snakemake slices` first")
-    return size
-
-
-def _depth(size: Geometry) -> int:
-    """Slices of a volume of noise; a 3D network needs all."""
-    return size.slices if size.labels else min(size.slices, SLICES)
-
-
-def _stores(in_force: InForce, folder: Path, dataset: str, size: Geometry) -> dict[str, Path]:
-    """Stores of two volumes of noise each, by split."""
-    folder.mkdir(parents=True, exist_ok=True)
-    shape = (_depth(size), size.height, size.width)
-    paths = {split: folder / f"{split}.h5" for split in SPLITS}
-    for seed, (split, path) in enumerate(paths.items()):
-        rng = np.random.default_rng(seed)
-        with slicing.new_store(path) as file:
-            organ = in_force.params.data.datasets[dataset].organ
-            described = {"format": slicing.FORMAT, "dataset": dataset, "organ": organ}
-            described |= {"contrast": "", "split": split, "settings": "{}", "digest": split}
-            file.attrs.update(described)
-            file.create_group("volumes")
-            for number in range(2):
-                data = rng.integers(1, 1000, shape).astype(np.int16)
-                labels = (data % 5).astype(np.uint8) if size.labels else None
-                noise = slicing.Sliced(
-                    data=data.astype(np.complex64) if size.is_complex else data,
-                    **{"scale": 1000.0, "slope": 1.0, "intercept": 0.0, "affine": np.eye(4)},
-                    slice_index=list(range(shape[0])),
-                    voxel_size=(1.0, 1.0, 1.0),
-                    labels=labels,
-                )
-                about = {"subject": f"s{seed}{number}", "visit": "", "path": f"{number}"}
-                slicing.write_volume(file, number, noise, **about)
-    return paths
-
-
-def _guide(in_force: InForce, folder: Path, dataset: str, size: Geometry) -> Path:
-    return _stores(in_force, folder / "guide", dataset, size)["test"].parent
-
-
-def _frozen(in_force: InForce, settings: dict[str, Any], folder: Path) -> dict[str, Path | None]:
-    """Checkpoints, of random weights, of the networks that the losses look through."""
-    paths: dict[str, Path | None] = {"vit": None, "autoencoder": None}
-    losses = settings["losses"]
-    if "vit" in losses:
-        vit = in_force.vit_settings("segmentation")
-        paths["vit"] = folder / "vit.pt"
-        options = {**vit["network"], "classes": vit["classes"], "dimensions": 3}
-        _random(paths["vit"], "unetr", 1, options)
-    if {"structure", "texture"} & set(losses):
-        own = in_force.autoencoder_settings(settings["dataset"], settings["scale"])["network"]
-        paths["autoencoder"] = folder / "autoencoder.pt"
-        _random(paths["autoencoder"], "autoencoder", settings["scale"], own)
-    return paths
-
-
-def _random(
-    path: Path, model: str, scale: int, options: dict[str, Any], keys: tuple[str, ...] = ()
-) -> None:
-    """A checkpoint of an untrained network; for each of `keys`, where there are any."""
-    own = models.build(model, scale, options).state_dict()
-    parts = [checkpoint.part_of(key, own) for key in keys]
-    weights = {name: value for part in parts for name, value in part.items()} or own
-    path.parent.mkdir(parents=True, exist_ok=True)
-    given = {"model_name": model, "options": options, "scale": scale, "weights": weights}
-    checkpoint.save(path, **given, settings={}, provenance={})
-
-
-@contextlib.contextmanager
-def _marks(clock: Callable[[], float]) -> Iterator[list[tuple[int, str, float]]]:
-    """(step, split, clock) of each line that a training logs."""
-    found: list[tuple[int, str, float]] = []
-    original = Log.metrics
-
-    def metrics(self: Log, step: int, split: str, values: dict[str, float]) -> None:
-        original(self, step, split, values)
-        found.append((step, split, clock()))
-
-    Log.metrics = metrics  # type: ignore[method-assign]
-    try:
-        yield found
-    finally:
-        Log.metrics = original  # type: ignore[method-assign]
+def _marks(out: Path, clock: Callable[[], float]) -> list[tuple[int, str, float]]:
+    """(step, split, seconds of that clock) of each line that a training logged."""
+    field = "cpu" if clock is time.process_time else "time"
+    text = (out.parent / "log.jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line) for line in text.splitlines()]
+    return [(line["step"], line["split"], line[field]) for line in lines if "step" in line]
 
 
 def _start_seconds(gpu: bool) -> float:
