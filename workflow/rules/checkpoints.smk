@@ -31,9 +31,9 @@ rule train_vit_segmentation:
         f"{LOGS}/checkpoints/vit/segmentation.log",
     benchmark:
         f"{LOGS}/benchmarks/vit/segmentation.tsv"
+    priority: 2
     conda:
         "../../envs/conda.yaml"
-    priority: 2
     threads: PARAMS.params.vit.segmentation.threads
     resources:
         mem_mb=4000,
@@ -59,9 +59,9 @@ rule train_vit_pretext:
         f"{LOGS}/checkpoints/vit/{{pretext}}.log",
     benchmark:
         f"{LOGS}/benchmarks/vit/{{pretext}}.tsv"
+    priority: 2
     conda:
         "../../envs/conda.yaml"
-    priority: 2
     threads: PARAMS.params.vit.finetuning.threads
     resources:
         mem_mb=4000,
@@ -89,9 +89,9 @@ rule train_autoencoder:
         f"{LOGS}/checkpoints/{{dataset}}/x{{scale}}/autoencoder.log",
     benchmark:
         f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/autoencoder.tsv"
+    priority: 1
     conda:
         "../../envs/conda.yaml"
-    priority: 1
     threads: PARAMS.params.autoencoder.threads
     resources:
         mem_mb=4000,
