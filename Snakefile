@@ -7,9 +7,12 @@ from mrsr import config as mrsr_config
 
 # `mrsr` and `python` in the rules are those of the environment that runs this workflow. A signal
 # does not end the shell before the training in it has written its state; what was stopped (75 with a
-# state, 143 without) goes back to the queue, where there is one.
+# state, 143 without) goes back to the queue, where there is one. glibc keeps what it freed up to a GiB
+# for the next image, instead of handing it back and having the kernel zero it anew (docs/design.md).
 shell.prefix(
-    f'export PATH="{Path(sys.executable).parent}:$PATH"; trap : TERM USR1; '
+    f'export PATH="{Path(sys.executable).parent}:$PATH" '
+    "MALLOC_MMAP_THRESHOLD_=${{MALLOC_MMAP_THRESHOLD_:-1073741824}} "
+    "MALLOC_TRIM_THRESHOLD_=${{MALLOC_TRIM_THRESHOLD_:-1073741824}}; trap : TERM USR1; "
     "trap 'code=$?; case $code in 75|143) python -m mrsr.cluster;; esac; exit $code' EXIT; "
 )
 

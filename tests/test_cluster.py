@@ -85,12 +85,14 @@ def test_a_running_job_goes_back_to_the_queue(
 
 @pytest.mark.parametrize("state", ["COMPLETING", "CANCELLED", ""])
 def test_a_job_being_cancelled_is_not_revived(
-    play, monkeypatch: pytest.MonkeyPatch, state: str
+    play, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], state: str
 ) -> None:
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     calls = play("scontrol", f"JobState={state} Restarts=0")
     assert cluster.requeue() is False
     assert calls.read_text() == "show job 17\n"
+    told = capsys.readouterr().err
+    assert f"job 17 stays as it is: SLURM ends it already ({state or 'no state'})" in told
 
 
 def test_a_job_that_never_gets_anywhere_fails(
