@@ -7,7 +7,7 @@
 #   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (15 min)
 #   make slurm-test   the cluster tests, on a SLURM that it installs and starts (root, Debian)
 #   make lint    ruff, snakefmt, snakemake --lint
-#   make bench   steps per second of the demo's trainings, as their own logs say it
+#   make bench   images per second of the demo's trainings, and what pays: ratios, side by side
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
 #   make clean   remove caches (results, data and .venv stay)
 
@@ -78,12 +78,8 @@ lint: $(STAMP)
 	$(BIN)/snakemake --lint
 
 bench: $(STAMP)
-	@$(BIN)/python -c 'import json, pathlib, statistics as s; \
-	logs = sorted(pathlib.Path("results/demo/checkpoints").rglob("log.jsonl")); \
-	rates = {str(l.parent): [m["images_per_second"] for x in map(json.loads, l.open()) \
-	  for m in [x.get("metrics", {})] if "images_per_second" in m] for l in logs}; \
-	[print(f"{s.median(v):10.1f} images/s  {k}") for k, v in rates.items() if v] \
-	  or print("no logs under results/demo: run make demo first")'
+	@$(BIN)/python bench/rates.py
+	@$(BIN)/python bench/allocator.py
 
 lock: $(STAMP)
 	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -41,6 +42,16 @@ def digests(folder: Path) -> dict[str, str]:
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
         for path in files
     }
+
+
+def test_benchmarks_print_rates_and_a_ratio(smoke: Path) -> None:
+    rates = run(smoke, "python", "bench/rates.py", "smoke").stdout
+    assert re.search(r"^ +[0-9.]+ images/s  phantom_t1/x2/srcnn$", rates, re.MULTILINE)
+    cell = ("--experiment", "smoke", "--cell", "phantom_t1", "2", "srcnn", "--rounds", "1")
+    told = run(smoke, "python", "bench/allocator.py", *cell).stdout
+    assert re.search(r"^ratio of medians [0-9.]+$", told, re.MULTILINE)
+    refused = run(smoke, "python", "bench/rates.py", "absent", check=False)
+    assert refused.returncode == 1 and "run the experiment first" in refused.stdout
 
 
 def test_smoke_fills_every_row(smoke: Path) -> None:
