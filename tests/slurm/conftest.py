@@ -56,9 +56,10 @@ def whole(slurm: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pat
 def limited(whole: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
     """A training under a time limit of one minute, started before its test: it takes minutes.
 
-    The signal comes 20 to 50 seconds after each start, of which the start-up takes ten.
+    The signal comes 20 to 50 seconds after each start, of which the start-up takes some; the steps
+    take a minute or more.
     """
-    folder = copy_for_training(whole, tmp_path_factory.mktemp("limited").resolve() / "copy", 24_000)
+    folder = copy_for_training(whole, tmp_path_factory.mktemp("limited").resolve() / "copy", 6_000)
     limit = ("--set-resources", "train_sr:runtime=1")
     run = Run(folder, TARGET, *limit, MRSR_SLURM_EXTRA="--signal=TERM@10")
     yield run

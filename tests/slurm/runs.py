@@ -17,6 +17,23 @@ from project import ENVIRONMENT, edit_params
 
 TRAINING = "results/smoke/checkpoints/phantom_t1/x2/srcnn"
 TARGET = f"{TRAINING}/best.pt"
+# a training must last as long as a test needs it, on fast and on slow machines
+SLOW = """
+import time
+
+from mrsr.models import srcnn
+
+
+def _wait(network, _):
+    if network.training:
+        time.sleep(0.01)
+
+
+def build(scale, kernels=(9, 1, 5), features=(64, 32), skip="none", init="identity"):
+    network = srcnn.build(scale, kernels, features, skip, init)
+    network.register_forward_pre_hook(_wait)
+    return network
+"""
 BEGAN = time.strftime("%Y-%m-%dT%H:%M:%S")  # the accounting remembers earlier suites too
 LOG = "logs/smoke/checkpoints/phantom_t1/x2/srcnn.log"
 
@@ -139,10 +156,11 @@ class Run:
 
 
 def copy_for_training(whole: Path, target: Path, steps: int) -> Path:
-    """A copy of a finished run in which one training is to do again, with so many steps."""
+    """A copy of a finished run in which one training is to do again, a hundredth second a step."""
     folder = Path(shutil.copytree(whole, target, symlinks=True))
     for left in (".snakemake/slurm_logs", ".snakemake/log"):
         shutil.rmtree(folder / left)
+    (folder / "src/mrsr/models/slow.py").write_text(SLOW)
     training = {
         "steps": steps,
         "batch": 1,
@@ -150,5 +168,6 @@ def copy_for_training(whole: Path, target: Path, steps: int) -> Path:
         **dict.fromkeys(("checkpoint_every", "validate_every"), 10**6),
         "log_every": 100,
     }
-    edit_params(folder, {"experiments": {"smoke": {"set": {"sr": training}}}})
+    change = {"sr": training, "methods": {"srcnn": {"model": "slow"}}}
+    edit_params(folder, {"experiments": {"smoke": {"set": change}}})
     return folder

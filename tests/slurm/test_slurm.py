@@ -18,7 +18,7 @@ from project import run
 
 pytestmark = [pytest.mark.slurm, pytest.mark.timeout(1800)]  # on a busy machine
 
-MANY = 100_000  # steps: minutes, so that a fault meets it at work
+MANY = 10_000  # steps of a hundredth second at least: minutes, so that a fault meets it at work
 CHECKPOINTED = "the same command goes on from it"
 
 
@@ -77,7 +77,7 @@ def test_node_failure_then_ctrl_c(training: Callable[..., Run]) -> None:
 def test_preempted_job_goes_on_from_its_checkpoint(
     training: Callable[..., Run], limited: Run
 ) -> None:
-    work = training(12_000, TARGET, MRSR_SLURM_GPU_PARTITION="scavenge")
+    work = training(3_000, TARGET, MRSR_SLURM_GPU_PARTITION="scavenge")
     work.reach(500)
     [job] = jobs(work.folder)
     assert job["partition"] == "scavenge"
@@ -105,7 +105,7 @@ def test_preempted_job_goes_on_from_its_checkpoint(
 
 
 def test_killed_snakemake_is_resumed(training: Callable[..., Run], tmp_path: Path) -> None:
-    work = training(12_000, TARGET)
+    work = training(4_000, TARGET)
     work.reach(500)
     live = run(work.folder, "mrsr", "resume", check=False)
     assert live.returncode == 2 and "Snakemake is at work here" in live.stdout, live.stdout
@@ -131,7 +131,7 @@ def test_killed_snakemake_is_resumed(training: Callable[..., Run], tmp_path: Pat
 
 
 def test_killed_for_memory_then_more(training: Callable[..., Run]) -> None:
-    work = training(8_000, TARGET, "--set-resources", "train_sr:mem_mb=450 * attempt")
+    work = training(1_500, TARGET, "--set-resources", "train_sr:mem_mb=450 * attempt")
     text = work.finish()
     tried = [job for job in accounts(work.folder, "train_sr") if job["memory"] != "32000M"]
     assert [job["memory"] for job in tried] == [f"{450 * n}M" for n in range(1, len(tried) + 1)]
