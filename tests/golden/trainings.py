@@ -139,7 +139,8 @@ def curve(name: str, folder: Path, noise: float = 0.0) -> list[dict[str, Any]]:
 def save_checkpoint(name: str, folder: Path) -> None:
     """Train in the precision of real trainings, and keep the checkpoint and its outputs."""
     shutil.copy(train(name, folder, precision="fp32") / "best.pt", CHECKPOINTS / f"{name}.pt")
-    np.savez_compressed(CHECKPOINTS / f"{name}.npz", **outputs(name))
+    found = {key: array.astype(np.float32) for key, array in outputs(name).items()}
+    np.savez_compressed(CHECKPOINTS / f"{name}.npz", **found)
 
 
 def tables(folder: Path) -> dict[str, bytes]:
