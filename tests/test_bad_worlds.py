@@ -26,7 +26,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, cli, download, models, resume, slicing, store, train_sr
+from mrsr import archives, checkpoint, cli, models, resume, slicing, store, train_sr
 from mrsr.errors import UserError, guarded
 from mrsr.files import LOCK, alone, atomic, full_disk_told
 from mrsr.loop import Machine
@@ -313,7 +313,7 @@ def test_an_archive_that_wants_out_leaves_nothing(tmp_path: Path, kind: str, for
                 info.size = 0 if info.issym() else 4
                 packed.addfile(info, io.BytesIO(b"evil"))
     with pytest.raises(UserError, match=rf"a\.{form} holds .*nothing was unpacked"):
-        download.safe_extract(archive, tmp_path / "out")
+        archives.safe_extract(archive, tmp_path / "out")
     assert [file.name for file in tmp_path.iterdir()] == [archive.name]
 
 

@@ -14,7 +14,8 @@ import zipfile
 import pytest
 
 from mrsr import download
-from mrsr.download import fetch, safe_extract
+from mrsr.archives import safe_extract
+from mrsr.download import fetch
 from mrsr.errors import UserError
 from publisher import serving
 
