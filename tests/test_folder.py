@@ -109,7 +109,7 @@ BAD_CSV = {
     "subject,split\nanna,train\nanna,test\n": "disagrees",
     "subject,split\n": "no rows",
     "subject,split\nanna,train\n": "no row for deep/ben.nii.gz",
-    "file,subject,split\nanna_1,anna,train\nanna_2,anna,test\nben,ben,test\n": "subject anna is in two splits",
+    "file,subject,split\nanna_1,anna,train\nanna_2,anna,test\nben,ben,test\n": "anna is in two",
 }
 
 
