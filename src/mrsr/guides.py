@@ -87,6 +87,7 @@ def _write_split(
     settings: Any,
 ) -> dict[str, float]:
     """Into an open store; the residual shift in mm, empty where no slice has edges."""
+    file.create_group("volumes")
     shifts, resampled = [], False
     for stored, ref in tqdm(pairs, unit="volume", disable=None, desc="guides"):
         if ref is None:

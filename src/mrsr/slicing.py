@@ -274,6 +274,7 @@ def _describe(file: h5py.File, settings: Any, split: str) -> None:
         settings=json.dumps(value, sort_keys=True),
         digest=digest(value),
     )
+    file.create_group("volumes")
 
 
 def relative(path: Path, raw: Path) -> str:

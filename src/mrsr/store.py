@@ -107,7 +107,7 @@ def write_volume(
     most = sum(values.nbytes for values in arrays.values() if values is not None)
     file.flush()
     reserve(file.filename, file.id.get_filesize(), most + _OVERHEAD + 256 * len(sliced.data))
-    group = file.require_group("volumes").create_group(f"{number:04d}")
+    group = file["volumes"].create_group(f"{number:04d}")
     for name, values in arrays.items():
         if values is not None:
             group.create_dataset(
