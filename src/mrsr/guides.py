@@ -53,15 +53,15 @@ def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path
     )
     pair_of = {relative(ref.path, raw): ref.pair for ref in target}
     guide_of = {ref.pair: ref for ref in guide if ref.pair}
-    chosen = {
-        split: [
-            (volume, guide_of.get(pair_of.get(volume.path, "")))
-            for volume in store.read_store(slices / f"{split}.h5")
-        ]
-        for split in SPLITS
-    }
-    alone = {s: [v.path for v, ref in pairs if ref is None] for s, pairs in chosen.items()}
-    if alone["test"] or any(len(alone[split]) == len(chosen[split]) for split in SPLITS):
+    chosen: dict[str, list[tuple[StoredVolume, VolumeRef]]] = {split: [] for split in SPLITS}
+    alone: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for volume in store.read_store(slices / f"{split}.h5"):
+            if ref := guide_of.get(pair_of.get(volume.path, "")):
+                chosen[split].append((volume, ref))
+            else:
+                alone[split].append(volume.path)
+    if alone["test"] or not all(chosen.values()):
         name = next(path for split in reversed(SPLITS) for path in alone[split])
         raise UserError(
             f"{name} has no {settings.guide_contrast} scan of the same visit; leave it out, or "
@@ -82,7 +82,7 @@ def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path
 def _write_split(
     file: h5py.File,
     path: Path,
-    pairs: list[tuple[StoredVolume, VolumeRef | None]],
+    pairs: list[tuple[StoredVolume, VolumeRef]],
     source: Any,
     settings: Any,
 ) -> dict[str, float]:
@@ -90,14 +90,12 @@ def _write_split(
     file.create_group("volumes")
     shifts, resampled = [], False
     for stored, ref in tqdm(pairs, unit="volume", disable=None, desc="guides"):
-        if ref is None:
-            continue
-        volume = source.read_volume(ref)
-        guide, moved = onto(volume, stored, settings.normalise.percentile, ref.path.name)
+        percentile, volume = settings.normalise.percentile, source.read_volume(ref)
+        guide, moved = onto(volume, stored, percentile, ref.path.name)
         resampled |= moved
-        about = {"subject": stored.subject, "visit": stored.visit}
-        place = f"{ref.subject}/{ref.path.name}"
-        store.write_volume(file, int(stored.key), guide, **about, path=place)
+        names = {"subject": stored.subject, "visit": stored.visit}
+        names["path"] = f"{ref.subject}/{ref.path.name}"
+        store.write_volume(file, int(stored.key), guide, **names)
         data = np.abs(store.normalised(store.read_slices(path, stored), stored))
         image = np.abs(guide.data.astype(np.complex64 if guide.data.dtype.kind == "c" else float))
         shifts.append(residual_shift(data, image, stored.voxel_size[1:]))
@@ -116,8 +114,6 @@ def _write_split(
         resampled=resampled,
         residual_mm=json.dumps(residual),
     )
-    return residual
-
     return residual
 
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import csv
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ _SPLITS = {name: name for name in ("", *SPLITS)} | {"val": "validation"}  # in a
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Scan:
     """A file of the source, by its header."""
 
@@ -65,35 +65,23 @@ def choose(files: list[Path], settings: Any) -> list[Pair]:
 
 def _derived(scans: list[Scan], settings: Any) -> list[Pair]:
     """Pairs by patient_id within a folder, equal numbers of slices first."""
-    people: dict[tuple[Path, str], dict[str, list[Scan]]] = defaultdict(
-        lambda: {"PD": [], "PDFS": []}
-    )
-    for scan in scans:
-        if scan.contrast:
-            people[scan.path.parent, scan.person][scan.contrast].append(scan)
-    pairs = []
-    for of_person in people.values():
-        options = sorted(
-            product(of_person["PD"], of_person["PDFS"]),
-            key=lambda two: (abs(two[0].slices - two[1].slices), two[0].path, two[1].path),
-        )
-        used: set[Path] = set()
-        for a, b in options:
-            if not used & {a.path, b.path}:
-                used |= {a.path, b.path}
+    pairs, used = [], set()
+    scans = sorted(scans, key=lambda scan: (str(scan.path.parent), scan.person))
+    for _, of_person in groupby(scans, key=lambda scan: (scan.path.parent, scan.person)):
+        person = list(of_person)
+        options = product(*([s for s in person if s.contrast == c] for c in ("PD", "PDFS")))
+        for a, b in sorted(options, key=lambda two: (abs(two[0].slices - two[1].slices), *two)):
+            if not used & {a, b}:
+                used |= {a, b}
                 pairs.append(Pair(a, b, a.folder_split))
     if not pairs:
         raise UserError(
             f"fastmri: no two of {len(scans)} files are PD and FS-PD of one patient_id; "
             "name the pairs in a CSV (data.sources.fastmri.pairs)"
         )
-    limits = {
-        "train": settings.pairs_train,
-        "test": settings.pairs_test,
-        "": settings.pairs_train + settings.pairs_test,
-    }
+    train, test = settings.pairs_train, settings.pairs_test
     kept = []
-    for split, limit in limits.items():
+    for split, limit in {"train": train, "test": test, "": train + test}.items():
         of_split = [pair for pair in pairs if pair.split == split]
         kept += sorted(of_split, key=lambda pair: _draw(pair.key, settings.seed))[:limit]
     return kept
