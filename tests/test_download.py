@@ -14,7 +14,8 @@ import zipfile
 import pytest
 
 from mrsr import download
-from mrsr.download import fetch, safe_extract
+from mrsr.archives import safe_extract
+from mrsr.download import fetch
 from mrsr.errors import UserError
 from publisher import serving
 
@@ -232,6 +233,17 @@ def special(name, kind, target=""):
     return name, info
 
 
+def zip_of(path, members):
+    """members: name -> content, or a TarInfo of a link to anything."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members:
+            info = zipfile.ZipInfo(name)
+            link = isinstance(content, tarfile.TarInfo)
+            info.external_attr = ((stat.S_IFLNK if link else stat.S_IFREG) | 0o644) << 16
+            archive.writestr(info, content.linkname if link else content)
+    return path
+
+
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
 def test_a_tar_is_unpacked_whole(tmp_path, mode):
     archive = tar_of(
@@ -247,39 +259,63 @@ def test_a_tar_is_unpacked_whole(tmp_path, mode):
     assert left_in(tmp_path) == ["a.tar", "flat", "out"]
     with pytest.raises(UserError, match="exists already"):
         safe_extract(archive, tmp_path / "out")
+    assert safe_extract(archive, tmp_path / "none", only=lambda name: False) == []
+    assert not (tmp_path / "none").exists()
 
 
+def test_permissions_and_dates_of_an_archive_are_not_taken_over(tmp_path):
+    info = tarfile.TarInfo("a.txt")
+    info.mode, info.mtime = 0o4700, 0
+    (path,) = safe_extract(tar_of(tmp_path / "a.tar", [("a.txt", info)]), tmp_path / "out")
+    (tmp_path / "plain").write_text("")
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+    assert path.stat().st_mtime > 1e9
+
+
+UNSAFE = {
+    "parent": [("../evil.txt", b"x")],
+    "parent inside": [("in/../../evil.txt", b"x")],
+    "absolute": [("/tmp/evil.txt", b"x")],
+    "backslash": [("..\\evil.txt", b"x")],
+    "drive": [("c:evil.txt", b"x")],
+    "link": [special("in/link", tarfile.SYMTYPE, "/etc/passwd")],
+    "link inside": [special("inner", tarfile.SYMTYPE, "good.txt")],
+    "through a link": [special("in", tarfile.SYMTYPE, "/tmp"), ("in/evil.txt", b"x")],
+    "hard link": [special("hard", tarfile.LNKTYPE, "good.txt")],
+    "pipe": [special("pipe", tarfile.FIFOTYPE)],
+    "device": [special("device", tarfile.CHRTYPE)],
+    "twice": [("good.txt", b"twice")],
+}
+OF_TAR = ("hard link", "pipe", "device")  # what a zip cannot hold
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # of zipfile's writer
 @pytest.mark.parametrize(
-    "member",
+    ("form", "kind"),
     [
-        ("../evil.txt", b"x"),
-        ("in/../../evil.txt", b"x"),
-        ("/tmp/evil.txt", b"x"),
-        ("..\\evil.txt", b"x"),
-        special("link", tarfile.SYMTYPE, "/etc/passwd"),
-        special("inner", tarfile.SYMTYPE, "good.txt"),
-        special("hard", tarfile.LNKTYPE, "good.txt"),
-        special("pipe", tarfile.FIFOTYPE),
-        special("device", tarfile.CHRTYPE),
-        ("good.txt", b"twice"),
+        (form, kind)
+        for form in ("tar", "zip")
+        for kind in UNSAFE
+        if form == "tar" or kind not in OF_TAR
     ],
-    ids=lambda member: str(member[0]),
 )
-def test_an_unsafe_tar_is_refused_as_a_whole(tmp_path, member):
-    archive = tar_of(tmp_path / "a.tar", [("good.txt", b"good"), member])
-    with pytest.raises(UserError, match=r"a\.tar"):
+def test_an_archive_that_wants_out_leaves_nothing(tmp_path, form, kind):
+    make = {"tar": tar_of, "zip": zip_of}[form]
+    archive = make(tmp_path / f"a.{form}", [("good.txt", b"good"), *UNSAFE[kind]])
+    with pytest.raises(UserError, match=rf"a\.{form} holds .*nothing was unpacked"):
         safe_extract(archive, tmp_path / "in" / "out")
     assert left_in(tmp_path / "in") == []
-    assert left_in(tmp_path) == ["a.tar", "in"]
+    assert left_in(tmp_path) == [archive.name, "in"]
 
 
-def test_sizes_are_limited(tmp_path):
-    archive = tar_of(tmp_path / "a.tar", [("a", b"12345"), ("b", b"12345")])
-    with pytest.raises(UserError, match="more than"):
-        safe_extract(archive, tmp_path / "out", max_bytes=9)
-    with pytest.raises(UserError, match="more than"):
-        safe_extract(archive, tmp_path / "out", max_files=1)
-    assert left_in(tmp_path) == ["a.tar"]
+@pytest.mark.parametrize("make", [tar_of, zip_of])
+def test_sizes_are_limited(tmp_path, make):
+    archive = make(tmp_path / "a", [("a", b"12345"), ("b", b"12345")])
+    for limit in ({"max_bytes": 9}, {"max_files": 1}):
+        with pytest.raises(UserError, match="more than"):
+            safe_extract(archive, tmp_path / "out", **limit)
+    assert left_in(tmp_path) == ["a"]
+    assert len(safe_extract(archive, tmp_path / "out", max_bytes=10, max_files=2)) == 2
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz", "w:xz"])
@@ -295,15 +331,11 @@ def test_a_damaged_tar_is_refused(tmp_path, mode):
 
 
 def test_zip_files(tmp_path):
-    archive = tmp_path / "a.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        file.writestr("in/a.txt", "a")
-    assert safe_extract(archive, tmp_path / "out")[0].read_text() == "a"
-    for name, mode in {"../evil.txt": stat.S_IFREG, "link": stat.S_IFLNK}.items():
-        with zipfile.ZipFile(archive, "w") as file:
-            info = zipfile.ZipInfo(name)
-            info.external_attr = (mode | 0o644) << 16
-            file.writestr(info, "x")
-        with pytest.raises(UserError, match="nothing was unpacked"):
-            safe_extract(archive, tmp_path / "evil")
-        assert not (tmp_path / "evil").exists()
+    archive = zip_of(tmp_path / "a.zip", [("in/", b""), ("in/a.txt", b"a" * 100)])
+    assert safe_extract(archive, tmp_path / "out")[0].read_text() == "a" * 100
+    content = bytearray(archive.read_bytes())
+    content[content.index(b"aaaa") + 50] ^= 1
+    archive.write_bytes(content)
+    with pytest.raises(UserError, match="damaged"):
+        safe_extract(archive, tmp_path / "flipped")
+    assert left_in(tmp_path) == ["a.zip", "out"]

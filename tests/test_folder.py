@@ -102,13 +102,14 @@ def test_the_longest_subject_wins(tmp_path):
 
 
 BAD_CSV = {
-    "who,split\nanna,train\n": "needs 'split'",
+    "subject,part\nanna,train\n": "no column split",
+    "who,split\nanna,train\n": "line 2: neither file nor subject",
     "subject,split\nanna,training\n": "line 2: split 'training'",
     "subject,split\n,train\n": "line 2: neither",
     "subject,split\nanna,train\nanna,test\n": "disagrees",
     "subject,split\n": "no rows",
     "subject,split\nanna,train\n": "no row for deep/ben.nii.gz",
-    "file,subject,split\nanna_1,anna,train\nanna_2,anna,test\nben,ben,test\n": "subject 'anna'",
+    "file,subject,split\nanna_1,anna,train\nanna_2,anna,test\nben,ben,test\n": "anna is in two",
 }
 
 
@@ -126,7 +127,7 @@ def test_settings_mistakes(scans, tmp_path):
         (settings(""), "path is empty"),
         (settings(tmp_path / "nowhere"), "no folder"),
         (settings(tmp_path / "empty"), "holds no .nii"),
-        (settings(scans, split=str(tmp_path / "none.csv")), "cannot read the split CSV"),
+        (settings(scans, split=str(tmp_path / "none.csv")), "cannot read the list"),
         (settings(scans, fractions=[0.7, 0.7, 0.2]), "sum to 1"),
     ):
         with pytest.raises(UserError, match=message):

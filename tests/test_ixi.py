@@ -145,7 +145,8 @@ def test_the_list_is_written_read_and_checked(publisher, tmp_path, capsys):
         text + EVERYWHERE[0] + ",train\n": "twice",
         text.replace(EVERYWHERE[0], "../../x"): "line 2",
         text.replace(",test", ",exam"): "expected a subject",
-        "name,part\n": "must have",
+        "name,part\n": "no column subject and split",
+        "subject,split\n": "must have",
     }.items():
         path.write_text(wrong)
         with pytest.raises(UserError, match=message):
@@ -204,7 +205,7 @@ def test_an_interrupted_unpacking_is_repeated(publisher, tmp_path):
 
 
 def test_nothing_there_is_said(tmp_path):
-    with pytest.raises(UserError, match="no folder"):
+    with pytest.raises(UserError, match="no file or folder"):
         ixi.list_volumes(tmp_path, settings(""), "T1")
     with pytest.raises(UserError, match="no contrast 'FLAIR'"):
         ixi.list_volumes(tmp_path, settings(""), "FLAIR")

@@ -155,8 +155,9 @@ def test_knee_volume_is_the_reconstruction(made):
         assert volume.stored.dtype == np.complex64
         assert volume.stored.shape[1:] == (320, 320)
         assert volume.voxel_size == pytest.approx((4.5, 140 / 320, 140 / 320))
-        assert volume.attributes["acquisition"] == fastmri_file.acquisition(ref.path) == acquisition
-        assert fastmri_file.patient(ref.path) == ref.subject == volume.subject
+        slices = len(volume.stored)
+        assert fastmri_file.describe(ref.path) == (acquisition, ref.subject, slices)
+        assert (volume.attributes["acquisition"], volume.subject) == (acquisition, ref.subject)
         with h5py.File(ref.path) as file:
             assert file["kspace"].dtype == np.complex64
             assert file["kspace"].shape[1:] == (352, 336)
@@ -234,4 +235,4 @@ def test_broken_files_are_refused_in_one_line(made, tmp_path):
             fastmri_file.read_fastmri_file(bad, subject="a", contrast="PD")
     bad.unlink()
     with pytest.raises(UserError, match="no file"):
-        fastmri_file.acquisition(bad)
+        fastmri_file.describe(bad)

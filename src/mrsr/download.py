@@ -1,14 +1,13 @@
-"""Files from elsewhere: resumed, verified, renamed into place.
+"""Downloads: resumed, verified, renamed into place.
 
-`fetch` takes http(s) URLs, file:// URLs and plain paths. A broken download goes on where it
+`fetch` takes http(s) URLs, file:// URLs and plain paths. A broken download resumes where it
 stopped (HTTP Range, guarded by If-Range or by the checksum), waits longer after each failure, and
-gets its name only when it is whole and its checksum is right. `safe_extract` (archives.py)
-unpacks what came.
+gets its name only when it is complete and its checksum is right. archives.py unpacks.
 
 A URL with a query string or a password is a secret (signed URLs carry the access key there): it
-stands in no message, log record or exception chain. That is why errors are raised outside of
-`except` blocks here, and why the URL-logging of urllib3 is off meanwhile (its own Retry logs
-addresses as well, so the retries are counted here).
+appears in no message, log record or exception chain. So errors are raised outside `except` blocks
+here, and urllib3's logging of URLs is off during a request. Retries are counted here: urllib3's
+Retry cannot resume a body that broke off, and logs URLs as well.
 
 By hand: `python -m mrsr.download URL TARGET [SHA256]`.
 """
@@ -19,19 +18,18 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from urllib.parse import SplitResult, unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
-from mrsr.archives import remove_folder, safe_extract
 from mrsr.errors import UserError
 from mrsr.files import atomic
-
-__all__ = ["fetch", "is_secret", "join", "local_path", "remove_folder", "safe_extract", "shown"]
 
 CHUNK = 1 << 16  # bytes; what a broken connection may cost
 TIMEOUT = (15.0, 60.0)  # seconds to connect, seconds without a byte
@@ -50,11 +48,10 @@ def fetch(
     label: str = "",
     retries: int = 5,
 ) -> Path:
-    """Bring `url` to `target`, whole and verified, or not at all.
+    """Bring `url` to `target`, complete and verified, or not at all.
 
-    A target that is there already and has the right checksum is not fetched again (without a
-    checksum: one that is there; names are given to whole files only). An interrupted download is
-    kept beside it as `<name>.part` and resumed by the next call.
+    A target that exists and has the right checksum (or of which none is known) is not fetched
+    again. An interrupted download is kept beside it as `<name>.part`; the next call resumes it.
 
     Args:
         url: http(s) URL, file:// URL or path.
@@ -72,8 +69,7 @@ def fetch(
         if not mismatch(target, expected):
             return target
         _say(f"{name}: {target} has another checksum than published; fetching it again")
-    path = local_path(url)
-    if path is not None:
+    if path := local_path(url):
         _copy(path, target, expected, name)
     else:
         _download(url, target, expected, name, retries)
@@ -88,16 +84,16 @@ def local_path(url: str | Path) -> Path | None:
     """
     url = str(url)
     scheme = url.split(":", 1)[0].lower() if "://" in url or url.startswith("file:") else ""
+    if not scheme:
+        return Path(url).expanduser()
     if scheme in ("http", "https"):
         return None
-    if scheme == "file":
-        parts = _split(url)
-        if parts.netloc not in ("", "localhost"):
-            raise UserError(f"file URL names the host '{parts.hostname}'; write file:///path")
-        return Path(url2pathname(parts.path))
-    if scheme:
+    if scheme != "file":
         raise UserError(f"cannot fetch {scheme}:// addresses; use http, https, file or a path")
-    return Path(url).expanduser()
+    parts = _split(url)
+    if parts.netloc not in ("", "localhost"):
+        raise UserError(f"file URL names the host '{parts.hostname}'; write file:///path")
+    return Path(url2pathname(parts.path))
 
 
 def join(base: str | Path, *names: str) -> str:
@@ -132,15 +128,12 @@ def shown(url: str | Path) -> str:
 def mismatch(path: Path, expected: dict[str, str]) -> str:
     """Empty when the file has the expected digests, otherwise what differs."""
     for kind, digest in expected.items():
-        if not digest:
-            continue
-        hashing = hashlib.new(kind, usedforsecurity=False)
-        with open(path, "rb") as file:
-            while chunk := file.read(1 << 20):
-                hashing.update(chunk)
-        found = hashing.hexdigest()
-        if found != digest:
-            return f"{kind} is {found}, published is {digest}"
+        if digest:
+            new = partial(hashlib.new, kind, usedforsecurity=False)  # MD5 on a FIPS machine
+            with open(path, "rb") as file:
+                found = hashlib.file_digest(file, new).hexdigest()
+            if found != digest:
+                return f"{kind} is {found}, published is {digest}"
     return ""
 
 
@@ -160,25 +153,14 @@ def _say(text: str) -> None:
 def _copy(source: Path, target: Path, expected: dict[str, str], name: str) -> None:
     if not source.is_file():
         raise UserError(f"{name}: no file at {source}; check the source setting")
-    size = source.stat().st_size
     with atomic(target) as temporary:
         try:
-            with open(source, "rb") as file, open(temporary, "wb") as out:
-                for chunk in _progress(iter(lambda: file.read(1 << 20), b""), name, size, 0):
-                    out.write(chunk)
+            shutil.copyfile(source, temporary)
         except OSError as error:
             raise UserError(f"{name}: cannot copy to {target}: {error.strerror}") from None
         problem = mismatch(temporary, expected)
         if problem:
             raise UserError(f"{name}: wrong checksum ({problem}); get a fresh copy of {source}")
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    done: bool = False
-    fatal: bool = False
-    problem: str = ""
-    wait: float = 0.0  # seconds that the server asked for
 
 
 def _download(url: str, target: Path, expected: dict[str, str], name: str, retries: int) -> None:
@@ -194,28 +176,27 @@ def _download(url: str, target: Path, expected: dict[str, str], name: str, retri
         before = _size(part)
         resumed = resumed or before > 0
         with _no_url_logging():
-            outcome = _attempt(url, part, tag, name, verified=any(expected.values()))
-        if outcome.done:
-            problem = mismatch(part, expected)
-            if not problem:
+            problem, asked = _attempt(url, part, tag, name, verified=any(expected.values()))
+        if not problem:
+            wrong = mismatch(part, expected)
+            if not wrong:
                 break
             part.unlink()
             tag.unlink(missing_ok=True)
-            if resumed and not restarted:  # the pieces may be of two versions: once from zero
-                _say(f"{name}: the resumed download has a wrong checksum; starting over")
-                restarted, resumed = True, False
-                continue
-            raise UserError(f"{name}: wrong checksum ({problem}); the source serves another file")
-        if outcome.fatal:
-            raise UserError(f"{name}: {outcome.problem}")
+            if not resumed or restarted:
+                raise UserError(f"{name}: wrong checksum ({wrong}); the source serves another file")
+            # the pieces may be of two versions: once from the start
+            _say(f"{name}: the resumed download has a wrong checksum; starting over")
+            restarted, resumed = True, False
+            continue
         failures = 0 if _size(part) > before else failures + 1
         if failures > retries:
             raise UserError(
-                f"{name}: gave up after {retries} retries ({outcome.problem}); "
+                f"{name}: gave up after {retries} retries ({problem}); "
                 "check the network and run it again: it goes on where it stopped"
             )
-        wait = min(max(FIRST_WAIT * 2 ** max(failures - 1, 0), outcome.wait), LONGEST_WAIT)
-        _say(f"{name}: {outcome.problem}; trying again in {wait:.0f} s")
+        wait = min(max(FIRST_WAIT * 2 ** max(failures - 1, 0), asked), LONGEST_WAIT)
+        _say(f"{name}: {problem}; trying again in {wait:.0f} s")
         time.sleep(wait)
     with open(part, "rb+") as file:
         os.fsync(file.fileno())
@@ -223,96 +204,68 @@ def _download(url: str, target: Path, expected: dict[str, str], name: str, retri
     tag.unlink(missing_ok=True)
 
 
-def _attempt(url: str, part: Path, tag: Path, name: str, *, verified: bool) -> _Outcome:
-    """One request, from where `part` ends. Never raises what could quote the URL."""
+def _attempt(url: str, part: Path, tag: Path, name: str, *, verified: bool) -> tuple[str, float]:
+    """One request, from where `part` ends.
+
+    Returns:
+        (what went wrong, empty if nothing did; seconds that the server asks to wait).
+
+    Raises:
+        UserError: trying again would not help. No error quotes the URL.
+    """
     import requests
     import urllib3
 
     have = _size(part)
     version = tag.read_text(encoding="utf-8") if have and tag.is_file() else ""
-    if have and not (version or verified):
+    if not (version or verified):
         have = 0  # nothing would tell a changed file from the one begun
     headers = {"Accept-Encoding": "identity", "User-Agent": "mrsr"}
     if have:
-        headers["Range"] = f"bytes={have}-"
-        if version:
-            headers["If-Range"] = version
+        headers |= {"Range": f"bytes={have}-"} | ({"If-Range": version} if version else {})
     try:
         with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-            status = answer.status_code
-            if status == 416:  # nothing beyond what we have: whole, or of another version
-                if answer.headers.get("Content-Range", "").endswith(f"*/{have}"):
-                    return _Outcome(done=True)
+            status, told = answer.status_code, answer.headers
+            span = told.get("Content-Range", "")
+            if status == 416:  # nothing beyond what we have: complete, or of another version
+                if span.endswith(f"*/{have}"):
+                    return "", 0.0
                 part.unlink(missing_ok=True)
-                return _Outcome(problem="the file at the source changed")
+                return "the file at the source changed", 0.0
             if status in TRY_AGAIN:
-                asked = answer.headers.get("Retry-After", "")
-                wait = float(asked) if asked.isdecimal() else 0.0
-                return _Outcome(problem=f"the server answers {status}", wait=wait)
+                return f"the server answers {status}", float(_number(told.get("Retry-After")) or 0)
             if status not in (200, 206):
                 hint = "the link may have expired" if status in (401, 403) else "check the source"
-                return _Outcome(fatal=True, problem=f"the server answers {status}; {hint}")
+                raise UserError(f"{name}: the server answers {status}; {hint}")
             if status == 206:
-                total, start = _content_range(answer.headers.get("Content-Range", ""))
-                if start != have:
+                if not re.match(rf"bytes\s*{have}-", span):
                     part.unlink(missing_ok=True)
-                    return _Outcome(problem="the server sent another range than asked for")
-            else:  # the whole file: no Range support, or another version than ours
-                have = 0
-                length = answer.headers.get("Content-Length", "")
-                total = int(length) if length.isdecimal() else None
+                    return "the server sent another range than asked for", 0.0
+                total = _number(span.rpartition("/")[2])
+            else:  # the complete file: no Range support, or another version than ours
+                have, total = 0, _number(told.get("Content-Length"))
                 part.unlink(missing_ok=True)  # before the tag: never old bytes under a new tag
-            entity = answer.headers.get("ETag", "")
+            entity = told.get("ETag", "")
             entity = "" if entity.startswith("W/") else entity  # weak tags do not fit If-Range
-            problem = _write_tag(tag, entity or answer.headers.get("Last-Modified", ""))
-            chunks = _progress(answer.iter_content(CHUNK), name, total, have)
-            problem = problem or _append(part, chunks, fresh=have == 0)
-            if problem:
-                return _Outcome(fatal=True, problem=problem)
-    except (requests.RequestException, urllib3.exceptions.HTTPError, OSError, ValueError) as error:
+            tag.write_text(entity or told.get("Last-Modified", ""), encoding="utf-8")
+            with open(part, "ab" if have else "wb") as out:
+                for chunk in _progress(answer.iter_content(CHUNK), name, total, have):
+                    out.write(chunk)
+        size = _size(part)
+        return ("" if total in (None, size) else f"{size} of {total} bytes arrived"), 0.0
+    except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as error:
         kind = type(error).__name__
-        if isinstance(error, ValueError):  # requests' InvalidURL and its like
-            return _Outcome(
-                fatal=True, problem=f"not a usable address ({kind}); check its spelling"
-            )
-        return _Outcome(problem=f"the connection failed or broke off ({kind})")
-    size = _size(part)
-    if total is not None and size != total:
-        return _Outcome(problem=f"{size} of {total} bytes arrived")
-    return _Outcome(done=True)
+        if not isinstance(error, ValueError):
+            return f"the connection failed or broke off ({kind})", 0.0
+        problem = f"not a usable address ({kind}); check its spelling"  # InvalidURL and its like
+    except OSError as error:  # after those of requests, which are OSErrors too
+        reason = error.strerror or type(error).__name__
+        problem = f"cannot write {part}: {reason}; free some space and run it again"
+    raise UserError(f"{name}: {problem}")
 
 
-def _append(part: Path, chunks: Iterable[bytes], *, fresh: bool) -> str:
-    """Write chunks to `part`; the problem if the disk refuses (errors of the network pass)."""
-    try:
-        out = open(part, "wb" if fresh else "ab")  # noqa: SIM115  (network errors must pass)
-    except OSError as error:
-        return f"cannot write {part}: {error.strerror}"
-    with out:
-        for chunk in chunks:
-            try:
-                out.write(chunk)
-            except OSError as error:
-                return f"cannot write {part}: {error.strerror}; free some space and run it again"
-    return ""
-
-
-def _write_tag(tag: Path, version: str) -> str:
-    try:
-        tag.write_text(version, encoding="utf-8")
-    except OSError as error:
-        return f"cannot write {tag}: {error.strerror}"
-    return ""
-
-
-def _content_range(text: str) -> tuple[int | None, int]:
-    """(total, start) of a Content-Range header such as 'bytes 100-199/200'; start -1 if bad."""
-    span, _, total = text.removeprefix("bytes").strip().partition("/")
-    start = span.partition("-")[0]
-    return (
-        int(total) if total.isdecimal() else None,
-        int(start) if start.isdecimal() else -1,
-    )
+def _number(text: str | None) -> int | None:
+    return int(text) if text and text.isdecimal() else None
 
 
 def _size(path: Path) -> int:
@@ -324,9 +277,9 @@ def _no_url_logging() -> Iterator[None]:
     """urllib3 logs whole request lines, queries included, when somebody turns logging on."""
     loggers = [logging.getLogger(f"urllib3.{name}") for name in ("connectionpool", "util.retry")]
     before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
     try:
+        for logger in loggers:
+            logger.disabled = True
         yield
     finally:
         for logger, disabled in zip(loggers, before, strict=True):
@@ -337,27 +290,19 @@ def _progress(chunks: Iterable[bytes], name: str, total: int | None, have: int) 
     """Pass chunks on; a bar on a terminal, a line now and then in a job's log."""
     from tqdm import tqdm
 
-    terminal = sys.stderr.isatty()
-    done, last = have, time.monotonic()
+    terminal, last = sys.stderr.isatty(), time.monotonic()
+    count = {"unit": "B", "unit_scale": True}
     with tqdm(
-        total=total,
-        initial=have,
-        desc=name,
-        unit="B",
-        unit_scale=True,
-        unit_divisor=1024,
-        file=sys.stderr,
-        disable=not terminal,
-        leave=False,
+        desc=name, total=total, initial=have, leave=False, disable=not terminal, **count
     ) as bar:
         for chunk in chunks:
             yield chunk
-            done += len(chunk)
+            have += len(chunk)
             bar.update(len(chunk))
             if not terminal and time.monotonic() - last > REPORT_EVERY:
                 last = time.monotonic()
                 share = f" of {total / 2**20:.0f}" if total else ""
-                _say(f"{name}: {done / 2**20:.0f}{share} MiB")
+                _say(f"{name}: {have / 2**20:.0f}{share} MiB")
 
 
 def main(arguments: list[str]) -> None:

@@ -23,23 +23,14 @@ import numpy as np
 from scipy import ndimage
 from tqdm import tqdm
 
-from mrsr import datasets, files
+from mrsr import datasets, files, store
+from mrsr.datasets.lists import SPLITS
 from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
-from mrsr.files import atomic
 from mrsr.settings import digest, plain
-from mrsr.slicing import Sliced, new_store, relative, write_volume
-from mrsr.store import (
-    FORMAT,
-    StoredVolume,
-    attributes,
-    fixed,
-    normalised,
-    read_slices,
-    read_store,
-)
+from mrsr.slicing import relative
+from mrsr.store import Sliced, StoredVolume
 
-SPLITS = ("train", "validation", "test")
 LOOKED_AT = 9  # slices of a volume whose residual shift is measured
 HALF = 0.501  # of a voxel, and a little for rounding
 
@@ -62,9 +53,15 @@ def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path
     )
     pair_of = {relative(ref.path, raw): ref.pair for ref in target}
     guide_of = {ref.pair: ref for ref in guide if ref.pair}
-    chosen = {split: _partners(slices / f"{split}.h5", pair_of, guide_of) for split in SPLITS}
-    alone = {s: [v.path for v, ref in pairs if ref is None] for s, pairs in chosen.items()}
-    if alone["test"] or any(len(alone[split]) == len(chosen[split]) for split in SPLITS):
+    chosen: dict[str, list[tuple[StoredVolume, VolumeRef]]] = {split: [] for split in SPLITS}
+    alone: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for volume in store.read_store(slices / f"{split}.h5"):
+            if ref := guide_of.get(pair_of.get(volume.path, "")):
+                chosen[split].append((volume, ref))
+            else:
+                alone[split].append(volume.path)
+    if alone["test"] or not all(chosen.values()):
         name = next(path for split in reversed(SPLITS) for path in alone[split])
         raise UserError(
             f"{name} has no {settings.guide_contrast} scan of the same visit; leave it out, or "
@@ -74,24 +71,18 @@ def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path
     with ExitStack() as stack:
         stack.enter_context(files.alone(out))
         for split in SPLITS:
-            path = slices / f"{split}.h5"
-            file = stack.enter_context(new_store(stack.enter_context(atomic(out / f"{split}.h5"))))
-            residuals[split] = _write_split(file, path, chosen[split], source, settings)
-            file.attrs["without_guide"] = fixed(json.dumps(alone))
+            path = stack.enter_context(files.atomic(out / f"{split}.h5"))
+            file = stack.enter_context(store.new_store(path))
+            guided = slices / f"{split}.h5"
+            residuals[split] = _write_split(file, guided, chosen[split], source, settings)
+            store.describe(file, without_guide=json.dumps(alone))
     return residuals
-
-
-def _partners(
-    path: Path, pair_of: dict[str, str], guide_of: dict[str, VolumeRef]
-) -> list[tuple[StoredVolume, VolumeRef | None]]:
-    """The volumes of a store, each with the other contrast of its scan or None."""
-    return [(volume, guide_of.get(pair_of.get(volume.path, ""))) for volume in read_store(path)]
 
 
 def _write_split(
     file: h5py.File,
     path: Path,
-    pairs: list[tuple[StoredVolume, VolumeRef | None]],
+    pairs: list[tuple[StoredVolume, VolumeRef]],
     source: Any,
     settings: Any,
 ) -> dict[str, float]:
@@ -99,37 +90,30 @@ def _write_split(
     file.create_group("volumes")
     shifts, resampled = [], False
     for stored, ref in tqdm(pairs, unit="volume", disable=None, desc="guides"):
-        if ref is None:
-            continue
-        volume = source.read_volume(ref)
-        guide, moved = onto(volume, stored, settings.normalise.percentile, ref.path.name)
+        percentile, volume = settings.normalise.percentile, source.read_volume(ref)
+        guide, moved = onto(volume, stored, percentile, ref.path.name)
         resampled |= moved
-        write_volume(
-            file,
-            int(stored.key),
-            guide,
-            subject=stored.subject,
-            visit=stored.visit,
-            path=f"{ref.subject}/{ref.path.name}",
-        )
-        data = np.abs(normalised(read_slices(path, stored), stored))
+        names = {"subject": stored.subject, "visit": stored.visit}
+        names["path"] = f"{ref.subject}/{ref.path.name}"
+        store.write_volume(file, int(stored.key), guide, **names)
+        data = np.abs(store.normalised(store.read_slices(path, stored), stored))
         image = np.abs(guide.data.astype(np.complex64 if guide.data.dtype.kind == "c" else float))
         shifts.append(residual_shift(data, image, stored.voxel_size[1:]))
     described = json.loads(json.dumps(plain(settings), default=str))
     found = [shift for shift in shifts if np.isfinite(shift)]  # blank slices have no edges
     residual = {"median": float(np.median(found)), "largest": max(found)} if found else {}
-    file.attrs["format"] = FORMAT
-    file.attrs["dataset"] = fixed(settings.dataset)
-    file.attrs["guide"] = fixed(settings.guide)
-    file.attrs["organ"] = fixed(settings.organ)
-    file.attrs["contrast"] = fixed(settings.guide_contrast)
-    file.attrs["split"] = fixed(path.stem)
-    file.attrs["settings"] = fixed(json.dumps(described, sort_keys=True))
-    file.attrs["digest"] = fixed(
-        digest({"guide": described, "of": str(attributes(path)["digest"])})
+    store.describe(
+        file,
+        dataset=settings.dataset,
+        guide=settings.guide,
+        organ=settings.organ,
+        contrast=settings.guide_contrast,
+        split=path.stem,
+        settings=json.dumps(described, sort_keys=True),
+        digest=digest({"guide": described, "of": str(store.attributes(path)["digest"])}),
+        resampled=resampled,
+        residual_mm=json.dumps(residual),
     )
-    file.attrs["resampled"] = resampled
-    file.attrs["residual_mm"] = fixed(json.dumps(residual))
     return residual
 
 

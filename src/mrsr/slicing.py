@@ -1,8 +1,8 @@
 """Volumes -> slice store: one HDF5 file per split, subjects in one split only (section 4.1).
 
-Several volumes are read and checked at a time in processes of their own; one process writes, in a
-fixed order, so the same input gives the same bytes whatever the number of workers. The three files
-appear together when all of them are whole. The layout is described in `store.py`.
+Worker processes read and check several volumes at a time; one process writes, in a fixed order, so
+the same input gives the same bytes for any number of workers. The three files appear together when
+all are complete. `store.py` describes the layout.
 
 By hand: `mrsr slices data/raw/phantom/manifest.csv --settings @settings.json --out
 results/demo/slices/phantom_t1` with the settings that `slice_dataset` lists.
@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +29,17 @@ from tqdm import tqdm
 
 from mrsr import datasets, splits
 from mrsr.datasets.nifti import read_nifti
-from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.datasets.volume import Volume, VolumeRef, checked
 from mrsr.errors import UserError, one_line
-from mrsr.files import alone, atomic, reserve, write_json
+from mrsr.files import alone, atomic, write_json
 from mrsr.settings import digest, plain
-from mrsr.store import FORMAT, fixed, read_slices, read_store
+from mrsr.store import FORMAT, Sliced, describe, new_store, write_volume
 
-__all__ = ["Cut", "Sliced", "cut", "read_slices", "read_store", "slice_dataset"]
+__all__ = ["FORMAT", "Cut", "Sliced", "cut", "new_store", "slice_dataset", "write_volume"]
 
 SKIPPED = "skipped.json"
 # what counts as tissue: a voxel above this part of the volume's normalising intensity
 _TISSUE = 0.05
-_OVERHEAD = 1 << 16  # bytes that HDF5 may need beside the arrays
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,20 +57,6 @@ class Cut:
     most: int | None = None
     percentile: float = 99.9
     foreground: float = 0.0
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sliced:
-    """A checked volume as it goes into the store; see `store.py` for the fields."""
-
-    data: np.ndarray
-    scale: float
-    slope: float
-    intercept: float
-    slice_index: list[int]
-    affine: np.ndarray
-    voxel_size: tuple[float, float, float]
-    labels: np.ndarray | None = None  # uint8, of the same shape as `data`
 
 
 def slice_dataset(
@@ -102,35 +87,25 @@ def slice_dataset(
     total = sum(len(of_split) for of_split in chosen.values())
     with ExitStack() as stack:
         stack.enter_context(alone(out))
-        submit, lookahead = _workers(stack, workers)
+        pool = None
+        if workers > 1:  # fork would copy the threads' locks of whatever the caller has imported
+            pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+            stack.callback(pool.shutdown, cancel_futures=True)
         bar = stack.enter_context(tqdm(total=total, unit="volume", disable=None, desc="slices"))
         for split, of_split in chosen.items():
-            results = _results(of_split, settings, split, submit, lookahead)
             file = stack.enter_context(new_store(stack.enter_context(atomic(out / f"{split}.h5"))))
             _describe(file, settings, split)
             subjects, slices, count = set(), 0, 0
-            for ref, result in results:
+            for ref, result in _results(of_split, settings, split, pool, 2 * workers):
                 bar.update()
+                path = relative(ref.path, raw)
                 if isinstance(result, UserError):
                     if not getattr(settings, "skip_bad", False):
                         raise UserError(f"{result} (or skip such volumes with --skip-bad)")
-                    skipped.append(
-                        {
-                            "path": relative(ref.path, raw),
-                            "split": split,
-                            "subject": ref.subject,
-                            "reason": one_line(str(result)),
-                        }
-                    )
+                    about = {"path": path, "split": split, "subject": ref.subject}
+                    skipped.append(about | {"reason": one_line(str(result))})
                     continue
-                write_volume(
-                    file,
-                    count,
-                    result,
-                    subject=ref.subject,
-                    visit=ref.visit,
-                    path=relative(ref.path, raw),
-                )
+                write_volume(file, count, result, subject=ref.subject, visit=ref.visit, path=path)
                 subjects.add(ref.subject)
                 slices += len(result.data)
                 count += 1
@@ -139,11 +114,8 @@ def slice_dataset(
                     f"{settings.dataset}: no usable volume is left in the {split} split; "
                     f"{len(skipped)} were skipped, the last: {skipped[-1]['reason']}"
                 )
-            report["splits"][split] = {
-                "subjects": sorted(subjects),
-                "volumes": count,
-                "slices": slices,
-            }
+            made = {"subjects": sorted(subjects), "volumes": count, "slices": slices}
+            report["splits"][split] = made
         write_json(out / SKIPPED, skipped)
     return report
 
@@ -157,10 +129,8 @@ def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None =
         UserError: not 3D, no voxels, NaN or infinite values, one value everywhere, nothing above
             zero, smaller than the crop, or fewer slices than wanted.
     """
-    stored = _storable(volume.stored, name)
-    image = np.abs(stored) if np.iscomplexobj(stored) else stored
-    if image.min() == image.max():
-        raise UserError(f"{name} is empty: every voxel is {image.flat[0]:g}; leave the file out")
+    stored = checked(volume.stored, name)
+    image = checked(np.abs(stored), name) if np.iscomplexobj(stored) else stored
     # a percentile of the stored values, mapped to physical ones; a negative slope turns their order
     if np.iscomplexobj(stored):
         scale = float(np.percentile(image, wanted.percentile)) * abs(volume.slope)
@@ -174,15 +144,14 @@ def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None =
         )
 
     start, count = 0, stored.shape[0]
-    if wanted.central:
-        if count < wanted.central:
-            raise UserError(
-                f"{name} has {count} slices, fewer than central_slices = {wanted.central}; lower "
-                "it or leave the file out"
-            )
-        start, count = (count - wanted.central) // 2, wanted.central
-    if wanted.most and wanted.most < count:
-        start, count = start + (count - wanted.most) // 2, wanted.most
+    if count < (wanted.central or 0):
+        raise UserError(
+            f"{name} has {count} slices, fewer than central_slices = {wanted.central}; lower "
+            "it or leave the file out"
+        )
+    for most in (wanted.central, wanted.most):
+        if most and most < count:
+            start, count = start + (count - most) // 2, most
     height, width = wanted.crop or stored.shape[1:]
     if height > stored.shape[1] or width > stored.shape[2]:
         raise UserError(
@@ -193,17 +162,15 @@ def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None =
 
     index = np.arange(start, start + count)
     box = np.s_[start : start + count, top : top + height, left : left + width]
-    data, labels = stored[box], None if labels is None else labels[box]
+    data = stored[box]
     if wanted.foreground > 0:
-        physical = np.abs(data) if np.iscomplexobj(data) else data
-        physical = physical.astype(np.float32) * volume.slope + volume.intercept
+        physical = image[box].astype(np.float32) * volume.slope + volume.intercept
         keep = (physical > _TISSUE * scale).mean(axis=(1, 2)) >= wanted.foreground
         if not keep.any():
             raise UserError(
                 f"{name}: no slice has the foreground fraction {wanted.foreground:g}; lower it"
             )
         data, index = data[keep], index[keep]
-        labels = None if labels is None else labels[keep]
     shift = np.eye(4)
     shift[:3, 3] = index[0], top, left
     return Sliced(
@@ -214,7 +181,7 @@ def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None =
         slice_index=index.tolist(),
         affine=np.asarray(volume.affine, dtype=np.float64) @ shift,
         voxel_size=volume.voxel_size,
-        labels=None if labels is None else np.ascontiguousarray(labels),
+        labels=None if labels is None else np.ascontiguousarray(labels[box][index - start]),
     )
 
 
@@ -228,13 +195,7 @@ def read_labels(ref: VolumeRef, volume: Volume) -> np.ndarray | None:
         return None
     name = f"labels {ref.labels.name} of {ref.path.name}"
     axes = volume.attributes.get("axes", "")  # which axis of the file became the slices
-    found = read_nifti(
-        ref.labels,
-        subject=ref.subject,
-        contrast="labels",
-        organ=ref.organ,
-        slice_axis=int(axes[0]) if axes else None,
-    )
+    found = read_nifti(ref.labels, slice_axis=int(axes[0]) if axes else None)
     if found.stored.shape != volume.stored.shape or not np.allclose(
         found.affine, volume.affine, atol=0.01
     ):
@@ -245,32 +206,6 @@ def read_labels(ref: VolumeRef, volume: Volume) -> np.ndarray | None:
     if not np.array_equal(labels, values):
         raise UserError(f"{name} are not whole numbers from 0 to 255; save them as such")
     return labels
-
-
-def _storable(stored: np.ndarray, name: str) -> np.ndarray:
-    """The array in native byte order: integers as they are, else float32 or complex64."""
-    if stored.ndim != 3:
-        raise UserError(
-            f"{name} is {stored.ndim}D, a 3D volume is needed; save one as its own file"
-        )
-    if stored.size == 0:
-        raise UserError(f"{name} has no voxels; leave the file out")
-    kind = stored.dtype.kind
-    if kind == "b":
-        return stored.astype(np.uint8)
-    if kind in "iu":
-        return stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    if kind not in "fc":
-        raise UserError(f"{name} holds {stored.dtype} values; numbers are needed")
-    with np.errstate(over="ignore"):
-        stored = stored.astype(np.complex64 if kind == "c" else np.float32, copy=False)
-    bad = stored.size - int(np.isfinite(stored).sum())
-    if bad:
-        raise UserError(
-            f"{name}: {bad} of {stored.size} voxels are NaN or infinite; replace them or leave "
-            "the file out"
-        )
-    return stored
 
 
 def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
@@ -286,40 +221,27 @@ def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
         )
 
 
-def _workers(stack: ExitStack, workers: int) -> tuple[Callable[..., Callable[[], Any]], int]:
-    """`submit(function, *arguments)` that returns a function giving the result, and how many
-    volumes may be under way at once (they wait in memory)."""
-    if workers <= 1:
-        return lambda function, *arguments: lambda: function(*arguments), 1
-    # fork would copy the threads' locks of whatever the caller has imported
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    stack.callback(pool.shutdown, cancel_futures=True)
-    return lambda function, *arguments: pool.submit(function, *arguments).result, 2 * workers
-
-
 def _results(
-    refs: list[VolumeRef],
-    settings: Any,
-    split: str,
-    submit: Callable[..., Callable[[], Any]],
-    lookahead: int,
+    refs: list[VolumeRef], settings: Any, split: str, pool: ProcessPoolExecutor | None, ahead: int
 ) -> Iterator[tuple[VolumeRef, Sliced | UserError]]:
-    """Volumes in their order, read a few ahead."""
-    wanted = _wanted(settings, split)
-    waiting: deque[tuple[VolumeRef, Callable[[], Any]]] = deque()
-    name = ""
+    """Volumes in their order; a pool has so many under way at once, which wait in memory."""
+    source, wanted = settings.source, _wanted(settings, split)
+    if pool is None:
+        yield from ((ref, _read(source, ref, wanted)) for ref in refs)
+        return
+    ref, todo, waiting = refs[0], iter(refs), deque()
     try:
-        for ref in [*refs, *[None] * lookahead]:
-            if ref is not None:
-                name = ref.path.name
-                waiting.append((ref, submit(_read, settings.source, ref, wanted)))
-            if waiting and (ref is None or len(waiting) >= lookahead):
-                oldest, result = waiting.popleft()
-                name = oldest.path.name
-                yield oldest, result()
+        while True:
+            for new in islice(todo, ahead - len(waiting)):
+                waiting.append((new, pool.submit(_read, source, new, wanted)))
+            if not waiting:
+                return
+            ref, future = waiting.popleft()
+            yield ref, future.result()
     except BrokenProcessPool:
         raise UserError(
-            f"a worker died near {name}, perhaps for lack of memory; run again with fewer workers"
+            f"a worker died near {ref.path.name}, perhaps for lack of memory; run again with fewer "
+            "workers"
         ) from None
 
 
@@ -343,66 +265,16 @@ def _describe(file: h5py.File, settings: Any, split: str) -> None:
     value = json.loads(json.dumps(value, default=str))
     if isinstance(value.get("split"), dict) and value["split"].get("path"):
         value["split"]["path"] = Path(value["split"]["path"]).name  # no folder of this computer
-    file.attrs["format"] = FORMAT
-    file.attrs["dataset"] = fixed(settings.dataset)
-    file.attrs["organ"] = fixed(settings.organ)
-    file.attrs["contrast"] = fixed(settings.contrast)
-    file.attrs["split"] = fixed(split)
-    file.attrs["settings"] = fixed(json.dumps(value, sort_keys=True))
-    file.attrs["digest"] = fixed(digest(value))
+    describe(
+        file,
+        dataset=settings.dataset,
+        organ=settings.organ,
+        contrast=settings.contrast,
+        split=split,
+        settings=json.dumps(value, sort_keys=True),
+        digest=digest(value),
+    )
     file.create_group("volumes")
-
-
-@contextmanager
-def new_store(path: Path) -> Iterator[h5py.File]:
-    """An empty HDF5 file, open for writing; its structures carry checksums (HDF5 1.10 reads it).
-
-    Raises:
-        OSError: no space for it.
-    """
-    reserve(path, 0, _OVERHEAD)
-    with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        reserve(path, 0, _OVERHEAD)  # opening has cut it off
-        yield file
-        file.flush()
-        size = file.id.get_filesize()
-    os.truncate(path, size)  # without what was reserved and not needed
-
-
-def write_volume(
-    file: h5py.File, number: int, sliced: Sliced, *, subject: str, visit: str, path: str
-) -> None:
-    """Put a volume into an open store as volume `number`; `path` is relative to the raw data.
-
-    Raises:
-        OSError: no space for it; the store is as it was.
-    """
-    arrays = {"data": sliced.data, "labels": sliced.labels}
-    most = sum(values.nbytes for values in arrays.values() if values is not None)
-    file.flush()
-    reserve(file.filename, file.id.get_filesize(), most + _OVERHEAD + 256 * len(sliced.data))
-    group = file["volumes"].create_group(f"{number:04d}")
-    for name, values in arrays.items():
-        if values is not None:
-            group.create_dataset(
-                name,
-                data=values,
-                chunks=(1, *values.shape[1:]),
-                compression="gzip",
-                compression_opts=1,
-                shuffle=True,
-                fletcher32=True,  # zlib has a checksum, but noise is stored without zlib
-                track_times=False,
-            )
-    group.attrs["subject"] = fixed(subject)
-    group.attrs["visit"] = fixed(visit)
-    group.attrs["path"] = fixed(path)
-    group.attrs["slope"] = sliced.slope
-    group.attrs["intercept"] = sliced.intercept
-    group.attrs["scale"] = sliced.scale
-    group.attrs["slice_index"] = sliced.slice_index
-    group.attrs["affine"] = sliced.affine
-    group.attrs["voxel_size"] = sliced.voxel_size
 
 
 def relative(path: Path, raw: Path) -> str:

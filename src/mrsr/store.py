@@ -1,6 +1,6 @@
 """The slice store: one HDF5 file per dataset and split, every volume lossless in its own type.
 
-Layout, written by `slicing.py` and read here with h5py and numpy alone:
+Layout:
 
     /                     attributes format, dataset, organ, contrast, split, settings, digest
     /volumes/0000         attributes subject, visit, path, slope, intercept, scale, slice_index,
@@ -12,12 +12,14 @@ A normalised image is (data * slope + intercept) / scale: `scale` is the physica
 becomes 1. Nothing is clipped. `affine` maps (slice_index - slice_index[0], row, column, 1) to RAS+
 millimetres; `slice_index` counts in the volume before slices were selected.
 
-What `slicing.py` writes has checksums everywhere: a flipped bit is refused when it is read.
+Everything has checksums: a flipped bit is refused when it is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,9 +28,26 @@ import h5py
 import numpy as np
 
 from mrsr.errors import UserError
+from mrsr.files import reserve
 
 FORMAT = 1
+_OVERHEAD = 1 << 16  # bytes that HDF5 may need beside the arrays
+_NUMBERS = ("slope", "intercept", "scale", "slice_index", "affine", "voxel_size")
 _DAMAGE = (KeyError, TypeError, ValueError, OSError, RuntimeError)  # h5py's, by what is hit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sliced:
+    """A checked volume as it goes into the store."""
+
+    data: np.ndarray
+    scale: float
+    slope: float
+    intercept: float
+    slice_index: list[int]
+    affine: np.ndarray
+    voxel_size: tuple[float, float, float]
+    labels: np.ndarray | None = None  # uint8, of the same shape as `data`
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +70,60 @@ class StoredVolume:
     shape: tuple[int, int, int]
     dtype: np.dtype
     has_labels: bool = False
+
+
+@contextmanager
+def new_store(path: Path) -> Iterator[h5py.File]:
+    """An empty HDF5 file, open for writing; its structures carry checksums (HDF5 1.10 reads it).
+
+    Raises:
+        OSError: no space for it.
+    """
+    reserve(path, 0, _OVERHEAD)
+    with h5py.File(path, "w", libver=("v110", "v110")) as file:
+        reserve(path, 0, _OVERHEAD)  # opening has cut it off
+        yield file
+        file.flush()
+        size = file.id.get_filesize()
+    os.truncate(path, size)  # without what was reserved and not needed
+
+
+def describe(file: h5py.File, **about: str | bool) -> None:
+    """Set the attributes of an open store, its format among them."""
+    file.attrs["format"] = FORMAT
+    for key, value in about.items():
+        file.attrs[key] = fixed(value) if isinstance(value, str) else value
+
+
+def write_volume(
+    file: h5py.File, number: int, sliced: Sliced, *, subject: str, visit: str, path: str
+) -> None:
+    """Put a volume into an open store as volume `number`; `path` is relative to the raw data.
+
+    Raises:
+        OSError: no space for it; the store is as it was.
+    """
+    arrays = {"data": sliced.data, "labels": sliced.labels}
+    most = sum(values.nbytes for values in arrays.values() if values is not None)
+    file.flush()
+    reserve(file.filename, file.id.get_filesize(), most + _OVERHEAD + 256 * len(sliced.data))
+    group = file["volumes"].create_group(f"{number:04d}")
+    for name, values in arrays.items():
+        if values is not None:
+            group.create_dataset(
+                name,
+                data=values,
+                chunks=(1, *values.shape[1:]),
+                compression="gzip",
+                compression_opts=1,
+                shuffle=True,
+                fletcher32=True,  # zlib has a checksum, but noise is stored without zlib
+                track_times=False,
+            )
+    for key, text in {"subject": subject, "visit": visit, "path": path}.items():
+        group.attrs[key] = fixed(text)
+    for key in _NUMBERS:
+        group.attrs[key] = getattr(sliced, key)
 
 
 def open_store(path: str | Path) -> h5py.File:
@@ -128,9 +201,7 @@ def _volume(key: str, group: h5py.Group) -> StoredVolume:
         raise ValueError(f"labels of volume {key}")
     return StoredVolume(
         key=key,
-        subject=str(_plain(attrs["subject"])),
-        visit=str(_plain(attrs["visit"])),
-        path=str(_plain(attrs["path"])),
+        **{name: str(_plain(attrs[name])) for name in ("subject", "visit", "path")},
         slope=float(attrs["slope"]),
         intercept=float(attrs["intercept"]),
         scale=scale,

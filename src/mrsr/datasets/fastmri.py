@@ -15,28 +15,25 @@ so, singlecoil_val is the test set; in a flat folder the first `pairs_test` by h
 share a person are one subject. `validation` pairs are taken from train by the subjects' hash.
 
 What was chosen is written to `pairs.csv` in the folder (pd, pdfs, subject, split, pair).
-
-By hand: `python -m mrsr.datasets.fastmri data/raw/fastmri [FOLDER [PAIRS.csv]]`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import json
 import os
-import sys
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from mrsr import download
+from mrsr.archives import fetch_archive
 from mrsr.datasets.fastmri_file import read_fastmri_file
 from mrsr.datasets.fastmri_pairs import choose, hdf5_files
-from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.datasets.lists import read_csv
+from mrsr.datasets.volume import Volume, VolumeRef, fetched
 from mrsr.errors import UserError
-from mrsr.files import write_json, write_text
+from mrsr.files import write_text
 
 SETTINGS = {
     "source": "",  # a folder of .h5 files; empty: signed links from the environment
@@ -60,24 +57,26 @@ def prepare(folder: Path, settings: Any) -> None:
         UserError: no source, a link that does not answer, a damaged or unsafe archive, no pairs.
     """
     folder = Path(folder)
-    if settings.source:
-        origin = _source_folder(settings.source)
-        chosen = choose(hdf5_files(origin), settings)
-        for pair in chosen:
-            for scan in (pair.pd, pair.pdfs):
-                inside = scan.path.relative_to(origin)
-                download.fetch(scan.path, folder / inside, label=f"fastmri {scan.path.name}")
-    else:
-        origin = folder
+    origin = _source_folder(settings.source) if settings.source else folder
+    if not settings.source:
         for name, (variable, archive) in ARCHIVES.items():
-            _unpacked(folder, name, variable, archive)
-        chosen = choose(hdf5_files(folder), settings)
+            fetch_archive(
+                partial(_link, variable, archive),
+                folder / name,
+                archive,
+                only=lambda member: member.endswith(".h5"),
+                hint=f".h5 files; check which link {variable} holds",
+            )
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for pair in chosen:
-        paths = [scan.path.relative_to(origin).as_posix() for scan in (pair.pd, pair.pdfs)]
-        writer.writerow([*paths, pair.subject, pair.split, pair.key])
+    for pair in choose(hdf5_files(origin), settings):
+        paths = [scan.path.relative_to(origin) for scan in (pair.pd, pair.pdfs)]
+        for path in paths:
+            if settings.source:
+                download.fetch(origin / path, folder / path, label=f"fastmri {path.name}")
+        names = [path.as_posix() for path in paths]
+        writer.writerow([*names, pair.subject, pair.split, pair.key])
     write_text(folder / "pairs.csv", table.getvalue())
 
 
@@ -91,86 +90,44 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
     column = {"PD": "pd", "PDFS": "pdfs"}.get(contrast)
     if column is None:
         raise UserError(f"fastmri has no contrast '{contrast}'; it has PD and PDFS")
-    table = Path(folder) / "pairs.csv"
-    hint = "make it with `snakemake --cores 1 data/raw/fastmri/manifest.csv`"
-    if not table.is_file():
-        raise UserError(f"no {table}; {hint}")
-    rows = list(csv.DictReader(io.StringIO(table.read_text(encoding="utf-8"))))
-    volumes = []
-    for row in sorted(rows, key=lambda row: row[column]):
-        path = Path(folder) / row[column]
-        if not path.is_file():
-            raise UserError(f"no file {path}, which pairs.csv names; {hint}")
-        volumes.append(
-            VolumeRef(
-                path=path,
-                subject=row["subject"],
-                contrast=contrast,
-                organ="knee",
-                visit=path.stem,
-                split=row["split"],
-                pair=row["pair"],
-            )
+    table = fetched(Path(folder) / "pairs.csv", "fastmri")
+    return [
+        VolumeRef(
+            path=fetched(Path(folder) / row[column], "fastmri"),
+            subject=row["subject"],
+            contrast=contrast,
+            organ="knee",
+            visit=Path(row[column]).stem,
+            split=row["split"],
+            pair=row["pair"],
         )
-    return volumes
+        for _, row in sorted(read_csv(table, _COLUMNS), key=lambda line: line[1][column])
+    ]
 
 
 def read_volume(ref: VolumeRef) -> Volume:
     """One file as complex64 images of the header's matrix, (slices, 320, 320)."""
-    volume = read_fastmri_file(
-        ref.path, subject=ref.subject, contrast=ref.contrast, organ=ref.organ
-    )
-    return replace(volume, visit=ref.visit)
+    return read_fastmri_file(ref.path, **ref.names)
 
 
 def _source_folder(source: str) -> Path:
-    if download.local_path(source) is None:  # never echoed: it may be a signed link
+    folder = download.local_path(source)
+    if folder is None:  # never echoed: it may be a signed link
         variables = " and ".join(variable for variable, _ in ARCHIVES.values())
         raise UserError(
             "data.sources.fastmri.source is a web address; give a folder there, and signed links "
             f"in the environment variables {variables} only"
         )
-    folder = download.local_path(source)
-    if folder is None or not folder.is_dir():
+    if not folder.is_dir():
         raise UserError(f"data.sources.fastmri.source: no folder {folder}")
     return folder
 
 
-def _unpacked(folder: Path, name: str, variable: str, archive: str) -> None:
-    """singlecoil_train or singlecoil_val below `folder`, from the signed link if it must be."""
-    target, marker = folder / name, folder / f"{name}.json"
-    try:
-        files = sum(1 for _ in target.iterdir())
-        if json.loads(marker.read_text(encoding="utf-8"))["files"] == files:
-            return
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+def _link(variable: str, archive: str) -> str:
     link = os.environ.get(variable, "")
     if not link:
         raise UserError(
-            f"fastmri: no {name} yet; set data.sources.fastmri.source to a folder of the files, "
+            f"fastmri: no {archive} yet; set data.sources.fastmri.source to a folder of the files, "
             f"or put the signed link of {archive} into {variable}"
         )
-    packed = download.fetch(link, folder / archive, label=archive)
-    download.remove_folder(target)  # of a run that ended before its marker was written
-    unpacked = download.safe_extract(
-        packed, target, only=lambda member: member.endswith(".h5"), flat=True
-    )
-    if not unpacked:
-        download.remove_folder(target)
-        raise UserError(f"{archive} holds no .h5 files; check which link {variable} holds")
-    write_json(marker, {"archive": archive, "files": len(unpacked)})
-    packed.unlink()
-
-
-def main(arguments: list[str]) -> None:
-    if not 1 <= len(arguments) <= 3:
-        raise UserError("usage: python -m mrsr.datasets.fastmri FOLDER [SOURCE [PAIRS.csv]]")
-    source, pairs = [*arguments[1:], "", ""][:2]
-    prepare(Path(arguments[0]), SimpleNamespace(**SETTINGS | {"source": source, "pairs": pairs}))
-
-
-if __name__ == "__main__":
-    from mrsr.errors import guarded
-
-    guarded(main)(sys.argv[1:])
+    return link

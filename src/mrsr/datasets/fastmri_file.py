@@ -6,7 +6,7 @@ arXiv:1811.08839, section 4): dataset `kspace` (slices, readout, phase) complex6
 `patient_id`. Used by `fastmri` (the real files) and by `phantom` (its procedural knee). By hand:
 
     python -c "from mrsr.datasets.fastmri_file import read_fastmri_file as r; \
-        print(r('file1000001.h5', subject='a', contrast='PD').stored.shape)"
+        print(r('file1000001.h5').stored.shape)"
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrsr.datasets.volume import Volume
+from mrsr.datasets.volume import Volume, checked
 from mrsr.errors import UserError
 
+_PLANE = (-2, -1)
 _LONGEST_HEADER = 1 << 20  # real ones have a few kilobytes
 
 
@@ -31,14 +32,14 @@ class Recon(NamedTuple):
     voxel_size: tuple[float, float, float]  # millimetres: slice, row, column
 
 
-def read_fastmri_file(
-    path: str | Path, *, subject: str, contrast: str, organ: str = "knee"
-) -> Volume:
+def read_fastmri_file(path: str | Path, **names: str) -> Volume:
     """Read one file: inverse FFT of each slice, cropped about the centre to the header's matrix.
 
     The transform is centred and orthonormal, so that the magnitude equals the publisher's
     `reconstruction_esc`. The file says nothing of where the slices lie: the affine assumes a
     coronal stack about the origin (the knee protocol), as `attributes["position"]` says.
+
+    names: subject, contrast, organ and visit of the volume.
 
     Returns:
         Volume with complex64 `stored` (slices, rows, columns).
@@ -69,43 +70,43 @@ def read_fastmri_file(
             for name in ("acquisition", "patient_id")
             if name in file.attrs
         }
-    if not np.isfinite(stored).all():
-        raise UserError(f"{path.name}: kspace holds NaN or infinite values; leave the file out")
-    if not stored.any():
-        raise UserError(f"{path.name} is empty: all of kspace is 0; leave the file out")
     return Volume(
-        stored=stored,
+        stored=checked(stored, path.name),
         affine=coronal_affine(stored.shape, recon.voxel_size),
         voxel_size=recon.voxel_size,
-        subject=subject,
-        contrast=contrast,
-        organ=organ,
         attributes=attributes | {"position": "assumed coronal about the origin"},
+        **names,
     )
 
 
-def acquisition(path: str | Path) -> str:
-    """The attribute `acquisition`: CORPD_FBK (PD) or CORPDFS_FBK (fat-suppressed PD)."""
-    return _attribute(Path(path), "acquisition")
+def describe(path: str | Path) -> tuple[str, str, int]:
+    """Acquisition (CORPD_FBK: PD, CORPDFS_FBK: fat-suppressed PD), patient_id, number of slices.
 
-
-def patient(path: str | Path) -> str:
-    """The attribute `patient_id`: the publisher's pseudonym, the same in all files of a person."""
-    return _attribute(Path(path), "patient_id")
+    The publisher's pseudonym `patient_id` is the same in all files of a person.
+    """
+    path = Path(path)
+    with _opened(path) as file:
+        for name in ("acquisition", "patient_id"):
+            if name not in file.attrs:
+                raise UserError(
+                    f"{path.name} has no attribute '{name}'; give files in fastMRI's layout"
+                )
+        kspace = file.get("kspace")
+        if kspace is None or not getattr(kspace, "shape", ()):
+            raise UserError(f"{path.name} has no readable kspace; copy or download it again")
+        return _text(file.attrs["acquisition"]), _text(file.attrs["patient_id"]), len(kspace)
 
 
 def image_of(kspace: np.ndarray) -> np.ndarray:
     """(..., readout, phase) k-space -> image: centred orthonormal inverse FFT."""
-    axes = (-2, -1)
-    shifted = np.fft.ifftshift(kspace, axes=axes)
-    return np.fft.fftshift(np.fft.ifft2(shifted, axes=axes, norm="ortho"), axes=axes)
+    shifted = np.fft.ifftshift(kspace, axes=_PLANE)
+    return np.fft.fftshift(np.fft.ifft2(shifted, axes=_PLANE, norm="ortho"), axes=_PLANE)
 
 
 def kspace_of(image: np.ndarray) -> np.ndarray:
     """(..., rows, columns) image -> k-space: the inverse of `image_of`."""
-    axes = (-2, -1)
-    shifted = np.fft.ifftshift(image, axes=axes)
-    return np.fft.fftshift(np.fft.fft2(shifted, axes=axes, norm="ortho"), axes=axes)
+    shifted = np.fft.ifftshift(image, axes=_PLANE)
+    return np.fft.fftshift(np.fft.fft2(shifted, axes=_PLANE, norm="ortho"), axes=_PLANE)
 
 
 def central(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -142,15 +143,6 @@ def _opened(path: Path) -> Iterator[Any]:
         raise UserError(
             f"{path.name} is not HDF5, truncated or corrupt; copy or download it again"
         ) from None
-
-
-def _attribute(path: Path, name: str) -> str:
-    with _opened(path) as file:
-        if name not in file.attrs:
-            raise UserError(
-                f"{path.name} has no attribute '{name}'; give files in fastMRI's layout"
-            )
-        return _text(file.attrs[name])
 
 
 def _text(value: Any) -> str:

@@ -7,25 +7,24 @@ and does not say which.
 from __future__ import annotations
 
 import csv
-import hashlib
-import io
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
-from mrsr.datasets.fastmri_file import acquisition, patient
+from mrsr.datasets.fastmri_file import describe
+from mrsr.datasets.lists import SPLITS, draw
 from mrsr.errors import UserError
 
 FOLDERS = {"singlecoil_train": "train", "singlecoil_val": "test"}  # the publisher's -> our split
 CONTRASTS = {"CORPD_FBK": "PD", "CORPDFS_FBK": "PDFS"}
-_SPLITS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
+_SPLITS = {name: name for name in ("", *SPLITS)} | {"val": "validation"}  # in a list
 _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class Scan:
     """A file of the source, by its header."""
 
@@ -60,46 +59,31 @@ def choose(files: list[Path], settings: Any) -> list[Pair]:
         pairs = _listed(Path(settings.pairs), {path.stem: path for path in files})
     else:
         pairs = _derived(list(map(_scan, files)), settings)
-    pairs = _with_subjects(pairs)
-    pairs = _with_test(pairs, settings)
-    pairs = _with_validation(pairs, settings)
-    return sorted(pairs, key=lambda pair: pair.key)
+    pairs = _with_test(_with_subjects(pairs), settings)
+    return sorted(_with_validation(pairs, settings), key=lambda pair: pair.key)
 
 
 def _derived(scans: list[Scan], settings: Any) -> list[Pair]:
     """Pairs by patient_id within a folder, equal numbers of slices first."""
-    people: dict[tuple[Path, str], dict[str, list[Scan]]] = defaultdict(
-        lambda: {"PD": [], "PDFS": []}
-    )
-    for scan in scans:
-        if scan.contrast:
-            people[scan.path.parent, scan.person][scan.contrast].append(scan)
-    pairs = []
-    for of_person in people.values():
-        options = sorted(
-            product(of_person["PD"], of_person["PDFS"]),
-            key=lambda two: (abs(two[0].slices - two[1].slices), two[0].path, two[1].path),
-        )
-        used: set[Path] = set()
-        for a, b in options:
-            if not used & {a.path, b.path}:
-                used |= {a.path, b.path}
+    pairs, used = [], set()
+    scans = sorted(scans, key=lambda scan: (str(scan.path.parent), scan.person))
+    for _, of_person in groupby(scans, key=lambda scan: (scan.path.parent, scan.person)):
+        person = list(of_person)
+        options = product(*([s for s in person if s.contrast == c] for c in ("PD", "PDFS")))
+        for a, b in sorted(options, key=lambda two: (abs(two[0].slices - two[1].slices), *two)):
+            if not used & {a, b}:
+                used |= {a, b}
                 pairs.append(Pair(a, b, a.folder_split))
     if not pairs:
         raise UserError(
             f"fastmri: no two of {len(scans)} files are PD and FS-PD of one patient_id; "
             "name the pairs in a CSV (data.sources.fastmri.pairs)"
         )
-    limits = {
-        "train": settings.pairs_train,
-        "test": settings.pairs_test,
-        "": settings.pairs_train + settings.pairs_test,
-    }
+    train, test = settings.pairs_train, settings.pairs_test
     kept = []
-    for split, limit in limits.items():
+    for split, limit in {"train": train, "test": test, "": train + test}.items():
         of_split = [pair for pair in pairs if pair.split == split]
-        of_split.sort(key=lambda pair: _draw(pair.key, settings.seed))
-        kept += of_split[:limit]
+        kept += sorted(of_split, key=lambda pair: _draw(pair.key, settings.seed))[:limit]
     return kept
 
 
@@ -109,7 +93,7 @@ def _listed(path: Path, files: dict[str, Path]) -> list[Pair]:
     pairs: dict[str, Pair] = {}
     for file in lists:
         try:
-            rows = list(csv.reader(io.StringIO(file.read_text(encoding="utf-8-sig"))))
+            rows = list(csv.reader(file.read_text(encoding="utf-8-sig").splitlines()))
         except (OSError, UnicodeDecodeError, csv.Error):
             raise UserError(f"cannot read the pair list {file}; give a CSV of file stems") from None
         for number, row in enumerate(rows, start=1):
@@ -135,9 +119,13 @@ def _row(where: str, cells: list[str], files: dict[str, Path]) -> Pair:
             f"{where}: one file must be CORPD_FBK and the other CORPDFS_FBK; correct the list"
         )
     split = cells[2].lower() if len(cells) > 2 else ""
-    if split and split not in _SPLITS and not _is_number(split):
-        raise UserError(f"{where}: '{split}' is none of train, validation, test; correct the list")
-    # public lists carry a measure of likeness in the third column
+    if split not in _SPLITS:
+        try:
+            float(split)  # public lists carry a measure of likeness in the third column
+        except ValueError:
+            raise UserError(
+                f"{where}: '{split}' is none of train, validation, test; correct the list"
+            ) from None
     return Pair(scans["PD"], scans["PDFS"], _SPLITS.get(split) or scans["PDFS"].folder_split)
 
 
@@ -201,16 +189,8 @@ def _first(pairs: list[Pair], number: int, seed: int) -> set[str]:
     return chosen
 
 
-def _draw(name: str, seed: int) -> str:
-    return hashlib.sha256(f"fastmri:{seed}:{name}".encode()).hexdigest()
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
+def _draw(name: str, seed: int) -> float:
+    return draw(f"fastmri:{seed}:{name}")
 
 
 def hdf5_files(folder: Path) -> list[Path]:
@@ -230,13 +210,5 @@ def hdf5_files(folder: Path) -> list[Path]:
 
 
 def _scan(path: Path) -> Scan:
-    import h5py
-
-    contrast = CONTRASTS.get(acquisition(path), "")
-    person = patient(path)
-    try:
-        with h5py.File(path, "r") as file:
-            slices = int(file["kspace"].shape[0])
-    except (OSError, KeyError, RuntimeError, AttributeError, IndexError):
-        raise UserError(f"{path.name} has no readable kspace; copy or download it again") from None
-    return Scan(path, contrast, person, slices)
+    acquisition, person, slices = describe(path)
+    return Scan(path, CONTRASTS.get(acquisition, ""), person, slices)

@@ -25,16 +25,15 @@ channel you mean as a file of its own.
 
 from __future__ import annotations
 
-import csv
-import hashlib
 from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mrsr.datasets.lists import SPLITS, by_subject, hashed_split, read_csv
 from mrsr.datasets.nifti import is_nifti, read_nifti, stem
 from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
+from mrsr.files import write_text
 
 # params.yaml's data.sources.folder changes these
 SETTINGS: dict[str, Any] = {
@@ -45,7 +44,6 @@ SETTINGS: dict[str, Any] = {
     "fractions": [0.7, 0.1, 0.2],  # train, validation, test
 }
 CONTRAST = "any"
-SPLITS = ("train", "validation", "test")
 LABELS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}  # the Decathlon's folders
 
 
@@ -62,8 +60,6 @@ def prepare(folder: Path, settings: Any) -> None:
     The list (`files.txt`, names relative to the user's folder) makes the stage's output differ
     when files come or go.
     """
-    from mrsr.files import write_text
-
     refs = list_volumes(folder, settings, CONTRAST)
     root = Path(settings.path)
     lines = []
@@ -103,16 +99,16 @@ def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[
     table = _read_table(Path(settings.split)) if settings.split else {}
     assigned = []
     for path in paths:
-        inside = path.relative_to(root).as_posix()
-        row = _find(table, inside)
-        if row is None and table:
+        inside, name = path.relative_to(root).as_posix(), stem(path)
+        if table:
+            row = _find(table, inside)
+        else:
+            row = Row(name, hashed_split(name, settings.fractions, settings.seed))
+        if row is None:
             raise UserError(
                 f"{settings.split} has no row for {inside}; add its file or its subject, or move"
                 " the file out of the folder"
             )
-        if row is None:
-            name = stem(path)
-            row = Row(name, hashed_split(name, settings.fractions, settings.seed))
         assigned.append(row)
     visits = Counter(row.subject for row in assigned)
     refs = [
@@ -127,32 +123,13 @@ def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[
         )
         for path, row in zip(paths, assigned, strict=True)
     ]
-    _check_disjoint(refs)
+    by_subject(refs)  # refuses a subject in two splits
     return refs
 
 
 def read_volume(ref: VolumeRef) -> Volume:
     """One scan, sliced in its finest plane."""
-    return read_nifti(
-        ref.path, subject=ref.subject, contrast=ref.contrast, organ=ref.organ, visit=ref.visit
-    )
-
-
-def hashed_split(subject: str, fractions: Sequence[float], seed: int) -> str:
-    """The split of a subject from its name alone: "train", "validation" or "test".
-
-    fractions: shares of the three, summing to 1.
-    """
-    if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6:
-        raise UserError(
-            f"fractions {list(fractions)} must be three shares (train, validation, test) that"
-            " sum to 1"
-        )
-    digest = hashlib.sha256(f"{seed}:{subject}".encode()).digest()
-    at = int.from_bytes(digest[:8], "big") / 2**64
-    if at < fractions[0]:
-        return "train"
-    return "validation" if at < fractions[0] + fractions[1] else "test"
+    return read_nifti(ref.path, **ref.names)
 
 
 def _labels(root: Path, found: list[Path]) -> dict[Path, Path | None]:
@@ -178,33 +155,16 @@ def _labels(root: Path, found: list[Path]) -> dict[Path, Path | None]:
 
 def _read_table(path: Path) -> dict[str, Row]:
     """Rows of the CSV by file (path in the folder, or name), or by subject where no file stands."""
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as text:
-            reader = csv.DictReader(text, skipinitialspace=True)
-            columns = [name.strip() for name in reader.fieldnames or []]
-            reader.fieldnames = columns
-            rows = list(reader)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read the split CSV {path} ({error}); check the path") from None
-    if "split" not in columns or not {"file", "subject"} & set(columns):
-        raise UserError(
-            f"{path} has columns {columns}; it needs 'split' and one of 'file' and 'subject'"
-        )
     table: dict[str, Row] = {}
-    for number, line in enumerate(rows, start=2):
-        file, subject, split = (
-            (line.get(name) or "").strip() for name in ("file", "subject", "split")
-        )
+    for where, row in read_csv(path, ("split",)):
+        file, subject, split = (row.get(name, "") for name in ("file", "subject", "split"))
         if not (file or subject):
-            raise UserError(f"{path} line {number}: neither file nor subject; fill one in")
+            raise UserError(f"{where}: neither file nor subject; name one in a column of that name")
         if split not in SPLITS:
-            raise UserError(f"{path} line {number}: split '{split}' is none of {', '.join(SPLITS)}")
-        row = Row(subject or stem(file), split)
-        if table.setdefault(file or subject, row) != row:
-            raise UserError(
-                f"{path} line {number}: '{file or subject}' has another row that disagrees;"
-                " leave one"
-            )
+            raise UserError(f"{where}: split '{split}' is none of {', '.join(SPLITS)}")
+        key, known = file or subject, Row(subject or stem(file), split)
+        if table.setdefault(key, known) != known:
+            raise UserError(f"{where}: '{key}' has another row that disagrees; leave one")
     if not table:
         raise UserError(f"{path} has no rows; list your files or subjects, or set split to ''")
     return table
@@ -223,14 +183,3 @@ def _find(table: dict[str, Row], inside: str) -> Row | None:
         if any(name == key or name.startswith((f"{key}_", f"{key}-")) for name in names)
     ]
     return table[max(fitting, key=len)] if fitting else None
-
-
-def _check_disjoint(refs: list[VolumeRef]) -> None:
-    splits: dict[str, VolumeRef] = {}
-    for ref in refs:
-        other = splits.setdefault(ref.subject, ref)
-        if other.split != ref.split:
-            raise UserError(
-                f"subject '{ref.subject}' is in {other.split} ({other.path.name}) and in"
-                f" {ref.split} ({ref.path.name}); give all files of a person one split"
-            )

@@ -21,22 +21,20 @@ Where that list does not exist, the same list is computed from the files.
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 from mrsr import download
+from mrsr.archives import fetch_archive
+from mrsr.datasets.lists import draw, read_csv
 from mrsr.datasets.nifti import read_nifti
-from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.datasets.volume import Volume, VolumeRef, fetched
 from mrsr.errors import UserError
-from mrsr.files import write_json, write_text
+from mrsr.files import write_text
 
 SETTINGS = {
     "source": "",  # a base URL or folder with the three archives; empty: the publisher
@@ -63,22 +61,15 @@ def prepare(folder: Path, settings: Any) -> None:
     folder = Path(folder)
     base = settings.source or PUBLISHER
     for contrast, md5 in MD5.items():
-        if _complete(folder, contrast):
-            continue
-        archive = f"IXI-{contrast}.tar"
-        tar = download.fetch(download.join(base, archive), folder / archive, md5=md5, label=archive)
-        target = folder / f"IXI-{contrast}"
-        download.remove_folder(target)  # of a run that ended before its marker was written
-        files = download.safe_extract(
-            tar, target, only=_wanted(contrast), flat=True, max_bytes=_MAX_BYTES
+        fetch_archive(
+            partial(download.join, base, f"IXI-{contrast}.tar"),
+            folder / f"IXI-{contrast}",
+            f"IXI-{contrast}.tar",
+            only=lambda name, contrast=contrast: bool(_subject(name, contrast)),
+            hint=f"file named like IXI002-Guys-0828-{contrast}.nii.gz; check data.sources.ixi",
+            md5=md5,
+            max_bytes=_MAX_BYTES,
         )
-        if not files:
-            download.remove_folder(target)
-            raise UserError(
-                f"{archive} holds no file named like IXI002-Guys-0828-{contrast}.nii.gz"
-            )
-        write_json(_marker(folder, contrast), {"archive": archive, "md5": md5, "files": len(files)})
-        tar.unlink()
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
@@ -91,30 +82,19 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
     if contrast not in MD5:
         raise UserError(f"ixi has no contrast '{contrast}'; it has {', '.join(MD5)}")
     folder = Path(folder)
-    committed = Path(settings.subjects) if settings.subjects else None
-    if committed is not None and committed.is_file():
-        split = read_split(committed)
-    else:
-        split = dict(make_split(folder))
-    volumes = []
-    for subject in sorted(split):
-        path = folder / f"IXI-{contrast}" / f"{subject}-{contrast}.nii.gz"
-        if not path.is_file():
-            raise UserError(
-                f"no file {path}; fetch it with `snakemake --cores 1 data/raw/ixi/manifest.csv` "
-                "or mend the split list"
-            )
-        volumes.append(
-            VolumeRef(
-                path=path,
-                subject=subject,
-                contrast=contrast,
-                organ="brain",
-                split=split[subject],
-                pair="" if contrast == "T1" else subject,
-            )
+    listed = bool(settings.subjects) and Path(settings.subjects).is_file()
+    split = read_split(Path(settings.subjects)) if listed else dict(make_split(folder))
+    return [
+        VolumeRef(
+            path=fetched(folder / f"IXI-{contrast}" / f"{subject}-{contrast}.nii.gz", "ixi"),
+            subject=subject,
+            contrast=contrast,
+            organ="brain",
+            split=split[subject],
+            pair="" if contrast == "T1" else subject,
         )
-    return volumes
+        for subject in sorted(split)
+    ]
 
 
 def read_volume(ref: VolumeRef) -> Volume:
@@ -123,9 +103,7 @@ def read_volume(ref: VolumeRef) -> Volume:
     Raises:
         UserError: fewer than 96 slices (such people have no place in the split), or unreadable.
     """
-    volume = read_nifti(
-        ref.path, subject=ref.subject, contrast=ref.contrast, organ=ref.organ, slice_axis=2
-    )
+    volume = read_nifti(ref.path, slice_axis=2, **ref.names)
     if volume.stored.shape[0] < MIN_SLICES:
         raise UserError(
             f"{ref.path.name} has {volume.stored.shape[0]} slices, {MIN_SLICES} are needed; "
@@ -145,26 +123,25 @@ def make_split(folder: Path) -> list[tuple[str, str]]:
     """
     names = {contrast: _subjects(Path(folder), contrast) for contrast in MD5}
     everywhere = sorted(set.intersection(*map(set, names.values())))
-    failed = {}
-    for subject in everywhere:
-        for contrast in MD5:
-            reason = _unfit(names[contrast][subject])
-            if reason:
-                failed[subject] = f"{subject}-{contrast} {reason}"
-    fit = [subject for subject in everywhere if subject not in failed]
-    people = Counter(subject.partition("-")[0] for subject in fit)
-    person, count = max(people.items(), key=lambda item: item[1], default=("", 0))
-    if count > 1:
-        raise UserError(f"{folder} has {count} sets of scans of {person}; keep one of them")
+    failed = {
+        subject: f"{subject}-{contrast} {reason}"
+        for subject in everywhere
+        for contrast in MD5
+        if (reason := _unfit(names[contrast][subject]))
+    }
     for reason in failed.values():
         print(f"ixi: left out: {reason}", file=sys.stderr)
+    fit = [subject for subject in everywhere if subject not in failed]
+    for person, count in Counter(subject.partition("-")[0] for subject in fit).items():
+        if count > 1:
+            raise UserError(f"{folder} has {count} sets of scans of {person}; keep one of them")
     needed = sum(SIZES.values())
     if len(fit) != needed:
         raise UserError(
             f"{folder}: {len(fit)} people have PD, T1 and T2 of {MIN_SLICES} slices, the split "
             f"needs {needed}; fetch the archives again, or use the source 'folder' for other files"
         )
-    dealt = sorted(fit, key=lambda subject: hashlib.sha256(f"ixi:{subject}".encode()).hexdigest())
+    dealt = sorted(fit, key=lambda subject: draw(f"ixi:{subject}"))
     parts = [part for part, size in SIZES.items() for _ in range(size)]
     return sorted(zip(dealt, parts, strict=True))
 
@@ -175,70 +152,40 @@ def read_split(path: Path) -> dict[str, str]:
     Raises:
         UserError: not such a list, somebody twice, or other sizes than 500/70/6.
     """
-    try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
-    except (OSError, UnicodeDecodeError, csv.Error):
-        raise UserError(f"{path} is not a readable CSV; its columns are subject,split") from None
     split: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        subject, part = row.get("subject") or "", row.get("split") or ""
-        if not _NAME.fullmatch(f"{subject}-T1.nii.gz") or part not in SIZES:
+    for where, row in read_csv(path, ("subject", "split")):
+        subject, part = row["subject"], row["split"]
+        if not _subject(f"{subject}-T1.nii.gz", "T1") or part not in SIZES:
             raise UserError(
-                f"{path} line {number}: expected a subject like IXI002-Guys-0828 and one of "
-                f"{', '.join(SIZES)}"
+                f"{where}: expected a subject like IXI002-Guys-0828 and one of {', '.join(SIZES)}"
             )
         if subject in split:
-            raise UserError(f"{path} line {number}: {subject} stands there twice")
+            raise UserError(f"{where}: {subject} is listed twice")
         split[subject] = part
-    found = Counter(split.values())
-    if dict(found) != SIZES:
-        have, need = (
-            "/".join(str(sizes.get(part, 0)) for part in SIZES) for sizes in (found, SIZES)
-        )
+    found = {part: list(split.values()).count(part) for part in SIZES}
+    if found != SIZES:
+        have, need = ("/".join(map(str, sizes.values())) for sizes in (found, SIZES))
         raise UserError(f"{path} has {have} {'/'.join(SIZES)} subjects; it must have {need}")
     return split
 
 
 def write_split(folder: Path, path: Path) -> None:
     """Make the list from the files in `folder` and write it."""
-    lines = [f"{subject},{part}" for subject, part in make_split(folder)]
-    write_text(path, "\n".join(["subject,split", *lines]) + "\n")
+    rows = [("subject", "split"), *make_split(folder)]
+    write_text(path, "".join(f"{subject},{part}\n" for subject, part in rows))
 
 
-def _wanted(contrast: str) -> Callable[[str], bool]:
-    def wanted(name: str) -> bool:
-        match = _NAME.fullmatch(name.rpartition("/")[2])
-        return match is not None and match[2] == contrast
-
-    return wanted
-
-
-def _marker(folder: Path, contrast: str) -> Path:
-    return folder / f"IXI-{contrast}.json"
-
-
-def _complete(folder: Path, contrast: str) -> bool:
-    """Is the contrast unpacked, from the archive that we know?"""
-    try:
-        marker = json.loads(_marker(folder, contrast).read_text(encoding="utf-8"))
-        files = sum(1 for _ in (folder / f"IXI-{contrast}").iterdir())
-        return marker["md5"] == MD5[contrast] and marker["files"] == files
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def _subject(name: str, contrast: str) -> str:
+    """The subject of a file of this contrast; empty for any other file."""
+    match = _NAME.fullmatch(Path(name).name)
+    return match[1] if match and match[2] == contrast else ""
 
 
 def _subjects(folder: Path, contrast: str) -> dict[str, Path]:
     """subject -> file of one contrast."""
-    inside = folder / f"IXI-{contrast}"
-    if not inside.is_dir():
-        raise UserError(
-            f"no folder {inside}; fetch it with `snakemake --cores 1 data/raw/ixi/manifest.csv`"
-        )
-    return {
-        match[1]: path
-        for path in inside.iterdir()
-        if (match := _NAME.fullmatch(path.name)) and match[2] == contrast
-    }
+    inside = fetched(folder / f"IXI-{contrast}", "ixi")
+    found = {_subject(path.name, contrast): path for path in inside.iterdir()}
+    return {subject: path for subject, path in found.items() if subject}
 
 
 def _unfit(path: Path) -> str:

@@ -1,28 +1,25 @@
-"""NIfTI files, read with suspicion and without loss: any orientation -> `Volume`.
+"""NIfTI files, checked and read without loss, in any orientation -> `Volume`.
 
-Every source of volumes that come as NIfTI (phantom, openms, ixi, folder) reads them here, so that
-a broken file gives the same one-line message everywhere. By hand:
+All NIfTI files are read here, so a broken one gives the same one-line message everywhere. By hand:
 
-    python -c "from mrsr.datasets.nifti import read_nifti as r; \
-        print(r('scan.nii.gz', subject='a', contrast='T1', organ='brain').stored.shape)"
+    python -c "from mrsr.datasets.nifti import read_nifti as r; print(r('a.nii.gz').stored.shape)"
 """
 
 from __future__ import annotations
 
 import gzip
+import math
 import zlib
 from pathlib import Path
-from typing import Any, BinaryIO, cast
+from typing import Any
 
 import numpy as np
 
-from mrsr.datasets.volume import Volume
+from mrsr.datasets.volume import Volume, checked
 from mrsr.errors import UserError
 from mrsr.files import atomic
 
-SUFFIXES = (".nii", ".nii.gz")
-# deflate cannot shrink by more than 1032:1, so a header that promises more than this is wrong
-_MOST_COMPRESSION = 1100
+SUFFIXES = (".nii.gz", ".nii")
 _VOXEL_MM = (1e-3, 1e3)  # micrometre to metre; outside it a header is broken
 _FAR_MM = 1e5  # no scanner is a hundred metres long
 
@@ -35,23 +32,13 @@ def is_nifti(path: str | Path) -> bool:
 def stem(path: str | Path) -> str:
     """The file's name without .nii or .nii.gz."""
     name = Path(path).name
-    for suffix in sorted(SUFFIXES, key=len, reverse=True):
-        if name.lower().endswith(suffix):
-            return name[: -len(suffix)]
-    return name
+    return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
-def read_nifti(
-    path: str | Path,
-    *,
-    subject: str,
-    contrast: str,
-    organ: str,
-    visit: str = "",
-    slice_axis: int | None = None,
-) -> Volume:
+def read_nifti(path: str | Path, *, slice_axis: int | None = None, **names: str) -> Volume:
     """Read one 3D scan.
 
+    names: subject, contrast, organ and visit of the volume.
     slice_axis: axis of the stored array (0, 1, 2) that becomes the first one; None takes the axis
     with the largest voxel size, that is, slices lie in the finest plane (ties: the last axis). Of
     the other two, the later becomes rows and the earlier columns. Nothing is flipped or resampled:
@@ -65,29 +52,26 @@ def read_nifti(
         UserError: unreadable, not NIfTI, truncated or corrupt, not 3D, no voxels, colour, NaN or
             infinite values, the same value everywhere, or a position in space that cannot be.
     """
-    path = Path(path)
-    image = _open(path)
-    shape = _shape(path, image.shape)
-    affine = _affine(path, image.affine)
-    stored, slope, intercept = _voxels(path, image, shape)
-    _check_values(path, stored)
+    from nibabel.affines import voxel_sizes
 
-    sizes = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
-    first = _slice_axis(sizes) if slice_axis is None else slice_axis
+    path = Path(path)
+    size = _unpacked_size(path)
+    image = _open(path)
+    affine = _affine(path, image.affine)
+    stored, slope, intercept = _voxels(path, image, size)
+    sizes = voxel_sizes(affine)
+    # the thickest voxels; sizes within a thousandth tie, and then it is the last axis
+    thickest = int(np.flatnonzero(sizes >= sizes.max() * (1 - 1e-3))[-1])
+    first = thickest if slice_axis is None else slice_axis
     axes = (first, *(axis for axis in (2, 1, 0) if axis != first))
-    permuted = affine.copy()
-    permuted[:, :3] = affine[:, list(axes)]
     return Volume(
-        stored=np.ascontiguousarray(stored.transpose(axes)),
-        affine=permuted,
+        stored=np.ascontiguousarray(checked(stored, path.name).transpose(axes)),
+        affine=affine[:, [*axes, 3]],
         voxel_size=(float(sizes[axes[0]]), float(sizes[axes[1]]), float(sizes[axes[2]])),
-        subject=subject,
-        contrast=contrast,
-        organ=organ,
-        visit=visit,
         slope=slope,
         intercept=intercept,
         attributes={"axes": ",".join(map(str, axes))},
+        **names,
     )
 
 
@@ -114,28 +98,37 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None
             temporary.write_bytes(content)
 
 
+def _unpacked_size(path: Path) -> int:
+    """The file's bytes, unpacked: a gzip file is read to its end, where its checksum is."""
+    if not path.is_file():
+        raise UserError(f"no file {path}; check the path")
+    try:
+        with open(path, "rb") as file:
+            start = file.read(2)
+        if not start:
+            raise UserError(f"{path.name} has no content (0 bytes); copy or download it again")
+        if not path.name.lower().endswith(".gz"):
+            return path.stat().st_size
+        if start != b"\x1f\x8b":
+            raise _no_nifti(path)
+        with gzip.open(path, "rb") as unpacked:
+            return sum(map(len, iter(lambda: unpacked.read(1 << 20), b"")))
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise _truncated(path) from None
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+
+
 def _open(path: Path) -> Any:
     """The header, parsed; no voxel is read yet."""
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
 
-    if not path.is_file():
-        raise UserError(f"no file {path}; check the path")
-    try:
-        with open(path, "rb") as file:
-            if not file.read(1):
-                raise UserError(f"{path.name} has no content (0 bytes); copy or download it again")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from None
     try:
         image = nibabel.load(path)
-    except (ImageFileError, HeaderDataError, zlib.error, OSError, EOFError, ValueError, KeyError):
-        raise UserError(
-            _truncated(path)
-            if _breaks_off(path)
-            else f"{path.name} is not a NIfTI file that can be read; give a .nii or .nii.gz file"
-        ) from None
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, KeyError):
+        raise _no_nifti(path) from None
     if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
         raise UserError(
             f"{path.name} is {type(image).__name__}, not single-file NIfTI; convert it to .nii.gz"
@@ -143,21 +136,7 @@ def _open(path: Path) -> Any:
     return image
 
 
-def _breaks_off(path: Path) -> bool:
-    """Is it a gzip file whose stream is cut or fails its checksum?"""
-    with open(path, "rb") as raw:
-        if raw.read(2) != b"\x1f\x8b":
-            return False
-    try:
-        with gzip.open(path, "rb") as file:
-            while file.read(1 << 20):
-                pass
-    except (OSError, EOFError, zlib.error):
-        return True
-    return False
-
-
-def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
+def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) > 3 and all(size == 1 for size in shape[3:]):
         shape = shape[:3]  # a time axis of one
     if len(shape) != 3:
@@ -167,15 +146,17 @@ def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
         )
     if min(shape) < 1:
         raise UserError(f"{path.name} has no voxels ({_times(shape)}); remove or replace the file")
-    return cast(tuple[int, int, int], tuple(int(size) for size in shape))
+    return tuple(int(size) for size in shape)
 
 
 def _affine(path: Path, affine: np.ndarray) -> np.ndarray:
+    from nibabel.affines import voxel_sizes
+
     affine = np.asarray(affine, dtype=np.float64)
     advice = "; correct sform/qform and voxel size, or convert the scan again"
     if not np.isfinite(affine).all():
         raise UserError(f"{path.name}: the affine holds NaN or infinite values{advice}")
-    sizes = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
+    sizes = voxel_sizes(affine)
     if sizes.min() < _VOXEL_MM[0] or sizes.max() > _VOXEL_MM[1]:
         found = " x ".join(f"{size:.3g}" for size in sizes)
         raise UserError(f"{path.name}: a voxel of {found} mm cannot be{advice}")
@@ -186,66 +167,38 @@ def _affine(path: Path, affine: np.ndarray) -> np.ndarray:
     return affine
 
 
-def _voxels(path: Path, image: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, float, float]:
-    """(x, y, z) array in native byte order, slope, intercept; the gzip checksum is verified."""
-    dtype = np.dtype(image.get_data_dtype())
+def _voxels(path: Path, image: Any, size: int) -> tuple[np.ndarray, float, float]:
+    """(x, y, z) array, slope, intercept of an image whose file has `size` bytes, unpacked."""
+    shape = _shape(path, image.shape)
+    dtype, proxy = np.dtype(image.get_data_dtype()), image.dataobj
     if dtype.fields is not None or dtype.kind not in "iufc":
         raise UserError(f"{path.name} holds colour or text voxels; save it as one grey value each")
-    proxy = image.dataobj
-    start, count = int(proxy.offset), int(np.prod(shape, dtype=object))
-    end = start + count * dtype.itemsize
-    on_disk = path.stat().st_size
-    packed = path.name.lower().endswith(".gz")
-    if end > on_disk * (_MOST_COMPRESSION if packed else 1):
-        raise UserError(_truncated(path))
+    if int(proxy.offset) + math.prod(shape) * dtype.itemsize > size:
+        raise _truncated(path)
     try:
-        with cast(BinaryIO, gzip.open(path, "rb") if packed else open(path, "rb")) as file:
-            content = file.read(end)
-            while packed and file.read(1 << 20):  # to the end, where the checksum stands
-                pass
-    except (OSError, EOFError, zlib.error):
-        raise UserError(_truncated(path)) from None
+        stored = np.array(proxy.get_unscaled()).reshape(shape)  # a copy: the file may be mapped
     except MemoryError:
         raise UserError(f"{path.name} ({_times(shape)}) does not fit into memory") from None
-    if len(content) < end:
-        raise UserError(_truncated(path))
-    stored = np.frombuffer(content, dtype, count, start).reshape(shape, order="F")
-
     slope, intercept = float(proxy.slope), float(proxy.inter)
     if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
         raise UserError(
             f"{path.name}: scl_slope {slope:g} and scl_inter {intercept:g} are no scaling;"
             " correct them or convert the scan again"
         )
-    if dtype.kind in "iu":
-        return stored.astype(dtype.newbyteorder("="), copy=False), slope, intercept
-    with np.errstate(over="ignore", invalid="ignore"):  # found by _check_values
-        if (slope, intercept) != (1.0, 0.0):
-            stored = stored * slope + intercept
-        return stored.astype(np.complex64 if dtype.kind == "c" else np.float32), 1.0, 0.0
+    if dtype.kind in "fc" and (slope, intercept) != (1.0, 0.0):
+        with np.errstate(over="ignore", invalid="ignore"):  # found when the values are checked
+            return stored * slope + intercept, 1.0, 0.0
+    return stored, slope, intercept
 
 
-def _check_values(path: Path, stored: np.ndarray) -> None:
-    if stored.dtype.kind in "fc":
-        bad = int(stored.size - np.isfinite(stored).sum())
-        if bad:
-            raise UserError(
-                f"{path.name}: {bad} of {stored.size} voxels are NaN or infinite;"
-                " replace them (with 0, say) or leave the file out"
-            )
-    if (stored == stored.flat[0]).all():
-        raise UserError(
-            f"{path.name} is empty: every voxel is {stored.flat[0]:g}; leave the file out"
-        )
+def _truncated(path: Path) -> UserError:
+    return UserError(f"{path.name} is truncated or corrupt; copy or download it again")
 
 
-def _slice_axis(sizes: np.ndarray) -> int:
-    """The axis of the thickest voxels; sizes within a thousandth tie, and then the last."""
-    return int(np.flatnonzero(sizes >= sizes.max() * (1 - 1e-3))[-1])
-
-
-def _truncated(path: Path) -> str:
-    return f"{path.name} is truncated or corrupt; copy or download it again"
+def _no_nifti(path: Path) -> UserError:
+    return UserError(
+        f"{path.name} is not a NIfTI file that can be read; give a .nii or .nii.gz file"
+    )
 
 
 def _times(shape: tuple[int, ...]) -> str:

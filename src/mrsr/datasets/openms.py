@@ -13,68 +13,39 @@ coordinates, which is what `pair` says; their grids differ.
 `source`: empty for $MRSR_MIRROR or, without one, the repository's raw URLs; otherwise a folder,
 file:// or http(s):// base which holds `patient01/study1_T1W.nii.gz` and so on (folders may also be
 a checkout of the repository, or a folder with that checkout in it).
-
-By hand: `python -m mrsr.datasets.openms data/raw/openms [SOURCE]`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from mrsr import download
 from mrsr.datasets.nifti import read_nifti
-from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.datasets.volume import Volume, VolumeRef, fetched
 from mrsr.errors import UserError
 
 COMMIT = "65704901f60650824565aa5a4818611aa89716f4"
 PUBLISHER = f"https://raw.githubusercontent.com/muschellij2/open_ms_data/{COMMIT}/longitudinal/raw"
 SETTINGS = {"source": ""}  # a folder, file:// or http(s):// base; empty: mirror or publisher
 CONTRASTS = {"T1": "T1W", "T2": "T2W"}
-FILES = {  # path below longitudinal/raw -> SHA-256
-    "patient01/study1_T1W.nii.gz": (
-        "e5c495fa0bc6f61f7eb23cd985177f1338748a84e1be295e0639a9b97975ad4b"
-    ),
-    "patient01/study1_T2W.nii.gz": (
-        "9ca59a8473619fa20f9bf80f4d7a470f53e4d0ae64ba20acdc49297ce89ad164"
-    ),
-    "patient01/study2_T1W.nii.gz": (
-        "3481e8e65ae7e920a24a04054e1019e5662aa7f09f485b8a5d9a01a72cf125cb"
-    ),
-    "patient01/study2_T2W.nii.gz": (
-        "f271a30ae512c69acb1f028b0681222e95032d44eb95c919b123ac2ad1b1f6a8"
-    ),
-    "patient03/study1_T2W.nii.gz": (
-        "dfeb4d8fcf0a2fb4bb9794ee143cf9696ae9bf881f8b713658912e28affdc159"
-    ),
-    "patient03/study2_T1W.nii.gz": (
-        "a514a804939724ceb1e232b8ef179d4c2f39d9b7b481deed1b7f6368b3d87029"
-    ),
-    "patient03/study2_T2W.nii.gz": (
-        "c037a753bf4bef5cfe9ddedc10f855b58ceb06a9888550cc5cb18cede8f820d5"
-    ),
-    "patient04/study1_T1W.nii.gz": (
-        "d14d6dd3ecebe0b362afcbe88291360c0f9bad0847aace908acb11e87de1a597"
-    ),
-    "patient04/study1_T2W.nii.gz": (
-        "de5f799bccb145fddb9cef72f6676c95c4cf1178bcc16916ab8bd1381aa65532"
-    ),
-    "patient12/study1_T1W.nii.gz": (
-        "3decf392b656b41af1ff107fe34aeba8e66fdf23eefc8656dc8804ff62f4e388"
-    ),
-    "patient12/study1_T2W.nii.gz": (
-        "da2b3cedef895be66657fa2fb54867d7c67ef9ce05ba2233a540bd0b4aa7a6c8"
-    ),
-    "patient12/study2_T1W.nii.gz": (
-        "9322cf08eb03624ff6aec781c74bdcf54a77d414e0695f5de9fd52aaa94f0fac"
-    ),
-    "patient12/study2_T2W.nii.gz": (
-        "7528946d765ccae631edbf2cafd375de99a5249b5afb0aa049842c456b857bd3"
-    ),
+_PINNED = {  # scan below longitudinal/raw -> SHA-256 of its .nii.gz
+    "patient01/study1_T1W": "e5c495fa0bc6f61f7eb23cd985177f1338748a84e1be295e0639a9b97975ad4b",
+    "patient01/study1_T2W": "9ca59a8473619fa20f9bf80f4d7a470f53e4d0ae64ba20acdc49297ce89ad164",
+    "patient01/study2_T1W": "3481e8e65ae7e920a24a04054e1019e5662aa7f09f485b8a5d9a01a72cf125cb",
+    "patient01/study2_T2W": "f271a30ae512c69acb1f028b0681222e95032d44eb95c919b123ac2ad1b1f6a8",
+    "patient03/study1_T2W": "dfeb4d8fcf0a2fb4bb9794ee143cf9696ae9bf881f8b713658912e28affdc159",
+    "patient03/study2_T1W": "a514a804939724ceb1e232b8ef179d4c2f39d9b7b481deed1b7f6368b3d87029",
+    "patient03/study2_T2W": "c037a753bf4bef5cfe9ddedc10f855b58ceb06a9888550cc5cb18cede8f820d5",
+    "patient04/study1_T1W": "d14d6dd3ecebe0b362afcbe88291360c0f9bad0847aace908acb11e87de1a597",
+    "patient04/study1_T2W": "de5f799bccb145fddb9cef72f6676c95c4cf1178bcc16916ab8bd1381aa65532",
+    "patient12/study1_T1W": "3decf392b656b41af1ff107fe34aeba8e66fdf23eefc8656dc8804ff62f4e388",
+    "patient12/study1_T2W": "da2b3cedef895be66657fa2fb54867d7c67ef9ce05ba2233a540bd0b4aa7a6c8",
+    "patient12/study2_T1W": "9322cf08eb03624ff6aec781c74bdcf54a77d414e0695f5de9fd52aaa94f0fac",
+    "patient12/study2_T2W": "7528946d765ccae631edbf2cafd375de99a5249b5afb0aa049842c456b857bd3",
 }
+FILES = {f"{scan}.nii.gz": sha256 for scan, sha256 in _PINNED.items()}
 # where the files may lie below a folder that serves as the source
 _LAYOUTS = ("", "longitudinal/raw", "open_ms_data/longitudinal/raw")
 
@@ -87,12 +58,8 @@ def prepare(folder: Path, settings: Any) -> None:
     """
     base = _base(settings)
     for name, sha256 in FILES.items():
-        download.fetch(
-            download.join(base, *name.split("/")),
-            Path(folder) / name,
-            sha256=sha256,
-            label=f"openms {name}",
-        )
+        url = download.join(base, *name.split("/"))
+        download.fetch(url, Path(folder) / name, sha256=sha256, label=f"openms {name}")
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
@@ -110,15 +77,10 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
         visit, _, weighting = file.removesuffix(".nii.gz").partition("_")
         if weighting != CONTRASTS[contrast]:
             continue
-        path = Path(folder) / name
-        if not path.is_file():
-            raise UserError(
-                f"no file {path}; fetch it with `snakemake --cores 1 data/raw/openms/manifest.csv`"
-            )
         both = all(f"{subject}/{visit}_{one}.nii.gz" in FILES for one in CONTRASTS.values())
         volumes.append(
             VolumeRef(
-                path=path,
+                path=fetched(Path(folder) / name, "openms"),
                 subject=subject,
                 contrast=contrast,
                 organ="brain",
@@ -131,14 +93,7 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
 
 def read_volume(ref: VolumeRef) -> Volume:
     """One scan, whole, slices along the third stored axis."""
-    return read_nifti(
-        ref.path,
-        subject=ref.subject,
-        contrast=ref.contrast,
-        organ=ref.organ,
-        visit=ref.visit,
-        slice_axis=2,
-    )
+    return read_nifti(ref.path, slice_axis=2, **ref.names)
 
 
 def _base(settings: Any) -> str:
@@ -157,15 +112,3 @@ def _base(settings: Any) -> str:
         f"no {first} in {root}, nor below its {' or '.join(_LAYOUTS[1:])}; "
         "check data.sources.openms.source or MRSR_MIRROR"
     )
-
-
-def main(arguments: list[str]) -> None:
-    if len(arguments) not in (1, 2):
-        raise UserError("usage: python -m mrsr.datasets.openms FOLDER [SOURCE]")
-    prepare(Path(arguments[0]), SimpleNamespace(source="".join(arguments[1:])))
-
-
-if __name__ == "__main__":
-    from mrsr.errors import guarded
-
-    guarded(main)(sys.argv[1:])

@@ -10,11 +10,7 @@ not how well a method does on people. The knee is made by `phantom_knee`.
     data/raw/phantom/labels/SIM001-Phantom-0001-labels.nii.gz     uint8, see LABELS
     data/raw/phantom/knee/SIMK001-CORPD_FBK.h5              and -CORPDFS_FBK.h5
 
-By hand: `mrsr raw phantom`, or
-
-    python -c "from types import SimpleNamespace; from pathlib import Path; \
-        from mrsr.datasets import phantom; \
-        phantom.prepare(Path('data/raw/phantom'), SimpleNamespace(**phantom.SETTINGS))"
+By hand: `mrsr raw phantom`.
 """
 
 from __future__ import annotations
@@ -29,6 +25,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrsr.datasets import phantom_knee
+from mrsr.datasets.fastmri_file import read_fastmri_file
+from mrsr.datasets.lists import SPLITS
 from mrsr.datasets.nifti import read_nifti, write_nifti
 from mrsr.datasets.smooth import edge, smooth_field
 from mrsr.datasets.volume import Volume, VolumeRef
@@ -55,7 +53,6 @@ SETTINGS = {
 }
 CONTRASTS = ("T1", "T2", "PD")
 LABELS = {0: "background", 1: "CSF", 2: "GM", 3: "WM", 4: "other head tissue"}
-SPLITS = ("train", "validation", "test")
 
 _SHAPE = (192, 224)  # (x, y) voxels of 1 mm: the head with its scalp fits after deformation
 _CENTRE = (98.0, 116.0, 86.0)  # template voxel in the middle of the stack
@@ -96,8 +93,7 @@ def prepare(folder: Path, settings: Any) -> None:
         UserError: a number outside what can be simulated.
     """
     folder = Path(folder)
-    brains = sum(_counts(settings.subjects).values())
-    knees = sum(_counts(settings.knee).values())
+    brains, knees = len(_dealt(settings.subjects)), len(_dealt(settings.knee))
     if not 1 <= settings.slices <= _MOST_SLICES:
         raise UserError(
             f"data.sources.phantom.slices is {settings.slices}; give 1 to {_MOST_SLICES}"
@@ -109,17 +105,13 @@ def prepare(folder: Path, settings: Any) -> None:
         )
     if brains:
         template()  # once, before the threads share it
-    jobs = [functools.partial(_write_brain, folder, settings, index) for index in range(brains)]
-    jobs += [
-        functools.partial(
-            phantom_knee.write_pair, folder / "knee", index, settings.seed, settings.noise
-        )
-        for index in range(knees)
-    ]
+    knee = (folder / "knee", settings.seed, settings.noise)
     # numpy, scipy.ndimage and zlib work outside the interpreter's lock, so threads are enough
     with ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
-        for done in [pool.submit(job) for job in jobs]:
-            done.result()
+        jobs = [pool.submit(_write_brain, folder, settings, index) for index in range(brains)]
+        jobs += [pool.submit(phantom_knee.write_pair, *knee, index) for index in range(knees)]
+        for job in jobs:
+            job.result()
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
@@ -134,7 +126,7 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
     else:
         known = ", ".join((*CONTRASTS, *phantom_knee.ACQUISITIONS))
         raise UserError(f"the phantom has no contrast '{contrast}'; known: {known}")
-    splits = [split for split, count in _counts(counts).items() for _ in range(count)]
+    splits = _dealt(counts)
     if len(paths) != len(splits):
         raise UserError(
             f"{folder} holds {len(paths)} phantom {contrast} volumes, settings ask for"
@@ -161,25 +153,19 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
 def read_volume(ref: VolumeRef) -> Volume:
     """One brain (int16, axial slices) or one knee (complex64, coronal slices of 320x320)."""
     if ref.organ == "knee":
-        return phantom_knee.read_knee(ref)
-    return read_nifti(
-        ref.path, subject=ref.subject, contrast=ref.contrast, organ=ref.organ, slice_axis=2
-    )
+        return read_fastmri_file(ref.path, **ref.names)
+    return read_nifti(ref.path, slice_axis=2, **ref.names)
 
 
 @functools.lru_cache(maxsize=1)
 def template() -> Template:
     """The maps inside the nilearn package; nothing is downloaded."""
-    from nilearn.datasets import (
-        load_mni152_gm_template,
-        load_mni152_template,
-        load_mni152_wm_template,
-    )
+    from nilearn import datasets
     from scipy import ndimage
 
     brain, gm, wm = (
-        load(resolution=1)
-        for load in (load_mni152_template, load_mni152_gm_template, load_mni152_wm_template)
+        getattr(datasets, f"load_mni152_{name}template")(resolution=1)
+        for name in ("", "gm_", "wm_")
     )
     # the skull follows the brain's hull, not its sulci; 2 mm is enough for a smooth distance
     mask = np.asarray(brain.dataobj)[::2, ::2, ::2] > 0
@@ -229,9 +215,8 @@ def memberships(
         drawn = thickness + change * smooth_field(rng, shape, spacing, 30.0)
         edges.append(edges[-1] + np.maximum(drawn, 0.8))
     steps = [edge(distance - at, _SHELL_EDGE) for at in edges]
-    parts = dict(
-        zip(("csf", "gm", "wm"), (p / total * (1 - steps[0]) for p in powers), strict=True)
-    )
+    inner = (power / total * (1 - steps[0]) for power in powers)
+    parts = dict(zip(("csf", "gm", "wm"), inner, strict=True))
     shells = [inner - outer for inner, outer in itertools.pairwise(steps)]
     parts |= {"bone": shells[0] + shells[2], "marrow": shells[1]}
     parts |= {"fat": shells[3], "skin": shells[4]}
@@ -266,16 +251,14 @@ def simulate(
         for name, part in parts.items():
             t1, t2, density = (a * b for a, b in zip(_TISSUES[name], jitter[name], strict=True))
             signal += part * np.float32(spin_echo(t1, t2, density, tr, te))
-        signal = ndimage.gaussian_filter(
-            signal * bias * variation, (_POINT_SPREAD, _POINT_SPREAD, 0)
-        )
+        spread = (_POINT_SPREAD, _POINT_SPREAD, 0)
+        signal = ndimage.gaussian_filter(signal * bias * variation, spread)
         full = np.float32(np.percentile(signal[::2, ::2], 99.9))
         sigma = np.float32(noise) * full
         real = signal + sigma * rng.standard_normal(shape, np.float32)
         imaginary = sigma * rng.standard_normal(shape, np.float32)
-        images[contrast] = np.rint(np.hypot(real, imaginary) * (_FULL_SCALE / full)).astype(
-            np.int16
-        )
+        counts = np.rint(np.hypot(real, imaginary) * (_FULL_SCALE / full))
+        images[contrast] = counts.astype(np.int16)
 
     inner = np.stack([parts["csf"], parts["gm"], parts["wm"]])
     head = sum(parts[name] for name in ("bone", "marrow", "fat", "skin"))
@@ -293,7 +276,7 @@ def _write_brain(folder: Path, settings: Any, index: int) -> None:
     write_nifti(folder / "labels" / f"{scan}-labels.nii.gz", labels, affine)
 
 
-def _counts(value: Any) -> dict[str, int]:
-    """{split: count} in the order train, validation, test, from a dictionary or a namespace."""
-    table = value if isinstance(value, dict) else vars(value)
-    return {split: int(table.get(split, 0)) for split in SPLITS}
+def _dealt(counts: Any) -> list[str]:
+    """The split of each subject in turn, from {split: count} or a namespace of them."""
+    table = counts if isinstance(counts, dict) else vars(counts)
+    return [split for split in SPLITS for _ in range(int(table.get(split, 0)))]

@@ -6,8 +6,6 @@ between subjects. Each knee gives two registered files, proton density (CORPD_FB
 fat-suppressed (CORPDFS_FBK). The complex image has a smooth phase and complex noise; its k-space
 is a centred orthonormal FFT. Unlike the real protocol there is no twofold readout oversampling:
 the encoded matrix is 352x336 about the 320x320 that is reconstructed, to keep files small.
-
-By hand: `python -m mrsr.datasets.phantom_knee FOLDER` writes one knee.
 """
 
 from __future__ import annotations
@@ -17,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from mrsr.datasets.fastmri_file import central, image_of, kspace_of, read_fastmri_file
+from mrsr.datasets.fastmri_file import central, image_of, kspace_of
 from mrsr.datasets.smooth import edge, smooth_field
-from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.files import atomic
 
 ACQUISITIONS = {"KNEE_PD": "CORPD_FBK", "KNEE_PDFS": "CORPDFS_FBK"}
@@ -48,7 +45,7 @@ _TISSUES = {
 }
 
 
-def write_pair(folder: Path, index: int, seed: int, noise: float) -> None:
+def write_pair(folder: Path, seed: int, noise: float, index: int) -> None:
     """Write the PD and the fat-suppressed file of knee number `index`.
 
     noise: standard deviation of the complex noise's parts, relative to the brightest fat's range.
@@ -60,17 +57,14 @@ def write_pair(folder: Path, index: int, seed: int, noise: float) -> None:
         sigma = noise * (_FS_NOISE if channel else 1.0)
         phase = _phase(rng, images[channel].shape)
         image = images[channel] * np.exp(1j * phase).astype(np.complex64)
-        image += sigma * _complex_normal(rng, image.shape)
+        image += (
+            sigma * rng.standard_normal((*image.shape, 2), np.float32).view(np.complex64)[..., 0]
+        )
         # a receiver's converter counts in steps: far below the noise, and the file compresses
         step = np.float32(2.0 ** np.floor(np.log2(max(sigma, 1e-6) / 8)))
         counts = np.rint(kspace_of(image).view(np.float32) / step)
         kspace = (counts * (step * np.float32(_SCALE))).view(np.complex64)
         _write(folder / f"{subject}-{acquisition}.h5", kspace, acquisition, subject)
-
-
-def read_knee(ref: VolumeRef) -> Volume:
-    """One knee: complex64 (slices, 320, 320)."""
-    return read_fastmri_file(ref.path, subject=ref.subject, contrast=ref.contrast, organ=ref.organ)
 
 
 def draw(rng: np.random.Generator) -> np.ndarray:
@@ -102,7 +96,7 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     leg = width - np.abs(x)
     paint("skin", leg, texture(4.0, 0.05))
     paint("fat", leg - 1.8, texture(6.0, 0.04))
-    septa = np.abs(smooth_field(rng, shape, (_SPACING[0], *_SPACING[1:]), 5.0))
+    septa = np.abs(smooth_field(rng, shape, _SPACING, 5.0))
     paint("septum", np.minimum(leg - 2.2, 0.5 - 4 * septa))
     layer = 9 + 2 * smooth_field(rng, shape, _SPACING, 25.0) + rng.normal(0, 1.5)
     muscle = leg - np.maximum(layer, 4)
@@ -158,37 +152,28 @@ def header(slices: int) -> str:
     """An ISMRMRD header (XML) for the encoded and the reconstructed matrix."""
     from ismrmrd import xsd
 
-    def space(shape: tuple[int, int]) -> Any:
+    def space(x: int, y: int) -> Any:
+        size = xsd.fieldOfViewMm(x=x * _SPACING[1], y=y * _SPACING[2], z=_SPACING[0])
         return xsd.encodingSpaceType(
-            matrixSize=xsd.matrixSizeType(x=shape[0], y=shape[1], z=1),
-            fieldOfView_mm=xsd.fieldOfViewMm(
-                x=shape[0] * _SPACING[1], y=shape[1] * _SPACING[2], z=_SPACING[0]
-            ),
+            matrixSize=xsd.matrixSizeType(x=x, y=y, z=1), fieldOfView_mm=size
         )
 
     def limit(count: int) -> Any:
         return xsd.limitType(minimum=0, maximum=count - 1, center=count // 2)
 
-    return xsd.ToXML(
-        xsd.ismrmrdHeader(
-            experimentalConditions=xsd.experimentalConditionsType(
-                H1resonanceFrequency_Hz=63_866_217
-            ),
-            acquisitionSystemInformation=xsd.acquisitionSystemInformationType(
-                systemModel="simulated", receiverChannels=1
-            ),
-            encoding=[
-                xsd.encodingType(
-                    trajectory=xsd.trajectoryType("cartesian"),
-                    encodedSpace=space(_ENCODED),
-                    reconSpace=space(_RECON),
-                    encodingLimits=xsd.encodingLimitsType(
-                        kspace_encoding_step_1=limit(_ENCODED[1]), slice=limit(slices)
-                    ),
-                )
-            ],
-        )
+    limits = xsd.encodingLimitsType(kspace_encoding_step_1=limit(_ENCODED[1]), slice=limit(slices))
+    encoding = xsd.encodingType(
+        trajectory=xsd.trajectoryType("cartesian"),
+        encodedSpace=space(*_ENCODED),
+        reconSpace=space(*_RECON),
+        encodingLimits=limits,
     )
+    conditions = xsd.experimentalConditionsType(H1resonanceFrequency_Hz=63_866_217)
+    system = xsd.acquisitionSystemInformationType(systemModel="simulated", receiverChannels=1)
+    header = xsd.ismrmrdHeader(
+        experimentalConditions=conditions, acquisitionSystemInformation=system, encoding=[encoding]
+    )
+    return xsd.ToXML(header)
 
 
 def _write(path: Path, kspace: np.ndarray, acquisition: str, subject: str) -> None:
@@ -197,10 +182,8 @@ def _write(path: Path, kspace: np.ndarray, acquisition: str, subject: str) -> No
     magnitude = np.abs(central(image_of(kspace), _RECON)).astype(np.float32)
     packed = {"compression": "gzip", "compression_opts": 1, "shuffle": True}
     with atomic(path) as temporary, h5py.File(temporary, "w") as file:
-        file.create_dataset("kspace", data=kspace, chunks=(1, *kspace.shape[1:]), **packed)
-        file.create_dataset(
-            "reconstruction_esc", data=magnitude, chunks=(1, *magnitude.shape[1:]), **packed
-        )
+        for name, data in (("kspace", kspace), ("reconstruction_esc", magnitude)):
+            file.create_dataset(name, data=data, chunks=(1, *data.shape[1:]), **packed)
         file["reconstruction_rss"] = file["reconstruction_esc"]  # the same with a single coil
         file["ismrmrd_header"] = header(len(kspace))
         file.attrs["acquisition"] = acquisition
@@ -220,14 +203,3 @@ def _phase(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
     rows, columns = np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[2])
     plane = offset + tilt[0] * rows[:, None] + tilt[1] * columns[None]
     return (plane + 0.4 * smooth_field(rng, shape, _SPACING, 60.0)).astype(np.float32)
-
-
-def _complex_normal(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    parts = rng.standard_normal((*shape, 2), np.float32)
-    return parts.view(np.complex64)[..., 0]
-
-
-if __name__ == "__main__":
-    import sys
-
-    write_pair(Path(sys.argv[1]), 0, 0, 0.005)

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from mrsr.errors import UserError
+
 
 @dataclass(frozen=True, kw_only=True)
 class VolumeRef:
-    """A volume that lies on disk and has not been read yet."""
+    """A volume on disk that has not been read yet."""
 
     path: Path
     subject: str  # what splits are made by; visits of one person share it
@@ -20,6 +22,11 @@ class VolumeRef:
     split: str = ""  # "train", "validation", "test" where the publisher or a list fixes it
     labels: Path | None = None  # tissue labels on the same grid, where there are any
     pair: str = ""  # volumes with the same non-empty `pair` are registered contrasts of one scan
+
+    @property
+    def names(self) -> dict[str, str]:
+        """Subject, contrast, organ and visit, for the `Volume` that is read."""
+        return {key: getattr(self, key) for key in ("subject", "contrast", "organ", "visit")}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,9 +42,9 @@ class Volume:
     stored: np.ndarray
     affine: np.ndarray
     voxel_size: tuple[float, float, float]
-    subject: str
-    contrast: str
-    organ: str
+    subject: str = ""
+    contrast: str = ""
+    organ: str = ""
     visit: str = ""
     slope: float = 1.0
     intercept: float = 0.0
@@ -48,6 +55,48 @@ class Volume:
         """(slices, height, width) float32 physical values; magnitude of complex volumes."""
         if np.iscomplexobj(self.stored):
             return (np.abs(self.stored) * self.slope).astype(np.float32)
-        return (self.stored.astype(np.float32) * np.float32(self.slope)) + np.float32(
-            self.intercept
+        physical = self.stored.astype(np.float32) * np.float32(self.slope)
+        return physical + np.float32(self.intercept)
+
+
+def checked(stored: np.ndarray, name: str) -> np.ndarray:
+    """A 3D array in native byte order: integers as they are, else float32 or complex64.
+
+    Raises:
+        UserError: not 3D, no voxels, no numbers, NaN or infinite values, one value everywhere.
+    """
+    if stored.ndim != 3:
+        raise UserError(
+            f"{name} is {stored.ndim}D, a 3D volume is needed; save one as its own file"
         )
+    if stored.size == 0:
+        raise UserError(f"{name} has no voxels; leave the file out")
+    types = {"b": np.uint8, "f": np.float32, "c": np.complex64}
+    types |= dict.fromkeys("iu", stored.dtype.newbyteorder("="))
+    if stored.dtype.kind not in types:
+        raise UserError(f"{name} holds {stored.dtype} values; numbers are needed")
+    with np.errstate(over="ignore"):  # found below
+        stored = stored.astype(types[stored.dtype.kind], copy=False)
+    bad = stored.size - int(np.isfinite(stored).sum())
+    if bad:
+        raise UserError(
+            f"{name}: {bad} of {stored.size} voxels are NaN or infinite; replace them or leave "
+            "the file out"
+        )
+    if (stored == stored.flat[0]).all():
+        raise UserError(f"{name} is empty: every voxel is {stored.flat[0]:g}; leave the file out")
+    return stored
+
+
+def fetched(path: Path, source: str) -> Path:
+    """The path of a file or folder that `prepare` brought.
+
+    Raises:
+        UserError: it is not there; says how to get it.
+    """
+    if not path.exists():
+        raise UserError(
+            f"no file or folder {path}; get it with "
+            f"`snakemake --cores 1 data/raw/{source}/manifest.csv`"
+        )
+    return path
