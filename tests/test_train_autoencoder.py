@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import batches, checkpoint, probe_autoencoder, train_autoencoder
+from mrsr import batches, checkpoint, loop, models, probe_autoencoder, train_autoencoder
+from mrsr.settings import namespace
 
 
 def write_store(path: Path, seed: int, slices: int = 8, size: int = 48) -> Path:
@@ -104,6 +106,54 @@ def test_printed_terms_alone_and_reconstruction_alone_train_too(tmp_path: Path) 
     printed = {"reconstruction": 1, "adversarial": 0.7, "swap": 0.7}
     run(tmp_path, "printed", weights=printed, steps=2, network={"pooling": "max", "size": 32})
     run(tmp_path, "alone", weights={"reconstruction": 1}, steps=2)
+
+
+def validated(path: Path, device: str = "cpu") -> dict[str, float]:
+    """The validation of one untrained network, as it would run on a device."""
+    given = namespace(settings())
+    machine = loop.start(given)
+    torch.manual_seed(0)
+    network = models.build("autoencoder", 2, settings()["network"])
+    held = batches.load(path, scale=2, degradation="bicubic", device="cpu")
+    weights = {"reconstruction": 1.0, "consistency": 1.0}
+    there = replace(machine, device=torch.device(device))
+    return train_autoencoder.evaluate(network, held, there, given, weights)
+
+
+def test_a_blank_slice_costs_validation_that_slice_alone(tmp_path: Path) -> None:
+    blank, without = (write_store(tmp_path / name, 1, 24) for name in ("blank.h5", "without.h5"))
+    with h5py.File(blank, "r+") as file:
+        file["volumes/0000/data"][5] = 0
+    with h5py.File(without, "r+") as file:
+        group = file["volumes/0000"]
+        kept = np.delete(group["data"][:], 5, axis=0)
+        del group["data"]
+        group["data"] = kept
+        group.attrs["slice_index"] = list(range(len(kept)))
+    found = validated(blank)
+    assert found == pytest.approx(validated(without), rel=1e-6)
+    assert all(np.isfinite(list(found.values())))
+    with h5py.File(without, "r+") as file:
+        for volume in file["volumes"].values():
+            volume["data"][:] = 0
+    assert all(np.isnan(list(validated(without).values())))
+
+
+def test_cpu_and_gpu_validate_alike(tmp_path: Path) -> None:
+    """Whom a slice meets must not depend on the device, or each would choose another checkpoint."""
+    path = write_store(tmp_path / "a.h5", 1, 22)
+    assert validated(path) == validated(path, "cuda")
+
+
+def test_validation_groups_hold_every_slice_once() -> None:
+    sizes = {48: 9, 64: 3, 80: 1}
+    slices = [
+        torch.full((1, size, size), float(n + 1)) for size in sizes for n in range(sizes[size])
+    ]
+    pieces = [(image[None, :, ::2, ::2], image[None]) for image in slices]
+    groups = [hr for _, hr in train_autoencoder._groups(pieces)]
+    assert [(len(hr), hr.shape[-1]) for hr in groups] == [(4, 48), (5, 48), (3, 64)]
+    assert [hr.amax().item() for hr in groups] == [4, 9, 3]
 
 
 def test_a_batch_holds_different_slices(tmp_path: Path) -> None:

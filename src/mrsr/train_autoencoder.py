@@ -59,6 +59,7 @@ COUNTS = ("steps", "batch", "validate_every", "checkpoint_every", "log_every", "
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
 DISCRIMINATOR = {**opponent.DEFAULTS, "base": 32, "crop": 0}
 MODEL = "autoencoder"
+GROUP = 4  # slices that validation looks at together, on a CPU and on a GPU
 
 
 def image_size(slices: batches.Slices, patch: int, size: int) -> int:
@@ -361,17 +362,14 @@ def evaluate(
 ) -> dict[str, float]:
     """The terms that need no discriminator, their weighted sum and the reconstruction's PSNR.
 
-    On `validation_slices` whole slices (0: all), each met by another of its shape. PSNR in dB per
-    slice, data range the slice's maximum.
+    On `validation_slices` whole slices (0: all), each met by another of its shape. Blank slices are
+    left out. PSNR in dB per slice, data range the slice's maximum.
     """
     network.eval()
     rows: list[Tensor] = []
     counts: list[int] = []
-    size = 4 if machine.device.type == "cpu" else 16
-    pieces = batches.whole(held, batch=size, limit=settings.validation_slices)
-    for lr, hr in _with_company((lr, hr) for _, lr, hr in pieces):
-        if not (hr.amax(dim=(1, 2, 3)) > 0).all():
-            continue  # an empty slice has no range
+    pieces = batches.whole(held, batch=GROUP, limit=settings.validation_slices)
+    for lr, hr in _groups((lr, hr) for _, lr, hr in pieces):
         lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
         with machine.autocast():
             each, made = disentangle.terms(network, lr, hr, weights, settings.patch_n)
@@ -390,17 +388,28 @@ def evaluate(
     return dict(zip(names, means, strict=True))
 
 
-def _with_company(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of two slices or more: a lone one waits for the next of its shape."""
-    waiting: dict[torch.Size, tuple[Tensor, Tensor]] = {}
+def _groups(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Slices of one shape by `GROUP`, without the blank ones, which have no range.
+
+    Whom a slice meets follows from its group, so the groups are the same on every device. The last
+    of a shape takes the rest too; the only slice of its shape meets nobody and is left out.
+    """
+    waiting: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for lr, hr in pieces:
-        if hr.shape[1:] in waiting:
-            lone_lr, lone_hr = waiting.pop(hr.shape[1:])
-            lr, hr = torch.cat([lone_lr, lr]), torch.cat([lone_hr, hr])
-        if len(hr) < 2:
-            waiting[hr.shape[1:]] = (lr, hr)
-        else:
-            yield lr, hr
+        mine = waiting.setdefault(hr.shape[1:], [])
+        seen = (hr.amax(dim=(1, 2, 3)) > 0).tolist()
+        mine += [pair for pair, kept in zip(zip(lr, hr, strict=True), seen, strict=True) if kept]
+        while len(mine) >= 2 * GROUP:
+            yield _stack(mine[:GROUP])
+            del mine[:GROUP]
+    for mine in waiting.values():
+        if len(mine) > 1:
+            yield _stack(mine)
+
+
+def _stack(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    lr, hr = zip(*pairs, strict=True)
+    return torch.stack(lr), torch.stack(hr)
 
 
 def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batches.Slices:
