@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, files, train_vit
+from mrsr import checkpoint, files, segmentation, train_vit
 from mrsr.models import unetr
 
 NETWORK = {
@@ -210,6 +210,39 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     assert "classes is 1" in refused(tmp_path, capsys, classes=1)
     assert "phase must be" in refused(tmp_path, capsys, phase="x")
     assert "steps" in refused(tmp_path, capsys, steps=0)
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, dice: list[float]) -> None:
+    """Validation's Dice, validation by validation, in place of the network's."""
+    original, given = segmentation.evaluate, iter(dice)
+
+    def made_up(*args: object, **more: object) -> dict[str, float]:
+        return original(*args, **more) | {"dice": next(given)}
+
+    monkeypatch.setattr(segmentation, "evaluate", made_up)
+
+
+def test_a_score_that_is_no_number_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [0.3, 0.1, float("nan"), 0.9, 0.2, 0.1, 0.1, float("nan")]  # validation, test by turns
+    scored(monkeypatch, held)
+    done = run(tmp_path, "run", steps=4, validate_every=1)
+    assert curve(done, "validation", "dice") == [0.3, None, 0.2, 0.1]
+    found = checkpoint.load(done / "best.pt").provenance
+    assert found["step"] == 1 and found["metrics"]["validation"]["dice"] == 0.3
+
+
+def test_no_score_at_all_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, [float("nan")] * 4)
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, "run", steps=2, validate_every=1)
+    assert caught.value.code == 4
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "no validation gave a finite score" in message
+    assert not (tmp_path / "run" / "best.pt").exists()
 
 
 def test_the_transformer_may_learn_at_a_rate_of_its_own(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ Needs torch, numpy, h5py and tqdm; the segmentation also MONAI.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ import torch
 from torch import nn
 
 from mrsr import checkpoint, download, files, loop, pretexts, resume, segmentation, store
-from mrsr.errors import Interrupted, UserError, guarded
+from mrsr.errors import Diverged, Interrupted, UserError, guarded
 from mrsr.log import Delivery, Log, Progress, clock, numbers, say
 from mrsr.models import unetr
 from mrsr.settings import digest, job, plain
@@ -143,10 +144,13 @@ def train(
         for split, metrics in found.items():
             log.metrics(step, split, metrics)
             progress.show(metrics, split)
-        if not machine.first or task.score(found["validation"]) <= best["score"]:
+        if not machine.first:
             return best
+        score = task.score(found["validation"])
+        if not all(map(math.isfinite, score)) or score <= best["score"]:
+            return best  # NaN is neither better nor worse than another number
         return {
-            "score": task.score(found["validation"]),
+            "score": score,
             "step": step,
             "weights": checkpoint.to_cpu(task.encoder.state_dict()),
             "metrics": found,
@@ -225,6 +229,11 @@ def train(
                 )
 
         if machine.first:
+            if not best["weights"]:
+                raise Diverged(
+                    f"{label}: no validation gave a finite score, so there is no best step; check "
+                    "the validation stores for blank or broken slices, or lower optimizer.lr"
+                )
             log.write(
                 {
                     "event": "end",
