@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import batches, checkpoint, loop, models, probe_autoencoder, train_autoencoder
+from mrsr import batches, checkpoint, config, loop, models, probe_autoencoder, train_autoencoder
 from mrsr.settings import namespace
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_store(path: Path, seed: int, slices: int = 8, size: int = 48) -> Path:
@@ -50,7 +52,8 @@ def settings(**changes: object) -> dict[str, object]:
             "reconstruction": 1, "adversarial": 0.7, "swap": 0.7, "patch_swap": 0.5,
             "consistency": 0.1,
         },
-        "patch_n": 12, "discriminator": {"base": 4, "lr": 1e-4, "crop": 32, "warmup": 2},
+        "intensity_range": 255.0, "patch": 0, "patch_n": 12, "augment": True, "place": "auto",
+        "test_curve": True, "discriminator": {"base": 4, "lr": 1e-4, "crop": 32, "warmup": 2},
         "steps": 8, "batch": 4, "micro_batch": 2,
         "optimizer": {
             "name": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.0,
@@ -183,6 +186,7 @@ def test_the_size_of_training_images(tmp_path: Path) -> None:
         ({"weights": {"swap": 1}}, "reconstruction"),
         ({"discriminator": {"depth": 3}}, "discriminator.depth"),
         ({"patch_n": 0}, "patch_n"),
+        ({"place": "nowhere"}, "place 'nowhere'"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -192,6 +196,27 @@ def test_mistakes_are_one_line(
         run(tmp_path, **changes)
     shown = capsys.readouterr().err
     assert words in shown and "Traceback" not in shown
+
+
+def test_every_number_is_handed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job has no defaults of its own: what it reads is a field of params.yaml's section."""
+    in_force = config.load(ROOT / "params.yaml", "demo")
+    handed = in_force.autoencoder_settings("phantom_t1", 2)
+    assert set(train_autoencoder.REQUIRED) <= set(handed)
+    for name in ("augment", "test_curve", "place", "patch", "intensity_range"):
+        arguments = command(tmp_path, {})
+        arguments[1] = json.dumps({k: v for k, v in settings().items() if k != name})
+        with pytest.raises(SystemExit):
+            train_autoencoder.main(arguments)
+        assert f"'{name}' is missing" in capsys.readouterr().err
+
+
+def test_augmentation_and_the_test_curve_can_be_left_out(tmp_path: Path) -> None:
+    whole, plain = run(tmp_path, steps=2), run(tmp_path, "plain", steps=2, augment=False)
+    totals = [[x["metrics"]["total"] for x in lines(d) if "split" in x] for d in (whole, plain)]
+    assert totals[0] != totals[1]
+    alone = run(tmp_path, "alone", steps=2, test_curve=False)
+    assert {line.get("split") for line in lines(alone)} == {None, "train", "validation"}
 
 
 def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:

@@ -15,9 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, files, segmentation, train_vit
+from mrsr import checkpoint, config, files, segmentation, train_vit
+from mrsr.errors import UserError
 from mrsr.models import unetr
 
+ROOT = Path(__file__).resolve().parent.parent
 NETWORK = {
     "hidden": 12, "layers": 2, "heads": 2, "mlp": 16, "patch": 16, "size": [16, 32, 32],
     "feature_size": 2,
@@ -59,7 +61,7 @@ def settings(**changes: object) -> dict[str, object]:
         "schedule": {"kind": "constant"}, "clip_gradient": 0.0, "seed": 0, "validate_every": 4,
         "validation_volumes": 1, "checkpoint_every": 1, "log_every": 1, "precision": "fp32",
         "compile": False, "channels_last": "auto", "device": "cpu", "threads": 1, "explode": 1e4,
-        "tracking": {"enabled": False}, **changes,
+        "encoder_rate": 1.0, "place": "auto", "tracking": {"enabled": False}, **changes,
     }  # fmt: skip
 
 
@@ -210,6 +212,19 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     assert "classes is 1" in refused(tmp_path, capsys, classes=1)
     assert "phase must be" in refused(tmp_path, capsys, phase="x")
     assert "steps" in refused(tmp_path, capsys, steps=0)
+
+
+@pytest.mark.parametrize("phase", ["segmentation", "pretext"])
+def test_every_number_is_handed_over(phase: str) -> None:
+    """A job has no defaults of its own: what it reads is a field of params.yaml's section."""
+    handed = config.load(ROOT / "params.yaml", "demo").vit_settings(phase, "organ")
+    required = {*train_vit.REQUIRED, *train_vit.OF_PHASE[phase]}
+    assert required <= set(handed) and "encoder_rate" in required
+    assert ("place" in required) == ("place" in handed) == (phase == "pretext")
+    for name in required:
+        rest = {key: value for key, value in handed.items() if key != name}
+        with pytest.raises(UserError, match=f"'{name}' is missing"):
+            train_vit._settings(json.dumps(rest))
 
 
 def scored(monkeypatch: pytest.MonkeyPatch, dice: list[float]) -> None:

@@ -367,7 +367,7 @@ def _open(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batch
         scale=getattr(settings, "scale", 2),
         degradation=getattr(settings, "degradation", "bicubic"),
         device=machine.device,
-        place=getattr(settings, "place", "auto"),
+        place=settings.place,
     )
 
 

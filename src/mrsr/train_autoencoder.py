@@ -14,7 +14,8 @@ Settings of its own: `network` (options of `models/autoencoder.py`), `weights`, 
 (unit of the pixel terms, `disentangle.py`), `patch_n` (LR pixels of the centre patch),
 `discriminator` (`opponent.py`, and `crop`: it looks at one random square of that many pixels, 0 =
 at everything), `patch` (HR pixels of a training image; 0 = the largest square, up to the network's
-size, that every slice has).
+size, that every slice has), `augment` (random flips), `test_curve` (log the test slices too),
+`place` (where slices lie: `batches.py`).
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ from mrsr.settings import digest, job, plain
 
 REQUIRED = (
     *("experiment", "dataset", "scale", "degradation", "network", "weights", "optimizer"),
-    *("patch_n", "steps", "batch", "micro_batch", "schedule", "clip_gradient", "seed"),
-    *("validate_every", "validation_slices", "checkpoint_every", "log_every"),
+    *("intensity_range", "patch", "patch_n", "augment", "steps", "batch", "micro_batch"),
+    *("schedule", "clip_gradient", "seed", "validate_every", "validation_slices", "test_curve"),
+    *("checkpoint_every", "log_every", "gradient_norms_every", "place"),
     *("precision", "compile", "channels_last", "device", "threads", "explode"),
 )
 COUNTS = ("steps", "batch", "validate_every", "checkpoint_every", "log_every", "patch_n")
@@ -128,9 +130,7 @@ def train(
         Interrupted: SIGTERM or SIGUSR1; the state is written.
     """
     began = time.monotonic()
-    weights = disentangle.active(
-        plain(settings.weights), float(getattr(settings, "intensity_range", 255.0))
-    )
+    weights = disentangle.active(plain(settings.weights), float(settings.intensity_range))
     adversarial = {name: weights[name] for name in ("adversarial", "swap") if name in weights}
     calm = {name: value for name, value in weights.items() if name not in adversarial}
     rivalry = features.table(settings, "discriminator", DISCRIMINATOR)
@@ -144,11 +144,11 @@ def train(
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
 
     slices = _load(train_path, settings, machine)
-    side = image_size(slices, getattr(settings, "patch", 0), network.size)
+    side = image_size(slices, settings.patch, network.size)
     usable = (slices.sizes // settings.scale * settings.scale >= side).all(axis=1).sum()
     order = batch_numbers(int(usable), settings.batch, settings.steps)
     curves = {"validation": _load(validation_path, settings, machine)} if machine.first else {}
-    if machine.first and getattr(settings, "test_curve", True) and test_path is not None:
+    if machine.first and settings.test_curve and test_path is not None:
         curves["test"] = _load(test_path, settings, machine)
 
     rival = None
@@ -195,7 +195,7 @@ def train(
     label = f"{settings.dataset} x{settings.scale} {MODEL}"
     progress = Progress(label, settings.steps, first, active=machine.first)
     images, since = 0, time.monotonic()
-    every = getattr(settings, "gradient_norms_every", 0)
+    every = settings.gradient_norms_every
 
     with loop.Stop() as stop, progress, log:
         network.train()
@@ -209,7 +209,7 @@ def train(
                     batch=settings.batch,
                     patch=side,
                     seed=settings.seed,
-                    augment=getattr(settings, "augment", True),
+                    augment=settings.augment,
                     rank=machine.rank + half * machine.world,
                     world=2 * machine.world,
                 )
@@ -418,7 +418,7 @@ def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batch
         scale=settings.scale,
         degradation=settings.degradation,
         device=machine.device,
-        place=getattr(settings, "place", "auto"),
+        place=settings.place,
     )
 
 
