@@ -48,7 +48,7 @@ REQUIRED = (
 )
 OF_PHASE = {
     "segmentation": ("network", "classes", "weights", "weights_sha256"),
-    "pretext": ("pretext", "mask_ratio", "temperature", "place"),
+    "pretext": ("pretext", "mask_ratio", "temperature", "scales", "degradations", "place"),
 }
 # may change between two starts without changing what is trained, as in `train_sr.py`
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
