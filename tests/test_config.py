@@ -93,6 +93,17 @@ def test_pretexts_differ_by_the_seed_of_the_pretext_alone() -> None:
         assert resolved == first
 
 
+def test_a_pretext_is_degraded_as_the_experiment_is() -> None:
+    """The scales at which a method looks through the ViT, and each dataset's own degradation."""
+    paper = config.load(PARAMS, "paper").vit_settings("pretext", "organ")
+    assert paper["scales"] == [2, 4]
+    kinds = {"ixi_pd": "bicubic", "ixi_t1": "bicubic", "ixi_t2": "bicubic", "fastmri": "kspace"}
+    assert paper["degradations"] == kinds
+    demo = config.load(PARAMS, "demo").vit_settings("pretext", "organ")
+    assert demo["scales"] == [2]  # its 4x methods do without
+    assert demo["degradations"] == {"phantom_t1": "bicubic", "phantom_knee": "kspace"}
+
+
 def test_paper_numbers_are_the_papers() -> None:
     sr = config.load(PARAMS, "paper").rows["srresnet"].training
     assert (sr.batch, sr.optimizer.betas, sr.optimizer.weight_decay) == (256, (0.9, 0.999), 0.1)

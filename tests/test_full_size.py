@@ -125,6 +125,7 @@ def test_every_training_takes_a_step_at_full_size(folder: Path, root: Path) -> N
         *("--validation", *(pair[1] for pair in slices.values())),
     ]
     settings = paper.vit_settings("pretext", paper.params.vit.pretext)
+    settings["degradations"] = {"toy": "bicubic"}  # what the stores here are of
     train("train_vit", settings | SHORT, organ, *stores, "--start", vit)
     print(" (its encoder in 2D; paper: 93.4 M, with what is not said)", end="")
     vit.unlink()

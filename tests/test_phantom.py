@@ -5,7 +5,9 @@ Run: .venv/bin/pytest tests/test_phantom.py
 
 from __future__ import annotations
 
+import ast
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -49,6 +51,18 @@ def test_t1_is_as_hard_as_real_scans(made):
     refs = phantom.list_volumes(made, SETTINGS, "T1")
     scores = [bicubic_psnr(phantom.read_volume(ref).image, 2) for ref in refs]
     assert all(31 < score < 35 for score in scores), scores
+
+
+def test_settings_stand_once():
+    """A second table further down would win in silence over the one that a reader edits."""
+    for path in sorted(Path(phantom.__file__).parent.glob("*.py")):
+        names = [
+            ast.unparse(target)
+            for node in ast.parse(path.read_text()).body
+            if isinstance(node, ast.Assign | ast.AnnAssign)
+            for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+        ]
+        assert [name for name, times in Counter(names).items() if times > 1] == [], path.name
 
 
 def test_files_lie_as_ixi_names_them(made):

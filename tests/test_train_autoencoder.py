@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -14,7 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import batches, checkpoint, probe_autoencoder, train_autoencoder
+from mrsr import batches, checkpoint, config, loop, models, probe_autoencoder, train_autoencoder
+from mrsr.settings import namespace
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def write_store(path: Path, seed: int, slices: int = 8, size: int = 48) -> Path:
@@ -48,7 +52,8 @@ def settings(**changes: object) -> dict[str, object]:
             "reconstruction": 1, "adversarial": 0.7, "swap": 0.7, "patch_swap": 0.5,
             "consistency": 0.1,
         },
-        "patch_n": 12, "discriminator": {"base": 4, "lr": 1e-4, "crop": 32, "warmup": 2},
+        "intensity_range": 255.0, "patch": 0, "patch_n": 12, "augment": True, "place": "auto",
+        "test_curve": True, "discriminator": {"base": 4, "lr": 1e-4, "crop": 32, "warmup": 2},
         "steps": 8, "batch": 4, "micro_batch": 2,
         "optimizer": {
             "name": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.0,
@@ -106,6 +111,54 @@ def test_printed_terms_alone_and_reconstruction_alone_train_too(tmp_path: Path) 
     run(tmp_path, "alone", weights={"reconstruction": 1}, steps=2)
 
 
+def validated(path: Path, device: str = "cpu") -> dict[str, float]:
+    """The validation of one untrained network, as it would run on a device."""
+    given = namespace(settings())
+    machine = loop.start(given)
+    torch.manual_seed(0)
+    network = models.build("autoencoder", 2, settings()["network"])
+    held = batches.load(path, scale=2, degradation="bicubic", device="cpu")
+    weights = {"reconstruction": 1.0, "consistency": 1.0}
+    there = replace(machine, device=torch.device(device))
+    return train_autoencoder.evaluate(network, held, there, given, weights)
+
+
+def test_a_blank_slice_costs_validation_that_slice_alone(tmp_path: Path) -> None:
+    blank, without = (write_store(tmp_path / name, 1, 24) for name in ("blank.h5", "without.h5"))
+    with h5py.File(blank, "r+") as file:
+        file["volumes/0000/data"][5] = 0
+    with h5py.File(without, "r+") as file:
+        group = file["volumes/0000"]
+        kept = np.delete(group["data"][:], 5, axis=0)
+        del group["data"]
+        group["data"] = kept
+        group.attrs["slice_index"] = list(range(len(kept)))
+    found = validated(blank)
+    assert found == pytest.approx(validated(without), rel=1e-6)
+    assert all(np.isfinite(list(found.values())))
+    with h5py.File(without, "r+") as file:
+        for volume in file["volumes"].values():
+            volume["data"][:] = 0
+    assert all(np.isnan(list(validated(without).values())))
+
+
+def test_cpu_and_gpu_validate_alike(tmp_path: Path) -> None:
+    """Whom a slice meets must not depend on the device, or each would choose another checkpoint."""
+    path = write_store(tmp_path / "a.h5", 1, 22)
+    assert validated(path) == validated(path, "cuda")
+
+
+def test_validation_groups_hold_every_slice_once() -> None:
+    sizes = {48: 9, 64: 3, 80: 1}
+    slices = [
+        torch.full((1, size, size), float(n + 1)) for size in sizes for n in range(sizes[size])
+    ]
+    pieces = [(image[None, :, ::2, ::2], image[None]) for image in slices]
+    groups = [hr for _, hr in train_autoencoder._groups(pieces)]
+    assert [(len(hr), hr.shape[-1]) for hr in groups] == [(4, 48), (5, 48), (3, 64)]
+    assert [hr.amax().item() for hr in groups] == [4, 9, 3]
+
+
 def test_a_batch_holds_different_slices(tmp_path: Path) -> None:
     order = train_autoencoder.batch_numbers(10, 4, 50)
     assert len(order) == 50
@@ -133,6 +186,7 @@ def test_the_size_of_training_images(tmp_path: Path) -> None:
         ({"weights": {"swap": 1}}, "reconstruction"),
         ({"discriminator": {"depth": 3}}, "discriminator.depth"),
         ({"patch_n": 0}, "patch_n"),
+        ({"place": "nowhere"}, "place 'nowhere'"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -142,6 +196,27 @@ def test_mistakes_are_one_line(
         run(tmp_path, **changes)
     shown = capsys.readouterr().err
     assert words in shown and "Traceback" not in shown
+
+
+def test_every_number_is_handed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A job has no defaults of its own: what it reads is a field of params.yaml's section."""
+    in_force = config.load(ROOT / "params.yaml", "demo")
+    handed = in_force.autoencoder_settings("phantom_t1", 2)
+    assert set(train_autoencoder.REQUIRED) <= set(handed)
+    for name in ("augment", "test_curve", "place", "patch", "intensity_range"):
+        arguments = command(tmp_path, {})
+        arguments[1] = json.dumps({k: v for k, v in settings().items() if k != name})
+        with pytest.raises(SystemExit):
+            train_autoencoder.main(arguments)
+        assert f"'{name}' is missing" in capsys.readouterr().err
+
+
+def test_augmentation_and_the_test_curve_can_be_left_out(tmp_path: Path) -> None:
+    whole, plain = run(tmp_path, steps=2), run(tmp_path, "plain", steps=2, augment=False)
+    totals = [[x["metrics"]["total"] for x in lines(d) if "split" in x] for d in (whole, plain)]
+    assert totals[0] != totals[1]
+    alone = run(tmp_path, "alone", steps=2, test_curve=False)
+    assert {line.get("split") for line in lines(alone)} == {None, "train", "validation"}
 
 
 def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:

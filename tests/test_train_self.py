@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import batches, checkpoint, evaluate, loop, metrics, models, train_self
+from mrsr import batches, checkpoint, evaluate, loop, metrics, models, store, train_self
 from mrsr.errors import INTERRUPTED
 from mrsr.settings import namespace
 from test_batches import make_store
@@ -108,6 +108,22 @@ def test_high_resolution_never_influences_the_result(
 
     monkeypatch.setattr(batches, "load", blind)
     same(run(path, tmp_path), whole)
+
+
+def test_a_volume_is_read_once(
+    path: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Streamed from disk, the store is not read again for each of its volumes."""
+    original, read = store.read_slices, []
+
+    def counted(source: Any, volume: store.StoredVolume, *more: Any) -> np.ndarray:
+        read.append(volume.key)
+        return original(source, volume, *more)
+
+    monkeypatch.setattr(batches, "_place", lambda *_: "stream")
+    monkeypatch.setattr(store, "read_slices", counted)
+    same(run(path, tmp_path), whole)
+    assert read == ["0000", "0001"]
 
 
 def test_pairs_are_a_second_degradation() -> None:

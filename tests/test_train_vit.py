@@ -9,29 +9,43 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, files, train_vit
+from mrsr import checkpoint, config, files, loop, pretexts, segmentation, train_vit
+from mrsr.degrade import degrade, upsample
+from mrsr.errors import UserError
 from mrsr.models import unetr
+from mrsr.settings import namespace
 
+ROOT = Path(__file__).resolve().parent.parent
 NETWORK = {
     "hidden": 12, "layers": 2, "heads": 2, "mlp": 16, "patch": 16, "size": [16, 32, 32],
     "feature_size": 2,
 }  # fmt: skip
 
 
-def write_store(path: Path, seed: int, organ: str = "brain", labels: bool = True) -> Path:
-    """Two volumes of 18 slices of 36x34: bright balls (knee: stripes), labelled."""
+def write_store(
+    path: Path,
+    seed: int,
+    organ: str = "brain",
+    labels: bool = True,
+    size: tuple[int, int] = (36, 34),
+) -> Path:
+    """Two volumes of 18 slices: bright balls (knee: stripes), labelled. Dataset: toy_<organ>."""
     rng = np.random.default_rng(seed)
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(path, "w") as file:
-        file.attrs.update(format=1, dataset="toy", organ=organ, contrast="T1", split="train")
+        file.attrs.update(
+            format=1, dataset=f"toy_{organ}", organ=organ, contrast="T1", split="train"
+        )
         file.attrs.update(settings="{}", digest=f"{organ}{seed}")
-        z, y, x = np.mgrid[:18, :36, :34]
+        z, y, x = np.mgrid[:18, : size[0], : size[1]]
         for number in range(2):
             centre = rng.uniform([8, 14, 14], [10, 20, 20])
             ball = np.hypot(np.hypot(z - centre[0], y - centre[1]), x - centre[2]) < 9
@@ -59,6 +73,8 @@ def settings(**changes: object) -> dict[str, object]:
         "schedule": {"kind": "constant"}, "clip_gradient": 0.0, "seed": 0, "validate_every": 4,
         "validation_volumes": 1, "checkpoint_every": 1, "log_every": 1, "precision": "fp32",
         "compile": False, "channels_last": "auto", "device": "cpu", "threads": 1, "explode": 1e4,
+        "encoder_rate": 1.0, "place": "auto", "scales": [2],
+        "degradations": {"toy_brain": "bicubic", "toy_knee": "kspace"},
         "tracking": {"enabled": False}, **changes,
     }  # fmt: skip
 
@@ -210,6 +226,130 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path, capsys: pytest.CaptureFi
     assert "classes is 1" in refused(tmp_path, capsys, classes=1)
     assert "phase must be" in refused(tmp_path, capsys, phase="x")
     assert "steps" in refused(tmp_path, capsys, steps=0)
+
+
+@pytest.mark.parametrize("phase", ["segmentation", "pretext"])
+def test_every_number_is_handed_over(phase: str) -> None:
+    """A job has no defaults of its own: what it reads is a field of params.yaml's section."""
+    handed = config.load(ROOT / "params.yaml", "demo").vit_settings(phase, "organ")
+    required = {*train_vit.REQUIRED, *train_vit.OF_PHASE[phase]}
+    assert required <= set(handed) and "encoder_rate" in required
+    assert ("place" in required) == ("place" in handed) == (phase == "pretext")
+    for name in required:
+        rest = {key: value for key, value in handed.items() if key != name}
+        with pytest.raises(UserError, match=f"'{name}' is missing"):
+            train_vit._settings(json.dumps(rest))
+
+
+def pool(folder: Path, size: tuple[int, int]) -> dict[str, list[Path]]:
+    """Stores of brains and knees by split."""
+    return {
+        split: [
+            write_store(folder / f"{organ}_{split}.h5", seed, organ, size=size)
+            for organ in ("brain", "knee")
+        ]
+        for split, seed in (("train", 1), ("validation", 2))
+    }
+
+
+def organ_task(stores: dict[str, list[Path]], **changes: object) -> SimpleNamespace:
+    """The organ pretext task on them, 64 crops a batch."""
+    given = namespace(settings(phase="pretext", batch=64, validation_volumes=0, **changes))
+    torch.manual_seed(0)
+    encoder = unetr.build(**NETWORK, dimensions=2)
+    return pretexts.task(given, loop.start(given), encoder, (32, 32), stores)
+
+
+def blurred_from(hr: torch.Tensor, blurred: torch.Tensor, scale: int, kind: str) -> bool:
+    """Whether it is hr degraded and enlarged; a crop is flipped after that."""
+    every = [(), (-1,), (-2,), (-2, -1)]
+    made = [upsample(degrade(hr.flip(axes), scale, kind), scale).flip(axes) for axes in every]
+    return any(torch.allclose(image, blurred, atol=1e-5) for image in made)
+
+
+def scales_of(shown: list[tuple[torch.Tensor, ...]], scales: list[int]) -> list[int]:
+    """The scale of each degraded image, which its HR version and its dataset must lead to."""
+    found = []
+    for hr, degraded, organs in shown:
+        for sharp, blurred, organ in zip(hr, degraded, organs, strict=True):
+            kind = ("bicubic", "kspace")[int(organ)]
+            fits = [s for s in scales if blurred_from(sharp, blurred, s, kind)]
+            assert len(fits) == 1
+            found += fits
+    return found
+
+
+def test_pretext_images_are_degraded_as_their_dataset_at_every_scale(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Slices of the crop's size, so that a degraded image can be made again from its HR one."""
+    shown: list[tuple[torch.Tensor, ...]] = []
+    original = pretexts.Organ.prepare
+
+    def seen(self: pretexts.Organ, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        shown.append(given[:3])
+        return original(self, *given)
+
+    monkeypatch.setattr(pretexts.Organ, "prepare", seen)
+    task = organ_task(pool(tmp_path, (32, 32)), scales=[2, 4])
+    first = task.draw(0)
+    drawn = scales_of(shown, [2, 4])
+    assert 20 < drawn.count(4) < 44  # of 64
+    again = organ_task(pool(tmp_path, (32, 32)), scales=[2, 4]).draw(0)
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+
+    shown.clear()
+    task.evaluate("validation")
+    held = scales_of(shown, [2, 4])
+    assert len(held) == 2 * 2 * 18 and held.count(4) == len(held) // 2
+
+
+def test_pretext_crops_need_not_divide_by_the_scale(tmp_path: Path) -> None:
+    task = organ_task(pool(tmp_path, (36, 34)), scales=[3])
+    images, organs = task.draw(0)
+    assert images.shape == (64, 1, 32, 32) and organs.float().mean() == 0.5
+    assert np.isfinite(task.evaluate("validation")["total"])
+
+
+def test_a_pretext_needs_scales_and_a_degradation_of_each_dataset(tmp_path: Path) -> None:
+    stores = pool(tmp_path, (32, 32))
+    with pytest.raises(UserError, match="scales is empty"):
+        organ_task(stores, scales=[])
+    with pytest.raises(UserError, match="'toy_knee' is degraded; add it"):
+        organ_task(stores, degradations={"toy_brain": "bicubic"})
+
+
+def scored(monkeypatch: pytest.MonkeyPatch, dice: list[float]) -> None:
+    """Validation's Dice, validation by validation, in place of the network's."""
+    original, given = segmentation.evaluate, iter(dice)
+
+    def made_up(*args: object, **more: object) -> dict[str, float]:
+        return original(*args, **more) | {"dice": next(given)}
+
+    monkeypatch.setattr(segmentation, "evaluate", made_up)
+
+
+def test_a_score_that_is_no_number_is_never_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = [0.3, 0.1, float("nan"), 0.9, 0.2, 0.1, 0.1, float("nan")]  # validation, test by turns
+    scored(monkeypatch, held)
+    done = run(tmp_path, "run", steps=4, validate_every=1)
+    assert curve(done, "validation", "dice") == [0.3, None, 0.2, 0.1]
+    found = checkpoint.load(done / "best.pt").provenance
+    assert found["step"] == 1 and found["metrics"]["validation"]["dice"] == 0.3
+
+
+def test_no_score_at_all_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored(monkeypatch, [float("nan")] * 4)
+    with pytest.raises(SystemExit) as caught:
+        run(tmp_path, "run", steps=2, validate_every=1)
+    assert caught.value.code == 4
+    (message,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "no validation gave a finite score" in message
+    assert not (tmp_path / "run" / "best.pt").exists()
 
 
 def test_the_transformer_may_learn_at_a_rate_of_its_own(tmp_path: Path) -> None:

@@ -369,20 +369,22 @@ def _deliver(slices: Slices, images: Tensor) -> Tensor:
 
 
 def whole(
-    slices: Slices, *, batch: int = 16, limit: int = 0
+    slices: Slices, *, batch: int = 16, limit: int = 0, only: int | None = None
 ) -> Iterator[tuple[Piece, *tuple[Tensor, ...]]]:
     """Whole slices, volume by volume: (piece, LR (n, 1, h, w), HR (n, 1, s*h, s*w)), n <= batch.
 
     The second image follows where there is one, as in `batch`. All are float32 on the device and
     padded to a multiple of the scale; `piece.size` is the unpadded HR size that metrics look at.
-    limit: only that many slices, spread evenly over the
-    store (0: all).
+    limit: only that many slices, spread evenly over the store (0: all). only: the number of one
+    volume; the others are not read.
     """
     chosen = np.arange(slices.count)
     if 0 < limit < slices.count:
         chosen = np.unique(np.round(np.linspace(0, slices.count - 1, limit + 2)[1:-1]).astype(int))
     s = slices.scale
     for number, volume in enumerate(slices.volumes):
+        if only not in (None, number):
+            continue
         of_volume = chosen[slices.volume[chosen] == number]
         height, width = -(-volume.shape[1] // s), -(-volume.shape[2] // s)
         for start in range(0, len(of_volume), batch):

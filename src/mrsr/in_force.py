@@ -141,6 +141,12 @@ class InForce:
             return []
         return list(dict.fromkeys((self.params.vit.pretext, *self.experiment.vit.also)))
 
+    @property
+    def vit_scales(self) -> list[int]:
+        """The scales at which a method looks through the ViT; there is one ViT for all of them."""
+        seen = {cell.scale for cell in self.cells if "vit" in self.rows[cell.method].frozen}
+        return sorted(seen) or self.scales
+
     def vit_settings(self, phase: str, pretext: str = "") -> dict[str, Any]:
         """What train_vit is handed, for its phase segmentation or pretext."""
         vit = self.params.vit
@@ -155,6 +161,10 @@ class InForce:
                 "pretext": pretext,
                 "mask_ratio": vit.mask_ratio,
                 "temperature": vit.temperature,
+                "scales": self.vit_scales,
+                "degradations": {
+                    name: self.params.data.datasets[name].degradation for name in self.pool
+                },
             }
             training = vit.finetuning
         return {

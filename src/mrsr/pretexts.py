@@ -11,7 +11,9 @@ checkpoint holds the 2D encoder; D is its hidden size, since the paper's "dimens
 patches" is the one they are embedded in. The prediction head of the segmentation is dropped by the
 collapse, and the pre-text's own head is not kept: the feature extractor needs neither.
 
-Stores are pooled evenly, and the organ is the attribute of the store.
+Stores are pooled evenly, and the organ is the attribute of the store. Each dataset is degraded its
+own way, at the scales of the experiment: one ViT serves all of them, so each crop draws its scale
+by itself.
 """
 
 from __future__ import annotations
@@ -240,12 +242,13 @@ def task(
 ) -> SimpleNamespace:
     """A pre-text as `train_vit`'s loop takes it; see `segmentation.task`.
 
-    encoder: collapsed, or trained before. size: of the crops. settings may have `scale` and
-    `degradation` of the degraded version (2 and bicubic where they are not given).
+    encoder: collapsed, or trained before. size: of the crops. settings: `scales` of the degraded
+    version, each as likely as the others, and `degradations`, the kind for each dataset.
 
     Raises:
         UserError: an unknown pre-text, fewer than two organs for `organ`, an organ that is not in
-            the training stores, slices smaller than a crop.
+            the training stores, slices smaller than a crop, no scale, a dataset that
+            `degradations` does not have.
     """
     named = {split: organs_of(paths) for split, paths in stores.items()}
     names = sorted(set(named["train"]))
@@ -272,6 +275,8 @@ def task(
         raise UserError(f"pretext must be one of {', '.join(PRETEXTS)}, not '{settings.pretext}'")
     network = machine.place(network)
 
+    if not settings.scales:
+        raise UserError("settings: scales is empty; give those of the experiment, such as [2, 4]")
     pools = {
         split: [(_open(path, settings, machine), names.index(organ) if organ in names else 0)
                 for path, organ in zip(paths, named[split], strict=True)]
@@ -282,16 +287,16 @@ def task(
         """HR and degraded crops and their organs: `count` of an endless stream, from `first`."""
         rows = []
         for place in range(first, first + count):
-            slices, organ = pools["train"][place % len(pools["train"])]
+            number, which = divmod(place, len(pools["train"]))
+            versions, organ = pools["train"][which]
+            drawn = np.random.default_rng([settings.seed, place, 7]).integers(len(versions))
+            slices = versions[drawn]
+            side = size[0] + -size[0] % slices.scale
             lr, hr = batches.batch(
-                slices,
-                place // len(pools["train"]),
-                batch=1,
-                patch=size[0],
-                seed=settings.seed,
-                augment=True,
+                slices, number, batch=1, patch=side, seed=settings.seed, augment=True
             )
-            rows.append((hr, degrade.upsample(lr, slices.scale), organ))
+            pair = (hr, degrade.upsample(lr, slices.scale))
+            rows.append((*(image[..., : size[0], : size[0]] for image in pair), organ))
         hr, degraded, organs = zip(*rows, strict=True)
         return (
             _cat(hr, machine),
@@ -361,24 +366,44 @@ def task(
     )  # fmt: skip
 
 
-def _open(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batches.Slices:
-    return batches.load(
-        path,
-        scale=getattr(settings, "scale", 2),
-        degradation=getattr(settings, "degradation", "bicubic"),
-        device=machine.device,
-        place=getattr(settings, "place", "auto"),
-    )
+def _open(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> list[batches.Slices]:
+    """A store's slices at each of the scales, degraded as its dataset is."""
+    dataset = str(store.attributes(path).get("dataset", ""))
+    if dataset not in settings.degradations:
+        raise UserError(
+            f"{path}: settings do not say how dataset '{dataset}' is degraded; add it to "
+            "`degradations`"
+        )
+    versions = [
+        batches.load(
+            path,
+            scale=scale,
+            degradation=settings.degradations[dataset],
+            device=machine.device,
+            place=settings.place,
+        )
+        for scale in settings.scales
+    ]
+    first = versions[0]
+    for other in versions[1:]:  # the same HR slices; they differ in their padding alone
+        if (other.canvas, other.place) == (first.canvas, first.place):
+            other.hr = first.hr
+    return versions
 
 
 def _held(
-    pool: list[tuple[batches.Slices, int]], size: int, volumes: int, machine: loop.Machine
+    pool: list[tuple[list[batches.Slices], int]], size: int, volumes: int, machine: loop.Machine
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """HR and degraded central crops (n, 1, size, size) of all slices, and their organs (n,)."""
+    """HR and degraded central crops (n, 1, size, size) of all slices, and their organs (n,).
+
+    The slices take the scales in turn.
+    """
     hrs, degradeds, organs = [], [], []
-    for slices, organ in pool:
+    for versions, organ in pool:
+        slices, seen = versions[0], 0
         wanted = [volume.key for volume in slices.volumes[: volumes or None]]
-        for piece, lr, hr in batches.whole(slices):
+        for together in zip(*map(batches.whole, versions), strict=True):
+            piece, _, hr = together[0]
             if piece.volume.key not in wanted:
                 break
             if min(piece.size) < size:
@@ -387,8 +412,13 @@ def _held(
                     f"the ViT's {size}; set a smaller vit.network.size"
                 )
             top, left = ((number - size) // 2 for number in piece.size)
-            for images, kept in ((hr, hrs), (degrade.upsample(lr, slices.scale), degradeds)):
-                kept.append(images[..., top : top + size, left : left + size])
+            centre = (..., slice(top, top + size), slice(left, left + size))
+            hrs.append(hr[centre])
+            for row in range(len(hr)):
+                turn = (seen + row) % len(versions)
+                lr = together[turn][1][row : row + 1]
+                degradeds.append(degrade.upsample(lr, versions[turn].scale)[centre])
+            seen += len(hr)
             organs += [organ] * len(hr)
     return _cat(hrs, machine), _cat(degradeds, machine), torch.tensor(organs, device=machine.device)
 

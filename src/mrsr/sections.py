@@ -177,6 +177,10 @@ class Features(Section):
     gradient_norms_every: Count = 0
 
 
+# where slices lie during a training; see batches.py
+Place = Literal["auto", "device", "host", "stream"]
+
+
 class Training(Loop):
     """Numbers of a super-resolution training.
 
@@ -190,7 +194,7 @@ class Training(Loop):
     augment: bool = True
     validation_slices: Count
     test_curve: bool = True
-    place: Literal["auto", "device", "host", "stream"] = "auto"
+    place: Place = "auto"
     adversarial: Adversarial = Adversarial()
     features: Features = Features()
 
@@ -214,6 +218,12 @@ class VitTraining(Loop):
     encoder_rate: Above = 1.0
 
 
+class VitFinetuning(VitTraining):
+    """The second phase, which learns from slices as the super-resolution does."""
+
+    place: Place = "auto"
+
+
 Pretext = Literal["organ", "masked", "contrastive"]
 
 
@@ -228,7 +238,7 @@ class Vit(Section):
     pretext: Pretext = "organ"
     mask_ratio: Fraction = 0.75
     temperature: Above = 0.1
-    finetuning: VitTraining
+    finetuning: VitFinetuning
 
 
 class AutoencoderNetwork(Section):
@@ -260,7 +270,10 @@ class AutoencoderDiscriminator(Adversarial):
 
 
 class Autoencoder(Loop):
-    """The disentangling auto-encoder's training, one per dataset and scale."""
+    """The disentangling auto-encoder's training, one per dataset and scale.
+
+    augment: random flips. test_curve: log the test slices too; they never choose.
+    """
 
     network: AutoencoderNetwork = AutoencoderNetwork()
     weights: AutoencoderWeights = AutoencoderWeights()
@@ -268,7 +281,10 @@ class Autoencoder(Loop):
     intensity_range: Above = 255.0
     patch: Count = 0
     patch_n: Positive = 64
+    augment: bool = True
     validation_slices: Count = 0
+    test_curve: bool = True
+    place: Place = "auto"
     gradient_norms_every: Count = 0
 
 

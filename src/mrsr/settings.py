@@ -64,7 +64,9 @@ def parse(text: str) -> SimpleNamespace:
 
 
 # keys whose value is a table of the user's own names, not of fields
-_DICTS = frozenset({"options", "losses", "tables", "subjects", "labels", "datasets"})
+_DICTS = frozenset(
+    {"options", "losses", "tables", "subjects", "labels", "datasets", "degradations"}
+)
 
 
 def job(text: str, required: Iterable[str], counts: Iterable[str] = ()) -> SimpleNamespace:

@@ -14,7 +14,8 @@ Settings of its own: `network` (options of `models/autoencoder.py`), `weights`, 
 (unit of the pixel terms, `disentangle.py`), `patch_n` (LR pixels of the centre patch),
 `discriminator` (`opponent.py`, and `crop`: it looks at one random square of that many pixels, 0 =
 at everything), `patch` (HR pixels of a training image; 0 = the largest square, up to the network's
-size, that every slice has).
+size, that every slice has), `augment` (random flips), `test_curve` (log the test slices too),
+`place` (where slices lie: `batches.py`).
 """
 
 from __future__ import annotations
@@ -51,14 +52,16 @@ from mrsr.settings import digest, job, plain
 
 REQUIRED = (
     *("experiment", "dataset", "scale", "degradation", "network", "weights", "optimizer"),
-    *("patch_n", "steps", "batch", "micro_batch", "schedule", "clip_gradient", "seed"),
-    *("validate_every", "validation_slices", "checkpoint_every", "log_every"),
+    *("intensity_range", "patch", "patch_n", "augment", "steps", "batch", "micro_batch"),
+    *("schedule", "clip_gradient", "seed", "validate_every", "validation_slices", "test_curve"),
+    *("checkpoint_every", "log_every", "gradient_norms_every", "place"),
     *("precision", "compile", "channels_last", "device", "threads", "explode"),
 )
 COUNTS = ("steps", "batch", "validate_every", "checkpoint_every", "log_every", "patch_n")
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
 DISCRIMINATOR = {**opponent.DEFAULTS, "base": 32, "crop": 0}
 MODEL = "autoencoder"
+GROUP = 4  # slices that validation looks at together, on a CPU and on a GPU
 
 
 def image_size(slices: batches.Slices, patch: int, size: int) -> int:
@@ -127,9 +130,7 @@ def train(
         Interrupted: SIGTERM or SIGUSR1; the state is written.
     """
     began = time.monotonic()
-    weights = disentangle.active(
-        plain(settings.weights), float(getattr(settings, "intensity_range", 255.0))
-    )
+    weights = disentangle.active(plain(settings.weights), float(settings.intensity_range))
     adversarial = {name: weights[name] for name in ("adversarial", "swap") if name in weights}
     calm = {name: value for name, value in weights.items() if name not in adversarial}
     rivalry = features.table(settings, "discriminator", DISCRIMINATOR)
@@ -143,11 +144,11 @@ def train(
     parts: dict[str, Any] = {"network": network, "optimizer": optimizer}
 
     slices = _load(train_path, settings, machine)
-    side = image_size(slices, getattr(settings, "patch", 0), network.size)
+    side = image_size(slices, settings.patch, network.size)
     usable = (slices.sizes // settings.scale * settings.scale >= side).all(axis=1).sum()
     order = batch_numbers(int(usable), settings.batch, settings.steps)
     curves = {"validation": _load(validation_path, settings, machine)} if machine.first else {}
-    if machine.first and getattr(settings, "test_curve", True) and test_path is not None:
+    if machine.first and settings.test_curve and test_path is not None:
         curves["test"] = _load(test_path, settings, machine)
 
     rival = None
@@ -194,7 +195,7 @@ def train(
     label = f"{settings.dataset} x{settings.scale} {MODEL}"
     progress = Progress(label, settings.steps, first, active=machine.first)
     images, since = 0, time.monotonic()
-    every = getattr(settings, "gradient_norms_every", 0)
+    every = settings.gradient_norms_every
 
     with loop.Stop() as stop, progress, log:
         network.train()
@@ -208,7 +209,7 @@ def train(
                     batch=settings.batch,
                     patch=side,
                     seed=settings.seed,
-                    augment=getattr(settings, "augment", True),
+                    augment=settings.augment,
                     rank=machine.rank + half * machine.world,
                     world=2 * machine.world,
                 )
@@ -361,17 +362,14 @@ def evaluate(
 ) -> dict[str, float]:
     """The terms that need no discriminator, their weighted sum and the reconstruction's PSNR.
 
-    On `validation_slices` whole slices (0: all), each met by another of its shape. PSNR in dB per
-    slice, data range the slice's maximum.
+    On `validation_slices` whole slices (0: all), each met by another of its shape. Blank slices are
+    left out. PSNR in dB per slice, data range the slice's maximum.
     """
     network.eval()
     rows: list[Tensor] = []
     counts: list[int] = []
-    size = 4 if machine.device.type == "cpu" else 16
-    pieces = batches.whole(held, batch=size, limit=settings.validation_slices)
-    for lr, hr in _with_company((lr, hr) for _, lr, hr in pieces):
-        if not (hr.amax(dim=(1, 2, 3)) > 0).all():
-            continue  # an empty slice has no range
+    pieces = batches.whole(held, batch=GROUP, limit=settings.validation_slices)
+    for lr, hr in _groups((lr, hr) for _, lr, hr in pieces):
         lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
         with machine.autocast():
             each, made = disentangle.terms(network, lr, hr, weights, settings.patch_n)
@@ -390,17 +388,28 @@ def evaluate(
     return dict(zip(names, means, strict=True))
 
 
-def _with_company(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of two slices or more: a lone one waits for the next of its shape."""
-    waiting: dict[torch.Size, tuple[Tensor, Tensor]] = {}
+def _groups(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Slices of one shape by `GROUP`, without the blank ones, which have no range.
+
+    Whom a slice meets follows from its group, so the groups are the same on every device. The last
+    of a shape takes the rest too; the only slice of its shape meets nobody and is left out.
+    """
+    waiting: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for lr, hr in pieces:
-        if hr.shape[1:] in waiting:
-            lone_lr, lone_hr = waiting.pop(hr.shape[1:])
-            lr, hr = torch.cat([lone_lr, lr]), torch.cat([lone_hr, hr])
-        if len(hr) < 2:
-            waiting[hr.shape[1:]] = (lr, hr)
-        else:
-            yield lr, hr
+        mine = waiting.setdefault(hr.shape[1:], [])
+        seen = (hr.amax(dim=(1, 2, 3)) > 0).tolist()
+        mine += [pair for pair, kept in zip(zip(lr, hr, strict=True), seen, strict=True) if kept]
+        while len(mine) >= 2 * GROUP:
+            yield _stack(mine[:GROUP])
+            del mine[:GROUP]
+    for mine in waiting.values():
+        if len(mine) > 1:
+            yield _stack(mine)
+
+
+def _stack(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    lr, hr = zip(*pairs, strict=True)
+    return torch.stack(lr), torch.stack(hr)
 
 
 def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batches.Slices:
@@ -409,7 +418,7 @@ def _load(path: Path, settings: SimpleNamespace, machine: loop.Machine) -> batch
         scale=settings.scale,
         degradation=settings.degradation,
         device=machine.device,
-        place=getattr(settings, "place", "auto"),
+        place=settings.place,
     )
 
 

@@ -260,7 +260,7 @@ def _pixel(settings: SimpleNamespace) -> dict[str, float]:
 def _lr(held: batches.Slices, number: int) -> Tensor:
     """The LR slices (n, h, w) of one volume, unpadded up to the scale."""
     height, width = (-(-size // held.scale) for size in held.volumes[number].shape[1:])
-    own = [lr for piece, lr, *_ in batches.whole(held) if piece.volume is held.volumes[number]]
+    own = [lr for _, lr, *_ in batches.whole(held, only=number)]
     return torch.cat(own)[:, 0, :height, :width]
 
 

@@ -6,7 +6,7 @@
 
 `phase: segmentation` trains UNETR in 3D on the stores that have labels (`segmentation.py`);
 `weights` starts from the user's own MONAI UNETR, and `steps: 0` then takes it as it is;
-`encoder_rate` (1 if not given) multiplies the transformer's learning rate, see `_slow_down`.
+`encoder_rate` multiplies the transformer's learning rate, see `_slow_down`.
 `phase: pretext` fine-tunes the encoder of `--start` (such a checkpoint), collapsed to 2D, on the
 slices of all stores (`pretexts.py`):
 
@@ -24,6 +24,7 @@ Needs torch, numpy, h5py and tqdm; the segmentation also MONAI.
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -34,7 +35,7 @@ import torch
 from torch import nn
 
 from mrsr import checkpoint, download, files, loop, pretexts, resume, segmentation, store
-from mrsr.errors import Interrupted, UserError, guarded
+from mrsr.errors import Diverged, Interrupted, UserError, guarded
 from mrsr.log import Delivery, Log, Progress, clock, numbers, say
 from mrsr.models import unetr
 from mrsr.settings import digest, job, plain
@@ -43,11 +44,11 @@ from mrsr.settings import digest, job, plain
 REQUIRED = (
     *("experiment", "phase", "optimizer", "schedule", "steps", "batch", "micro_batch", "seed"),
     *("clip_gradient", "validate_every", "validation_volumes", "checkpoint_every", "log_every"),
-    *("precision", "compile", "channels_last", "device", "threads", "explode"),
+    *("precision", "compile", "channels_last", "device", "threads", "explode", "encoder_rate"),
 )
 OF_PHASE = {
     "segmentation": ("network", "classes", "weights", "weights_sha256"),
-    "pretext": ("pretext", "mask_ratio", "temperature"),
+    "pretext": ("pretext", "mask_ratio", "temperature", "scales", "degradations", "place"),
 }
 # may change between two starts without changing what is trained, as in `train_sr.py`
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
@@ -96,7 +97,7 @@ def train(
         task = pretexts.task(settings, machine, encoder, (height, width), stores)
     forward = torch.compile(task.network) if settings.compile else task.network
     optimizer = loop.optimizer_for(task.network, settings.optimizer)
-    _slow_down(optimizer, task.network, getattr(settings, "encoder_rate", 1.0))
+    _slow_down(optimizer, task.network, settings.encoder_rate)
     resume.seed(settings.seed + 1, machine.rank)
 
     key = _digest(told, stores)
@@ -143,10 +144,13 @@ def train(
         for split, metrics in found.items():
             log.metrics(step, split, metrics)
             progress.show(metrics, split)
-        if not machine.first or task.score(found["validation"]) <= best["score"]:
+        if not machine.first:
             return best
+        score = task.score(found["validation"])
+        if not all(map(math.isfinite, score)) or score <= best["score"]:
+            return best  # NaN is neither better nor worse than another number
         return {
-            "score": task.score(found["validation"]),
+            "score": score,
             "step": step,
             "weights": checkpoint.to_cpu(task.encoder.state_dict()),
             "metrics": found,
@@ -225,6 +229,11 @@ def train(
                 )
 
         if machine.first:
+            if not best["weights"]:
+                raise Diverged(
+                    f"{label}: no validation gave a finite score, so there is no best step; check "
+                    "the validation stores for blank or broken slices, or lower optimizer.lr"
+                )
             log.write(
                 {
                     "event": "end",
@@ -314,14 +323,16 @@ def _digest(told: dict[str, Any], stores: dict[str, list[Path]]) -> str:
 
 
 def _settings(text: str) -> SimpleNamespace:
-    settings = job(text, ("phase", "steps"))
+    settings = job(text, ("phase",))
     if settings.phase not in OF_PHASE:
         known = ", ".join(OF_PHASE)
         raise UserError(f"settings: phase must be one of {known}, not '{settings.phase}'")
+    required = (*REQUIRED, *OF_PHASE[settings.phase])
+    settings = job(text, required)
     counts = ["batch", "validate_every", "checkpoint_every", "log_every"]
-    if settings.steps != 0 or not getattr(settings, "weights", ""):
-        counts.append("steps")  # given weights may be taken as they are
-    return job(text, (*REQUIRED, *OF_PHASE[settings.phase]), counts)
+    # given weights may be taken as they are
+    as_given = settings.phase == "segmentation" and settings.weights and settings.steps == 0
+    return job(text, required, counts if as_given else [*counts, "steps"])
 
 
 @guarded

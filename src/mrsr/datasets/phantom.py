@@ -36,16 +36,6 @@ from mrsr.errors import UserError
 SETTINGS: dict[str, Any] = {
     "seed": 0,
     "subjects": {"train": 6, "validation": 2, "test": 8},
-    "slices": 32,
-    "noise": 0.005,
-    "sharpness": 4.0,
-    "knee": {"train": 4, "validation": 2, "test": 4},
-}
-
-# params.yaml's data.sources.phantom changes these
-SETTINGS = {
-    "seed": 0,
-    "subjects": {"train": 6, "validation": 2, "test": 8},
     "slices": 32,  # axial, 2 mm apart
     "noise": 0.005,  # standard deviation, as a fraction of the 99.9th percentile
     "sharpness": 4.0,  # exponent of the tissue maps: higher is harder to super-resolve
