@@ -17,6 +17,7 @@ from mrsr import checkpoint, features, gradients, losses, models
 from mrsr.degrade import degrade, upsample
 from mrsr.errors import UserError
 from mrsr.loop import Machine
+from mrsr.sections import Features
 
 EQ9 = {"adversarial": 1.0, "vit": 1.0, "structure": 1.0, "texture": 0.9}
 COSINES = ("vit", "structure", "texture")
@@ -75,31 +76,6 @@ def context_of(
         lr=lr, step=1, discriminator=discriminator, autocast=contextlib.nullcontext,
         codes=features.pair(frozen, EQ9, lr, sr, hr),
     )  # fmt: skip
-
-
-def test_distance_is_one_minus_the_cosine() -> None:
-    a, b = torch.tensor([[1.0, 0.0], [1.0, 2.0], [3.0, 0.0]]), torch.tensor([[1.0, 1.0]] * 3)
-    b[1:] = torch.tensor([[2.0, 4.0], [-1.0, 0.0]])
-    found = features.distance(a, b).tolist()
-    assert found == pytest.approx([1 - 1 / math.sqrt(2), 0.0, 2.0], abs=1e-7)
-    a, b = torch.randn(7, 30, dtype=torch.float64), torch.randn(7, 30, dtype=torch.float64)
-    torch.testing.assert_close(features.distance(a, b), 1 - F.cosine_similarity(a, b))
-
-
-def test_nearly_parallel_codes_keep_their_digits_in_float32() -> None:
-    torch.manual_seed(0)
-    a = torch.randn(1000, dtype=torch.float64)
-    b = a + 1e-4 * torch.randn(1000, dtype=torch.float64)
-    exact = features.distance(a, b).item()
-    assert exact < 1e-8
-    assert features.distance(a.float(), b.float()).item() == pytest.approx(exact, rel=0.01)
-
-
-def test_a_code_of_zeros_counts_nothing_and_pulls_nowhere() -> None:
-    a = torch.zeros(2, 4, requires_grad=True)
-    value = features.distance(a, torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, 0]])).sum()
-    value.backward()
-    assert value.item() == 0 and torch.equal(a.grad, torch.zeros(2, 4))
 
 
 def test_eq_7_and_8_by_hand() -> None:
@@ -260,6 +236,23 @@ def test_the_target_has_no_graph_and_each_network_looks_once_at_each(
     frozen.settings.autoencoder_size = 256
     assert features.codes(frozen, lr, (40, 48), EQ9)["structure"].shape == (2, 2 * 64 * 64)
     assert features.codes(frozen, lr, (40, 48), {"l1": 1.0}) == {}
+
+
+def test_without_a_canvas_the_structure_term_of_a_patch_pulls_harder() -> None:
+    """bench/autoencoder_canvas.py measures it on images."""
+    torch.manual_seed(0)
+    network = models.build("autoencoder", 2, {}).requires_grad_(False)
+    hr = 0.5 + 0.3 * F.avg_pool2d(torch.randn(1, 1, 100, 100), 5, 1)
+    lr = degrade(hr, 2, "bicubic")
+    pulls = {}
+    for size in (Features().autoencoder_size, 256):
+        frozen = features.Frozen(options(autoencoder_size=size), {"autoencoder": network})
+        sr = hr.clone().requires_grad_(True)
+        codes = features.pair(frozen, {"structure": 1.0}, lr, sr, hr)
+        term = losses.structure(sr, hr, SimpleNamespace(codes=codes))
+        term.backward()
+        pulls[size] = term.item(), sr.grad.norm().item()
+    assert all(own > 3 * wide for own, wide in zip(pulls[0], pulls[256], strict=True))
 
 
 def test_random_controls_have_other_weights_and_touch_no_random_state(

@@ -84,6 +84,16 @@ def test_the_watch_names_step_and_term() -> None:
             loop.Watch(["l1", "vit"], 100.0).add(7, torch.tensor([0.5, bad]))
 
 
+def test_the_bound_judges_terms_and_not_their_weighted_total() -> None:
+    watch = loop.Watch(["l1", "total"], 100.0)
+    watch.add(1, torch.tensor([0.5, 5000.0]))  # a weight of 10,000
+    assert watch.means() == {"l1": 0.5, "total": 5000.0}
+    with pytest.raises(Diverged, match="loss term 'l1' exploded"):
+        watch.add(2, torch.tensor([101.0, 1.0]))
+    with pytest.raises(Diverged, match="loss term 'total' is not finite"):
+        loop.Watch(["l1", "total"], 100.0).add(2, torch.tensor([1.0, math.inf]))
+
+
 def test_bad_weights_are_named() -> None:
     layer = nn.Linear(2, 2)
     loop.check_weights(layer, 3)

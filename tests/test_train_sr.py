@@ -198,6 +198,11 @@ def test_an_exploding_loss_stops(tmp_path: Path, capfd: pytest.CaptureFixture[st
     assert re.search(r"step \d+: loss term '\w+' (exploded|is not finite)", capfd.readouterr().err)
 
 
+def test_a_large_weight_is_no_explosion(tmp_path: Path) -> None:
+    done = run(tmp_path, losses={"l1": 1e4}, explode=10.0, steps=2)
+    assert max(curve(done, "train", "l1")) < 10 < min(curve(done, "train", "total"))
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -16,9 +16,10 @@ Settings are the table `features` (`DEFAULTS`), argued in docs/replication.md:
 - `vit_reduce`: `token` compares token by token; `pooled` the mean token, which hardly notices the
   difference between a blurred and a sharp image; `centred` token by token, after the mean token
   of the target is taken off both: what all tokens of an image share hides their differences.
-- `autoencoder_size`: 256 pads or crops the HR grid to 256x256 as the paper has it; 0 keeps its own
-  size (padded to a multiple of 16; the structure code is then a quarter of that in each
-  direction). A patch of 64 pixels costs 16 times less that way.
+- `autoencoder_size`: 0 keeps the image's own size (padded to a multiple of 16; the structure code
+  is then a quarter of that in each direction). 256 pads or crops it to 256x256 with zeros, the
+  paper's input, and is for training on whole slices: around a patch, the zeros become most of what
+  the codes compare, and the structure term pulls several times less (bench/autoencoder_canvas.py).
 - `random`: networks of the same shape with random weights, the control rows.
 - `validation_patches`: how many fixed patches the validation curves of these terms come from.
 - `gradient_norms_every`: steps between the logged norms of each term's gradient; 0 never.
@@ -37,7 +38,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrsr import checkpoint, models
+from mrsr import checkpoint, distances, models
 from mrsr.degrade import bicubic
 from mrsr.errors import UserError
 from mrsr.files import sha256
@@ -57,7 +58,6 @@ DEFAULTS: dict[str, Any] = {
 NETWORKS = {"vit": "vit", "structure": "autoencoder", "texture": "autoencoder"}
 Paths = Mapping[str, Path | None]  # checkpoint of each network by its name
 REDUCTIONS = ("token", "pooled", "centred")
-TINY = 1e-8  # a code this short has no direction
 
 
 @dataclass(frozen=True)
@@ -198,19 +198,6 @@ def pair(
     )
 
 
-def distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine similarity along the last dimension; (...) of two (..., n).
-
-    Computed as half the squared distance of the unit vectors, the same number: 1 - cos itself
-    loses all digits where the two are nearly parallel, which is the rule here. A vector of zeros
-    has no direction: it counts 0 and pulls nowhere.
-    """
-    long_a, long_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
-    directed = ((long_a > TINY) & (long_b > TINY)).to(a.dtype)
-    difference = a / long_a.clamp_min(TINY) - b / long_b.clamp_min(TINY)
-    return 0.5 * (directed * difference).square().sum(dim=-1)
-
-
 def token_distance(output: list[Tensor], target: list[Tensor], reduce: str) -> Tensor:
     """Eq. 8 over hidden states (batch, tokens, hidden), reduced as `vit_reduce` says; a scalar."""
     values = []
@@ -220,5 +207,5 @@ def token_distance(output: list[Tensor], target: list[Tensor], reduce: str) -> T
         elif reduce == "centred":
             origin = wanted.mean(dim=1, keepdim=True)
             seen, wanted = seen - origin, wanted - origin
-        values.append(distance(seen, wanted).mean())
+        values.append(distances.cosine(seen, wanted).mean())
     return torch.stack(values).mean()

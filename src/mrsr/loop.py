@@ -265,8 +265,14 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate
 
 
+TOTAL = "total"  # the weighted sum, beside the terms of a step
+
+
 class Watch:
     """Loss terms of the steps since the last look; refuses NaN and explosion.
+
+    The bound `explode` is for unweighted terms. The total is not held to it: a weight of 10,000
+    alone would pass it. The total must be finite all the same.
 
     A CPU looks at every step. A GPU would wait for each number, so its terms are kept there and
     looked at together, before anything is logged, validated or saved.
@@ -291,8 +297,9 @@ class Watch:
         rows = torch.stack([terms for _, terms in self.unseen]).tolist()
         for (step, _), row in zip(self.unseen, rows, strict=True):
             for name, value in zip(self.names, row, strict=True):
-                if not math.isfinite(value) or abs(value) > self.explode:
-                    what = "exploded" if math.isfinite(value) else "is not finite"
+                finite, bound = math.isfinite(value), math.inf if name == TOTAL else self.explode
+                if not finite or abs(value) > bound:
+                    what = "exploded" if finite else "is not finite"
                     raise Diverged(
                         f"step {step}: loss term '{name}' {what} ({value:g}); nothing was saved "
                         "from there on; lower optimizer.lr or set clip_gradient"

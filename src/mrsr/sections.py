@@ -154,12 +154,19 @@ class Loop(Section):
 
 
 class Adversarial(Section):
-    """The discriminator of Fig. 6(b) and how it is trained; see opponent.py."""
+    """The discriminator of Fig. 6(b) and how it is trained; see opponent.py.
+
+    Its Adam and schedule are its own. schedule: null follows the generator's.
+    """
 
     base: Positive = 64
     pool: bool = True
     norm: Literal["batch", "none"] = "batch"
     lr: Above = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: AtLeast = 0.0
+    decoupled: bool = True
+    schedule: Schedule | None = None
     r1: AtLeast = 0.0
     updates: Positive = 1
     warmup: Count = 0
@@ -171,7 +178,7 @@ class Features(Section):
     target: Literal["lr", "hr"] = "lr"
     vit_layers: list[int] = Field([-1], min_length=1)
     vit_reduce: Literal["token", "pooled", "centred"] = "token"
-    autoencoder_size: Literal[0, 256] = 256
+    autoencoder_size: Literal[0, 256] = 0
     random: list[Literal["vit", "autoencoder"]] = []
     validation_patches: Positive = 16
     gradient_norms_every: Count = 0

@@ -96,7 +96,9 @@ def train(
     optimizer = loop.optimizer_for(network, settings.optimizer)
     parts = {"network": network, "optimizer": optimizer}
     frozen = features.load(weights, watched, frozen_paths, machine, settings.seed)
-    rival = opponent.build(settings, rivalry, machine) if "adversarial" in weights else None
+    rival = None
+    if "adversarial" in weights:
+        rival = opponent.build(settings, rivalry, machine, watched.validation_patches)
     discriminator = rival.discriminator if rival else None
     parts |= {"discriminator": discriminator, "opponent": rival.optimizer} if rival else {}
     resume.seed(settings.seed + 1, machine.rank)
@@ -198,7 +200,7 @@ def train(
 
             # discriminator: the true images against what the generator made just now
             if rival and "adversarial" in acting:
-                loop.set_rate(rival.optimizer, rate / settings.optimizer.lr * rivalry.lr)
+                opponent.set_rate(rival, settings, step)
                 for _ in range(rivalry.updates):
                     scores = opponent.update(rival, hr, torch.cat(fakes), settings, machine)
                 terms = torch.cat([terms, scores])
