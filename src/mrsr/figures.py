@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrsr.errors import UserError
 from mrsr.files import atomic
-from mrsr.tracking import read_log
+from mrsr.log import read_log
 
 if TYPE_CHECKING:
     import numpy as np

@@ -68,7 +68,7 @@ def frozen_table(sources: Iterable[Path], out: Path) -> list[dict[str, Any]]:
 
 def _logged(folder: Path) -> tuple[str, dict[str, Any]]:
     """The test metrics of a ViT training at the step of its best checkpoint."""
-    from mrsr.tracking import read_log
+    from mrsr.log import read_log
 
     lines = read_log(folder / "log.jsonl")
     best = next((line["best_step"] for line in lines if line.get("event") == "end"), None)

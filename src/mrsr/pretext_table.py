@@ -24,8 +24,8 @@ from typing import Any, get_args
 
 from mrsr.errors import UserError
 from mrsr.files import write_text
+from mrsr.log import read_log
 from mrsr.sections import Pretext
-from mrsr.tracking import read_log
 
 PRETEXTS = get_args(Pretext)  # without torch
 # of the last validation, where the pre-text has it
