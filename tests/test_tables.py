@@ -203,6 +203,7 @@ def test_equal_labels_are_refused_by_name(tmp_path):
         ({"experiment": "paper"}, "is of experiment 'paper'"),
         ({"psnr": {"mean": float("nan")}}, "psnr is not finite"),
         ({"n_slices": None}, "no n_slices"),
+        ({"ssim": 0.9}, "no ssim"),
     ],
 )
 def test_what_cannot_be_compared_is_refused(tmp_path, change, message):

@@ -153,4 +153,4 @@ _TEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
 
 
 def _tex(text: str) -> str:
-    return text.translate(str.maketrans(_TEX))
+    return "".join(_TEX.get(sign, sign) for sign in text)

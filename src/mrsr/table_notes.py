@@ -25,9 +25,9 @@ def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, 
 
     presets = {json.dumps(r["preset"], sort_keys=True): r["preset"] for r in shown.values()}
     if len(presets) > 1:
-        found = ", ".join(sorted({str(p.get("name")) for p in presets.values()}))
+        given = ", ".join(sorted({str(p.get("name")) for p in presets.values()}))
         raise UserError(
-            f"{table.name} mixes metric presets ({found}); evaluate all methods with one preset"
+            f"{table.name} mixes metric presets ({given}); evaluate all methods with one preset"
         )
     lines = [describe(preset(value)) for value in presets.values()]
     lines += _effort(shown, dict(zip(table.cells["method"], table.cells["label"], strict=True)))

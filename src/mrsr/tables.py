@@ -69,34 +69,34 @@ def write_tables(
     return list(files)
 
 
-def read_record(source: Path | str | dict[str, Any]) -> dict[str, Any]:
-    """A metrics record, checked.
+def _read(source: Path | str | dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A metrics record, checked, and how errors call it.
 
     Raises:
         UserError: the file cannot be read or lacks what a metrics file has.
     """
-    where = _name(source)
-    if not isinstance(source, dict):
+    record: Any = source
+    if isinstance(source, dict):
+        where = f"the tracked run of {source.get('method')}"
+    else:
+        where = str(source)
         try:
-            source = json.loads(Path(source).read_text(encoding="utf-8"))
+            record = json.loads(Path(source).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read {where}: {error.strerror}; run the evaluation") from None
         except ValueError:
             raise UserError(f"{where} is not JSON; delete it and evaluate again") from None
-    wanted = ("experiment", "dataset", "scale", "method", "n_subjects", "n_slices", "preset")
-    for key in (*wanted, *METRICS):
-        if not isinstance(source, dict) or source.get(key) is None:
+    wanted = ("experiment", "dataset", "scale", "method", "n_subjects", "n_slices")
+    for key in (*wanted, "preset", *METRICS):
+        found = record.get(key) if isinstance(record, dict) else None
+        if found is None or (key not in wanted and not isinstance(found, dict)):
             raise UserError(f"{where} is not a metrics file: no {key}; evaluate again")
     for metric in METRICS:
-        values = [value for value in source[metric].values() if value is not None]
-        if source[metric].get("mean") is None or not all(map(math.isfinite, values)):
+        mean, *ends = (record[metric].get(end) for end in ("mean", "low", "high"))
+        numbers = [mean, *(end for end in ends if end is not None)]
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
             raise UserError(f"{where}: {metric} is not finite; evaluate again")
-    return source
-
-
-def _name(source: Path | str | dict[str, Any]) -> str:
-    """How errors call a metrics file, or a record from the tracking store."""
-    return f"the run of {source.get('method')}" if isinstance(source, dict) else str(source)
+    return record, where
 
 
 def _by_labels(
@@ -108,7 +108,7 @@ def _by_labels(
     found: dict[Key, tuple[dict[str, Any], str]] = {}
     ignored = 0
     for source in metrics:
-        record, where = read_record(source), _name(source)
+        record, where = _read(source)
         key = (record["dataset"], record["scale"], record["method"])
         if record["experiment"] != spec["experiment"]:
             raise UserError(
@@ -219,7 +219,7 @@ def _cells(
 def _size(records: list[dict[str, Any]]) -> dict[str, str]:
     """A method's parameters, and of how many where its network is reduced; over all scales."""
     counts = dict.fromkeys(record.get("parameters") for record in records)
-    full = dict.fromkeys(r.get("full_parameters") for r in records if reduced(r))
+    full = dict.fromkeys(r["full_parameters"] for r in records if reduced(r))
     return {
         "parameters": "/".join(millions(count) for count in counts if count is not None),
         "reduced": f"of {'/'.join(map(millions, full))}" if full else "no" if counts else "",

@@ -15,7 +15,6 @@ import platform
 import re
 import statistics
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -151,38 +150,32 @@ def measure(
 def _seconds(
     key: str, part: Part, network: Any, sizes: Sizes, device: torch.device, repeat: int
 ) -> float:
-    """Seconds of what appendix D times of this network, for one image (or volume)."""
+    """Seconds of what appendix D times of this network, for one image (or volume): the median."""
+    from monai.inferers import sliding_window_inference
+
     torch.manual_seed(0)
-    image = torch.rand(1, 1, sizes.image, sizes.image, device=device)
-    if key == "unetr":
-        from monai.inferers import sliding_window_inference
-
-        # the volume patch of UNETR, of the checkpoint where there is one
-        window = (checkpoint.load(part.path).options if part.path else part.options)["size"]
-        volume = torch.rand(1, 1, *sizes.volume, device=device)
-        network(torch.rand(1, 1, *window, device=device))  # the rest is not worth two passes
-        return _clock(
-            lambda: sliding_window_inference(volume, window, 4, network, overlap=0.5), device, 1
-        )
-    low = sizes.output // SCALE
-    lr = torch.rand(1, 1, low, low, device=device)
+    shape = {"unetr": sizes.volume, "generator": (sizes.output // SCALE,) * 2}
+    image = torch.rand(1, 1, *shape.get(key, (sizes.image, sizes.image)), device=device)
+    # the volume patch of UNETR, of the checkpoint where there is one
+    window = (checkpoint.load(part.path).options if part.path else part.options).get("size", ())
     run = {
+        "unetr": lambda: sliding_window_inference(image, window, 4, network, overlap=0.5),
         "vit": lambda: network(image, [-1]),
-        "autoencoder": lambda: network.encode(prepare(image, image.shape[2:], network.size)),
-        "generator": lambda: enhance.forward(network, lr, SCALE),
+        "autoencoder": lambda: network.encode(prepare(image, (sizes.image,) * 2, network.size)),
+        "generator": lambda: enhance.forward(network, image, SCALE),
     }[key]
-    run()
-    return _clock(run, device, repeat)
-
-
-def _clock(run: Callable[[], Any], device: torch.device, repeat: int) -> float:
-    """The median of the seconds that `run` takes."""
+    if key == "unetr":  # one patch warms up enough: a volume is not worth two passes
+        network(torch.rand(1, 1, *window, device=device))
+        repeat = 1
+    else:
+        run()
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    wait()
     found = []
     for _ in range(repeat):
         began = time.perf_counter()
         run()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait()
         found.append(time.perf_counter() - began)
     return statistics.median(found)
 
