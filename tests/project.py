@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas
 import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,3 +97,19 @@ def planned_jobs(text: str) -> dict[str, int]:
             break
         jobs[words[0]] = int(words[1])
     return jobs
+
+
+def check_long_table(file: Path) -> None:
+    """Assert the rules of results.csv: types, ranges, one line for each dataset, scale, method."""
+    table = pandas.read_csv(file)
+    labels = table[["dataset", "scale", "method"]]
+    assert len(table) and labels.notna().all(axis=None) and not labels.duplicated().any()
+    assert table["scale"].isin([2, 3, 4, 8]).all()
+    for name in ("n", "slices"):
+        assert table[name].dtype == int and (table[name] >= 1).all(), name
+    for metric, low, high in (("psnr", -1000, 1000), ("ssim", -1, 1), ("nmse", 0, float("inf"))):
+        assert table[metric].notna().all(), metric
+        for name in (metric, f"{metric}_low", f"{metric}_high"):
+            assert table[name].dropna().between(low, high).all(), name
+    for name in ("steps", "patches", "parameters", "full_parameters", "seconds_per_slice"):
+        assert (table[name].dropna() >= 0).all(), name

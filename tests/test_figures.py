@@ -53,7 +53,7 @@ def test_a_log_that_cannot_be_drawn_is_named(tmp_path, text, message):
 def test_comparison_needs_one_grid_and_a_known_suffix(tmp_path):
     true = np.linspace(0, 1, 64).reshape(8, 8)
     images = {"bicubic": true + 0.1, "srcnn": true}
-    comparison(images, tmp_path / "c.png", true, {"srcnn": "40 dB"})
+    comparison(images, tmp_path / "c.png", true)
     assert (tmp_path / "c.png").stat().st_size > 5000
     with pytest.raises(UserError, match=r"shape \(4, 8\)"):
         comparison({"srcnn": true[:4]}, tmp_path / "d.png", true)

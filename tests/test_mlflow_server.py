@@ -159,8 +159,8 @@ def test_eight_jobs_at_once_lose_nothing(server: Server, tmp_path: Path) -> None
 # the training as it is, but slow, and delivering all the time
 SLOWED = """
 import sys, time
-from mrsr import batches, log, train_sr
-log.DELIVER_SECONDS = 0.2
+from mrsr import batches, delivery, train_sr
+delivery.DELIVER_SECONDS = 0.2
 batch = batches.batch
 def slowed(*arguments, **options):
     time.sleep(0.05)

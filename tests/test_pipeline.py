@@ -15,7 +15,15 @@ import pandas as pd
 import pytest
 
 from mrsr import config
-from project import commit, copy_project, edit_params, planned_jobs, run, snakemake
+from project import (
+    check_long_table,
+    commit,
+    copy_project,
+    edit_params,
+    planned_jobs,
+    run,
+    snakemake,
+)
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
 
@@ -55,6 +63,7 @@ def test_benchmarks_print_rates_and_a_ratio(smoke: Path) -> None:
 
 
 def test_smoke_fills_every_row(smoke: Path) -> None:
+    check_long_table(smoke / "results/smoke/tables/results.csv")
     table = pd.read_csv(smoke / "results/smoke/tables/results.csv")
     assert set(table["method"]) == {"bicubic", "srcnn", "srresnet", "proposed"}
     assert set(table["dataset"]) == {"phantom_t1"}

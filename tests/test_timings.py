@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def test_random_weights(smoke: InForce, tmp_path: Path) -> None:
     generator = timings.parts(smoke, None)["generator"].network(torch.device("cpu"))
     count = sum(weights.numel() for weights in generator.parameters()) / 1e6
     assert float(rows["parameters, generator"]["measured"]) == pytest.approx(count, rel=1e-3)
-    text = out.with_suffix(".md").read_text()
+    text = re.sub(" +", " ", out.with_suffix(".md").read_text())
     assert "| training, auto-encoder | - | 18 h | not trained |" in text
     assert "1 thread," in text and "V100" in text
 
@@ -87,7 +88,7 @@ def test_of_an_experiment(smoke: InForce, tmp_path: Path) -> None:
     assert str(tmp_path) not in out.read_text()
 
     (folder / "checkpoints/phantom_t1/x2/proposed/log.jsonl").write_text("[]\n")
-    with pytest.raises(UserError, match=r"log\.jsonl is damaged"):
+    with pytest.raises(UserError, match=r"log\.jsonl, line 1: not a JSON object"):
         timings.run(smoke, folder, out, device="cpu", repeat=1, sizes=SIZES)
 
 
@@ -109,5 +110,5 @@ def test_the_command(
     arguments = ["timings", "-e", "smoke", "--params", str(root / "params.yaml")]
     done = CliRunner().invoke(app, [*arguments, "--device", "cpu", "--repeat", "1"])
     assert done.exit_code == 0, done.output
-    assert "| training, generator | 30 min | 14 h |" in done.output
+    assert "| training, generator | 30 min | 14 h |" in re.sub(" +", " ", done.output)
     assert (tmp_path / "results/smoke/timings.csv").is_file()

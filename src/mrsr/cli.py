@@ -195,8 +195,7 @@ def tables(
 
         records = tracking.from_mlflow(given.experiment)
     else:
-        files = metrics or sorted(Path("results", given.experiment, "metrics").rglob("*.json"))
-        records = making.read_metrics(files)
+        records = metrics or sorted(Path("results", given.experiment, "metrics").rglob("*.json"))
     making.write_tables(records, given, folder, summary)
     making.print_table(folder)
 

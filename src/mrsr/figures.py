@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mrsr.errors import UserError
 from mrsr.files import atomic
-from mrsr.tracking import read_log
+from mrsr.log import read_log
 
 if TYPE_CHECKING:
     import numpy as np
@@ -51,20 +51,14 @@ def curves(logs: Mapping[str, Path], out: Path) -> None:
     _save(figure, out)
 
 
-def comparison(
-    images: Mapping[str, np.ndarray],
-    out: Path,
-    reference: np.ndarray,
-    captions: Mapping[str, str] | None = None,
-) -> None:
+def comparison(images: Mapping[str, np.ndarray], out: Path, reference: np.ndarray) -> None:
     """Draw images (top) and their absolute errors (bottom) beside the reference, as in Fig. 2.
 
     Args:
         images: name -> (height, width), in the reference's size and intensities.
         out: a .png, .pdf or .svg.
-        reference: the true image (height, width); its range is shown from black to white.
-        captions: name -> text under the name, like a PSNR. All errors share one grey scale: from 0
-            to the largest one.
+        reference: the true image (height, width); its range is shown from black to white. All
+            errors share one grey scale: from 0 to the largest one.
 
     Raises:
         UserError: a shape differs from the reference's, or `out` has another suffix.
@@ -86,8 +80,7 @@ def comparison(
     axes[0, 0].set_title("high resolution", fontsize=9)
     for column, (name, image) in enumerate(images.items(), 1):
         axes[0, column].imshow(image, **shown)
-        text = (captions or {}).get(name, "")
-        axes[0, column].set_title(f"{name}\n{text}" if text else name, fontsize=9)
+        axes[0, column].set_title(name, fontsize=9)
         axes[1, column].imshow(errors[name], cmap="gray", vmin=0, vmax=worst)
     axes[1, 0].text(0.5, 0.5, f"errors\n0 to {worst:.3g}", ha="center", va="center")
     _save(figure, out)

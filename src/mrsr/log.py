@@ -11,23 +11,44 @@ from __future__ import annotations
 import json
 import math
 import sys
-import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace, TracebackType
+from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
+from mrsr.errors import UserError
 from mrsr.files import full_disk_told, write_text
-
-DELIVER_SECONDS = 60.0
 
 
 def say(text: str) -> None:
     """One line to people, above a bar if there is one."""
     tqdm.write(f"mrsr: {text}", file=sys.stderr)
     sys.stderr.flush()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The objects of a log.jsonl; a last line that is still being written is left out.
+
+    Raises:
+        UserError: the file cannot be read, or another line is not a JSON object.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; give a training's log.jsonl") from None
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    objects = []
+    for number, line in enumerate(lines, 1):
+        try:
+            objects.append(json.loads(line))
+        except json.JSONDecodeError:
+            objects.append(None)
+        if not isinstance(objects[-1], dict):
+            raise UserError(f"{path}, line {number}: not a JSON object; train again")
+    return objects
 
 
 class Log:
@@ -126,45 +147,3 @@ class Progress:
         left = (time.monotonic() - self.began) / passed * (self.steps - self.done)
         line = f"{self.label}  step {self.done}/{self.steps}  {split}{': ' if split else ''}"
         print(f"{line}{numbers(metrics)}  left {clock(left)}", file=sys.stderr, flush=True)
-
-
-class Delivery:
-    """Hands the log to the tracking store now and then, beside the training and never in its way.
-
-    `log.jsonl` is the truth; what is not delivered today `mrsr sync` delivers later.
-    """
-
-    def __init__(self, folder: Path, settings: SimpleNamespace, *, active: bool) -> None:
-        wanted = getattr(getattr(settings, "tracking", None), "enabled", False)
-        self.folder, self.settings, self.active = folder, settings, active and wanted
-        self.thread: threading.Thread | None = None
-        self.last = time.monotonic()
-
-    def nudge(self) -> None:
-        """Deliver in the background, if the last delivery is over and a minute old."""
-        old = time.monotonic() - self.last >= DELIVER_SECONDS
-        if self.active and old and (self.thread is None or not self.thread.is_alive()):
-            self._start()
-
-    def finish(self) -> None:
-        """Deliver what is left; a tracker that hangs is left alone after two minutes."""
-        if not self.active:
-            return
-        if self.thread is not None:
-            self.thread.join(DELIVER_SECONDS)
-        self._start()
-        if self.thread is not None:
-            self.thread.join(2 * DELIVER_SECONDS)
-
-    def _start(self) -> None:
-        self.last = time.monotonic()
-        self.thread = threading.Thread(target=self._deliver, name="tracking", daemon=True)
-        self.thread.start()
-
-    def _deliver(self) -> None:
-        try:
-            from mrsr import tracking
-
-            tracking.deliver(self.folder, self.settings)
-        except Exception as error:
-            say(f"warning: tracking failed ({type(error).__name__}), the local log is complete")

@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import pandas
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -20,8 +21,10 @@ from mrsr import models
 from mrsr.accepts import model_is_guided, model_scales
 from mrsr.errors import UserError
 from mrsr.rows import Row
+from mrsr.table_formats import pipes
 
 OUTPUT = 240  # pixels of the output's sides, the slices of the paper's section 4
+# what a type of method needs beside LR and HR slices of training subjects
 NEEDS = {"single": "", "guided": "second contrast", "self": "test volume", "joint": ""}
 
 
@@ -37,11 +40,6 @@ class Entry:
     scale: int
     parameters: int
     multiply_adds: int
-
-    @property
-    def needs(self) -> str:
-        """What it needs beside LR and HR slices of training subjects."""
-        return NEEDS[self.type]
 
 
 def count(model: str, options: dict[str, Any], scale: int, output: int = OUTPUT) -> tuple[int, int]:
@@ -64,10 +62,7 @@ def count(model: str, options: dict[str, Any], scale: int, output: int = OUTPUT)
 
 
 def entries(rows: list[Row], scale: int) -> list[Entry]:
-    """The methods that are networks of their own; ablations and controls share theirs.
-
-    A method that is not designed for `scale` is counted at the smallest one that it is.
-    """
+    """The given methods; one that is not designed for `scale` is counted at its smallest."""
     found = []
     for row in rows:
         scales = model_scales(row.model)
@@ -80,16 +75,17 @@ def entries(rows: list[Row], scale: int) -> list[Entry]:
 
 def text(found: list[Entry]) -> str:
     """A Markdown table, which a terminal shows well enough too."""
-    lines = [
-        "| key | method | parameters (M) | multiply-adds (G) | scales | type | needs |",
-        "|---|---|---:|---:|---|---|---|",
+    rows = [
+        {
+            "key": e.key,
+            "method": f"{e.label} {e.citation}".strip(),
+            "parameters (M)": f"{e.parameters / 1e6:.4g}",
+            "multiply-adds (G)": f"{e.multiply_adds / 1e9:.4g}"
+            + ("" if e.scale == found[0].scale else f" (at {e.scale}x)"),
+            "scales": " ".join(map(str, e.scales)),
+            "type": e.type,
+            "needs": NEEDS[e.type],
+        }
+        for e in found
     ]
-    for e in found:
-        name = f"{e.label} {e.citation}".strip()
-        at = "" if e.scale == found[0].scale else f" (at {e.scale}x)"
-        scales = " ".join(map(str, e.scales))
-        lines.append(
-            f"| {e.key} | {name} | {e.parameters / 1e6:.4g} | {e.multiply_adds / 1e9:.4g}{at} "
-            f"| {scales} | {e.type} | {e.needs} |"
-        )
-    return "\n".join(lines) + "\n"
+    return pipes(pandas.DataFrame(rows), "llrrlll")

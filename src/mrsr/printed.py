@@ -1,13 +1,12 @@
-"""The numbers that the paper prints in its Tables 1 and 2; misprints are noted in `paper.csv`."""
+"""The values that the paper publishes in its Tables 1 and 2; `paper.csv` notes their misprints."""
 
 from __future__ import annotations
 
-import csv
 import functools
 from pathlib import Path
 from typing import Any
 
-from mrsr.table_formats import METRICS
+import pandas
 
 DECIMALS = {"psnr": 2, "ssim": 4, "nmse": 3}
 
@@ -15,11 +14,5 @@ DECIMALS = {"psnr": 2, "ssim": 4, "nmse": 3}
 @functools.cache
 def paper() -> dict[tuple[str, int, str], dict[str, Any]]:
     """(dataset, scale, method) -> psnr (dB), ssim, nmse, note."""
-    with open(Path(__file__).with_name("paper.csv"), encoding="utf-8", newline="") as file:
-        return {
-            (row["dataset"], int(row["scale"]), row["method"]): {
-                **{metric: float(row[metric]) for metric in METRICS},
-                "note": row["note"],
-            }
-            for row in csv.DictReader(file)
-        }
+    frame = pandas.read_csv(Path(__file__).with_name("paper.csv"), keep_default_na=False)
+    return frame.set_index(["dataset", "scale", "method"])[[*DECIMALS, "note"]].to_dict("index")

@@ -24,6 +24,7 @@ from mrsr.settings import digest, plain
 from mrsr.store import StoredVolume
 
 FORMAT = 1
+LABELS = ("experiment", "dataset", "scale", "method", "label", "degradation")
 FEW = 6  # under this many subjects an interval says nothing
 TOO_SMALL = "n too small"
 BOOTSTRAP = "95 % percentile bootstrap over subjects"
@@ -88,12 +89,7 @@ def record(
     left_out = blank if preset.level == "slice" else 0
     found: dict[str, Any] = {
         "format": FORMAT,
-        "experiment": settings.experiment,
-        "dataset": settings.dataset,
-        "scale": settings.scale,
-        "method": settings.method,
-        "label": settings.label,
-        "degradation": settings.degradation,
+        **{name: getattr(settings, name) for name in LABELS},
         "model": plain(settings.model),
         "type": getattr(settings, "type", "single"),
         "acceleration": getattr(settings, "acceleration", 1),

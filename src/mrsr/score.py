@@ -1,4 +1,4 @@
-"""Rate any two images by the presets of `metrics`: also another tool's output.
+"""Measure any image against a reference, by a preset of `metrics`: also another tool's output.
 
 By hand: `mrsr score PREDICTION REFERENCE --preset slice`. Each file is one of
 
@@ -20,7 +20,7 @@ import numpy as np
 from mrsr import metrics
 from mrsr.errors import UserError
 
-HDF5 = (".h5", ".hdf5")
+KINDS = {".npy": "a NumPy array", ".h5": "an HDF5 file", ".hdf5": "an HDF5 file"}
 NAMES = ("reconstruction", "reconstruction_esc", "reconstruction_rss")
 
 
@@ -43,20 +43,17 @@ def score_files(pred: Path, ref: Path, preset: Any) -> dict[str, Any]:
     reference, affine, axis = _read(Path(ref), None)
     prediction, other, _ = _read(Path(pred), axis)
     if prediction.shape != reference.shape:
+        ours, theirs = ("x".join(map(str, array.shape)) for array in (prediction, reference))
         raise UserError(
-            f"shapes differ (slices, height, width): {pred} is {_shape(prediction)}, "
-            f"{ref} is {_shape(reference)}; resample one onto the other's grid"
+            f"shapes differ (slices, height, width): {pred} is {ours}, {ref} is {theirs}; "
+            "resample one onto the other's grid"
         )
     if affine is not None and other is not None:
         _check_place(affine, other, reference.shape, pred, ref)
     values = metrics.score(prediction, reference, rules)
     blank = int((~metrics.has_signal(reference)).sum())
-    return {
-        "preset": rules.name,
-        **values,
-        "n_slices": len(reference),
-        "slices_without_signal": blank,
-    }
+    counts = {"n_slices": len(reference), "slices_without_signal": blank}
+    return {"preset": rules.name, **values, **counts}
 
 
 def _read(path: Path, axis: int | None) -> tuple[np.ndarray, np.ndarray | None, int | None]:
@@ -66,66 +63,53 @@ def _read(path: Path, axis: int | None) -> tuple[np.ndarray, np.ndarray | None, 
     if is_nifti(path):
         volume = read_nifti(path, subject="", contrast="", organ="", slice_axis=axis)
         return volume.image, volume.affine, int(volume.attributes["axes"].split(",")[0])
-    file, _, name = str(path).partition(".h5:")
-    if name:
-        array = _read_hdf5(Path(f"{file}.h5"), name)
-    elif path.suffix.lower() in HDF5:
-        array = _read_hdf5(path, "")
-    elif path.suffix.lower() == ".npy":
-        array = _read_npy(path)
-    else:
+    stem, _, name = str(path).partition(".h5:")
+    file = Path(f"{stem}.h5") if name else path
+    kind = KINDS.get(file.suffix.lower())
+    if kind is None:
         raise UserError(f"{path} is not one of .nii, .nii.gz, .npy, .h5; convert it")
-    return _checked(array, path), None, None
-
-
-def _read_npy(path: Path) -> np.ndarray:
+    if not file.is_file():
+        raise UserError(f"no file {file}; check the path")
     try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"no file {path}; check the path") from None
+        if file.suffix.lower() == ".npy":
+            array = np.load(file, allow_pickle=False)
+        else:
+            array = _read_hdf5(file, name)
     except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{path} is not a NumPy array that can be read: {error}") from None
-
-
-def _read_hdf5(path: Path, name: str) -> np.ndarray:
-    import h5py
-
-    if not path.is_file():
-        raise UserError(f"no file {path}; check the path")
-    try:
-        with h5py.File(path, "r") as file:
-            images: list[str] = []
-
-            def collect(key: str, item: Any) -> None:
-                if isinstance(item, h5py.Dataset) and item.ndim in (2, 3):
-                    images.append(key)
-
-            file.visititems(collect)
-            wanted = [name.strip("/")] if name else [key for key in NAMES if key in images]
-            wanted = wanted or (images if len(images) == 1 else [])
-            if not wanted or wanted[0] not in images:
-                found = ", ".join(images[:8]) + (", ..." if len(images) > 8 else "")
-                raise UserError(
-                    f"{path.name}: which dataset? name one as {path.name}:NAME; "
-                    f"with two or three axes it has: {found or 'none'}"
-                )
-            return np.asarray(file[wanted[0]])
-    except OSError as error:
-        raise UserError(f"{path} is not an HDF5 file that can be read: {error}") from None
-
-
-def _checked(array: np.ndarray, path: Path) -> np.ndarray:
+        raise UserError(f"{file} is not {kind} that can be read: {error}") from None
     if array.dtype.kind not in "biufc" or array.ndim not in (2, 3) or not array.size:
         raise UserError(
             f"{path} holds {array.dtype} of shape {array.shape}; "
             "give numbers as (slices, height, width) or (height, width)"
         )
     array = array if array.ndim == 3 else array[None]
-    if np.iscomplexobj(array):
-        array = np.abs(array)
+    array = np.abs(array) if np.iscomplexobj(array) else array
     if not np.isfinite(array).all():
         raise UserError(f"{path} has NaN or infinite values; replace them first")
-    return array
+    return array, None, None
+
+
+def _read_hdf5(path: Path, name: str) -> np.ndarray:
+    """The dataset `name`; without a name fastMRI's reconstruction, or the only one of images."""
+    import h5py
+
+    images: list[str] = []
+
+    def collect(key: str, item: Any) -> None:
+        if isinstance(item, h5py.Dataset) and item.ndim in (2, 3):
+            images.append(key)
+
+    with h5py.File(path, "r") as file:
+        file.visititems(collect)
+        wanted = [name.strip("/")] if name else [key for key in NAMES if key in images]
+        wanted = wanted or (images if len(images) == 1 else [])
+        if not wanted or wanted[0] not in images:
+            found = ", ".join(images[:8]) + (", ..." if len(images) > 8 else "")
+            raise UserError(
+                f"{path.name}: which dataset? name one as {path.name}:NAME; "
+                f"with two or three axes it has: {found or 'none'}"
+            )
+        return np.asarray(file[wanted[0]])
 
 
 def _check_place(
@@ -141,7 +125,3 @@ def _check_place(
             f"{pred} and {ref} lie {apart:.3g} mm apart by their affines; resample one onto the "
             "other, or copy the affine over if their voxels do correspond"
         )
-
-
-def _shape(array: np.ndarray) -> str:
-    return "x".join(map(str, array.shape))

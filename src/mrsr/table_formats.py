@@ -1,118 +1,68 @@
 """One table, three formats: CSV for programs, LaTeX (booktabs) for a paper, Markdown for people.
 
-Called by `mrsr.tables`, which decides what stands in the table. Nothing here knows a metrics file.
+pandas writes all three. Here stands how a cell reads and what surrounds a table; `mrsr.tables`
+decides what is in it.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
-# metric -> (its best value among several, printed decimals)
-METRICS = {"psnr": (max, 2), "ssim": (max, 4), "nmse": (min, 4)}
-ABLATIONS = "Ablation studies"  # heading between rows, as in the paper
+import pandas
 
-# a cell: metric -> (value, decimals); None is a dash
-Cell = dict[str, tuple[float, int]]
-
-
-@dataclass
-class Row:
-    """A method's cells, measured here or printed in the paper; `bold` names metrics per cell."""
-
-    key: str
-    label: str
-    kind: str
-    source: str  # "measured" or "paper"
-    cells: list[Cell | None]
-    bold: list[set[str]]
-    parameters: str = ""  # "0.66 M"
-    reduced: str = ""  # "of 40.7 M" at full width, "no" where it is that
+# metric -> (which of several values is the best, decimals shown)
+METRICS = {"psnr": ("max", 2), "ssim": ("max", 4), "nmse": ("min", 4)}
+ABLATIONS = "Ablation studies"  # heading between methods, as in the paper
 
 
 @dataclass
 class Table:
-    """A table before it is written in any format."""
+    """A table before it is written in any format.
+
+    headings: of each (dataset, scale). caption: how the numbers were made. notes: what is missing
+        or odd.
+    cells: text, a line per method and source (`measured` here, or published in the `paper`).
+        Columns: method, label, kind, source, parameters ('0.66 M'), reduced ('of 40.7 M' where the
+        network is narrower than its full width, else 'no'), and `<dataset>_x<scale>_<metric>`.
+    """
 
     name: str
     title: str
-    columns: list[tuple[str, int]]  # dataset, scale
-    headings: list[str]
-    rows: list[Row] = field(default_factory=list)
-    caption: list[str] = field(default_factory=list)  # how the numbers were made
-    notes: list[str] = field(default_factory=list)  # what is missing or odd
+    headings: dict[tuple[str, int], str]
+    cells: pandas.DataFrame
+    caption: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
 
-def cell_text(cell: Cell | None, bold: set[str], mark: str, dash: str) -> str:
-    """'34.10/0.9512/0.0031' with `mark` (a format string) around the bold ones, or the dash."""
-    if cell is None:
-        return dash
-    texts = {metric: f"{value:.{digits}f}" for metric, (value, digits) in cell.items()}
-    return "/".join(mark.format(t) if metric in bold else t for metric, t in texts.items())
+def to_csv(frame: pandas.DataFrame) -> str:
+    """CSV with one header line and Unix line ends; missing values are empty."""
+    return frame.to_csv(index=False, lineterminator="\n")
 
 
-def csv_text(columns: list[str], rows: Iterable[dict[str, Any]]) -> str:
-    """Rows as CSV; missing values are empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def to_csv(table: Table) -> str:
-    """One line per row, one column per dataset, scale and metric, numbers as printed."""
-    names = [f"{dataset}_x{scale}" for dataset, scale in table.columns]
-    columns = ["method", "label", "kind", "source", "parameters", "reduced"]
-    columns += [f"{name}_{metric}" for name in names for metric in METRICS]
-    lines = []
-    for row in table.rows:
-        line = {name: getattr(row, name) for name in ("label", *columns[2:6])} | {"method": row.key}
-        for name, cell in zip(names, row.cells, strict=True):
-            for metric, (value, digits) in (cell or {}).items():
-                line[f"{name}_{metric}"] = f"{value:.{digits}f}"
-        lines.append(line)
-    return csv_text(columns, lines)
+def pipes(frame: pandas.DataFrame, align: str) -> str:
+    """A Markdown table of text cells. align: `l` (left) or `r` (right) for each column."""
+    sides = [{"l": "left", "r": "right"}[side] for side in align]
+    return frame.to_markdown(index=False, disable_numparse=True, colalign=sides) + "\n"
 
 
 def to_markdown(table: Table) -> str:
     """Title, table, how it was measured, notes."""
-    lines = [f"**{table.title}**", ""]
-    if table.rows:
-        lines += [_pipes(["Method", "Parameters", "Reduced", *map(_plain, table.headings)])]
-        lines += [_pipes(["---", *["---:"] * (2 + len(table.headings))])]
-    kind = ""
-    for row in table.rows:
-        if row.kind == "ablation" != kind:
-            lines.append(_pipes([f"*{ABLATIONS}*", *[""] * (2 + len(row.cells))]))
-        kind = row.kind
-        cells = [
-            cell_text(cell, bold, "**{}**", "-")
-            for cell, bold in zip(row.cells, row.bold, strict=True)
-        ]
-        if row.source == "paper":
-            cells = [cell if cell == "-" else f"*{cell}*" for cell in cells]
-        name = _plain(row.label) if row.source == "measured" else "*paper*"
-        lines.append(_pipes([name, row.parameters, row.reduced, *cells]))
-    if table.caption:
-        lines += ["", _plain(" ".join(table.caption))]
-    if table.notes:
-        lines += ["", *(f"- {_plain(note)}" for note in table.notes)]
-    return "\n".join(lines) + "\n"
-
-
-def _pipes(cells: list[str]) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _plain(text: str) -> str:
-    """Text that Markdown shows as it is."""
-    for sign in "\\|*_`<":
-        text = text.replace(sign, f"\\{sign}")
-    return " ".join(text.split())
+    frame = _shown(table, escape_markdown, "**{}**", "*{}*", "*paper*", "-")
+    kind = table.cells["kind"]
+    first = frame.index[(kind == "ablation") & (kind != kind.shift())]
+    if len(first):
+        heading = pandas.DataFrame({"Method": f"*{ABLATIONS}*"}, index=first - 0.5)
+        frame = pandas.concat([frame, heading]).sort_index().fillna("")
+    frame.columns = ["Method", "Parameters", "Reduced"] + [
+        escape_markdown(heading) for heading in table.headings.values()
+    ]
+    align = "l" + "r" * (frame.shape[1] - 1)
+    parts = [f"**{table.title}**\n", "" if frame.empty else pipes(frame, align)]
+    parts += [escape_markdown(" ".join(table.caption)) + "\n"] if table.caption else []
+    parts += ["".join(f"- {escape_markdown(note)}\n" for note in table.notes)]
+    return "\n".join(part for part in parts if part)
 
 
 # A file that \input takes inside a document, and that pdflatex takes by itself: LaTeX clears
@@ -128,41 +78,67 @@ _HEAD = r"""% Needs \usepackage{booktabs}. Give it to \input in a document, or t
 
 def to_latex(table: Table) -> str:
     """A complete table environment with booktabs rules and no other package."""
-    size = r"\scriptsize" if len(table.columns) > 3 else r"\footnotesize"
-    caption = " ".join([table.title, *table.caption])
-    lines = [r"\begin{table}[htbp]", r"\centering", rf"\caption{{{_tex(caption)}}}"]
-    lines += [rf"\label{{tab:{table.name}}}", size, r"\setlength{\tabcolsep}{3pt}"]
-    own = ["Parameters", "Reduced"] if table.columns else []
-    columns = "l" + "r" * len(own) + "c" * len(table.columns)
-    lines += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule"]
-    headings = [heading.removesuffix("x") + r"$\times$" for heading in map(_tex, table.headings)]
-    lines += [_line(["Method", *own, *headings]), r"\midrule"]
-    kind = table.rows[0].kind if table.rows else ""
-    for row in table.rows:
-        if row.kind != kind:
-            lines.append(r"\midrule")
-            if row.kind == "ablation":
-                width = len(table.columns) + 3
-                lines.append(rf"\multicolumn{{{width}}}{{l}}{{\emph{{{ABLATIONS}}}}} \\")
-        kind = row.kind
-        cells = [
-            cell_text(cell, bold, r"\textbf{{{}}}", "--")
-            for cell, bold in zip(row.cells, row.bold, strict=True)
-        ]
-        if row.source == "paper":
-            cells = [rf"\emph{{{cell}}}" for cell in cells]
-        # braces: a label such as [30] after \\ would be taken for its argument
-        label = f"{{{_tex(row.label)}}}" if row.source == "measured" else r"\quad\emph{paper}"
-        lines.append(_line([label, row.parameters, row.reduced, *cells]))
-    lines += [r"\bottomrule", r"\end{tabular}"]
+    # braces: a label such as [30] after \\ would be taken for its argument
+    frame = _shown(
+        table, lambda text: f"{{{_tex(text)}}}", r"\textbf{{{}}}", r"\emph{{{}}}",
+        r"\quad\emph{paper}", "--",
+    )  # fmt: skip
+    heading = rf"\multicolumn{{{frame.shape[1]}}}{{l}}{{\emph{{{ABLATIONS}}}}} \\" + "\n"
+    kinds = table.cells["kind"].tolist()
+    frame["Method"] = [  # pandas knows no rules within a table: they go before a line's first cell
+        ("" if kind == last else "\\midrule\n" * bool(last) + heading * (kind == "ablation")) + name
+        for last, kind, name in zip(["", *kinds], kinds, frame["Method"], strict=False)
+    ]
+    names = [_tex(name).removesuffix("x") + r"$\times$" for name in table.headings.values()]
+    frame.columns = ["Method", "Parameters", "Reduced", *names]
+    if not names:
+        frame = frame[["Method"]]
+    size = r"\scriptsize" if len(names) > 3 else r"\footnotesize"
+    parts = [
+        _HEAD + r"\begin{table}[htbp]",
+        r"\centering",
+        rf"\caption{{{_tex(' '.join([table.title, *table.caption]))}}}",
+        rf"\label{{tab:{table.name}}}",
+        size,
+        r"\setlength{\tabcolsep}{3pt}",
+        frame.to_latex(
+            index=False, escape=False, column_format="lrr"[: frame.shape[1]] + "c" * len(names)
+        ).rstrip(),
+    ]
     if table.notes:
         notes = r" \\ ".join(f"{{{_tex(note)}}}" for note in table.notes)
-        lines += ["", r"\vspace{2pt}", rf"\parbox{{\linewidth}}{{\raggedright {notes}}}"]
-    return _HEAD + "\n".join([*lines, r"\end{table}", r"\mrsrend"]) + "\n"
+        parts += ["", r"\vspace{2pt}", rf"\parbox{{\linewidth}}{{\raggedright {notes}}}"]
+    return "\n".join([*parts, r"\end{table}", r"\mrsrend"]) + "\n"
 
 
-def _line(cells: list[str]) -> str:
-    return " & ".join(cells) + r" \\"
+def _shown(
+    table: Table, escape: Callable[[str], str], bold: str, italic: str, paper: str, dash: str
+) -> pandas.DataFrame:
+    """Method, parameters, reduced, and a 'PSNR/SSIM/NMSE' column for each dataset and scale.
+
+    The best measured values are bold; two that read the same are both best. bold, italic: format
+    strings. paper: the name of a line of published values.
+    """
+    cells = table.cells
+    measured = cells["source"] == "measured"
+    frame = pandas.DataFrame({"Method": cells["label"].map(escape).where(measured, paper)})
+    frame[["Parameters", "Reduced"]] = cells[["parameters", "reduced"]]
+    for dataset, scale in table.headings:
+        texts = []
+        for metric, (best, _) in METRICS.items():
+            text = cells[f"{dataset}_x{scale}_{metric}"]
+            numbers = text.where(measured).astype(float)
+            marked = text.map(bold.format, na_action="ignore")
+            texts.append(text.mask(numbers == numbers.agg(best), marked))
+        cell = texts[0].str.cat(texts[1:], sep="/")
+        published = cell.map(italic.format, na_action="ignore")
+        frame[f"{dataset} {scale}"] = cell.where(measured, published).fillna(dash)
+    return frame
+
+
+def escape_markdown(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return " ".join(re.sub(r"[\\|*_`<]", r"\\\g<0>", text).split())
 
 
 _TEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {

@@ -1,9 +1,7 @@
 """Metrics files -> the long table and the paper's Tables 1 and 2 (section 4).
 
-Every metrics JSON carries its own labels; no path is parsed. The printed numbers of the paper stand
-in `paper.csv` beside this file, with notes on its misprints, and appear under the measured ones.
-
-By hand: python -m mrsr.tables --settings @settings.json --out results/demo/tables METRICS.json ...
+Every metrics JSON carries its own labels; no path is parsed. The values that the paper published
+are in `paper.csv` beside this file, with notes on its misprints, and stand below the measured ones.
 """
 
 from __future__ import annotations
@@ -12,15 +10,18 @@ import json
 import math
 import sys
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
+
+import pandas
 
 from mrsr.errors import UserError
 from mrsr.files import write_text
 from mrsr.printed import DECIMALS, paper
 from mrsr.settings import plain
-from mrsr.table_formats import METRICS, Cell, Row, Table, csv_text, to_csv, to_latex, to_markdown
-from mrsr.table_notes import FEW, Key, caption, label, notes, words
+from mrsr.table_formats import METRICS, Table, to_csv, to_latex, to_markdown
+from mrsr.table_notes import Key, caption, label, notes, reduced, words
 
 COLUMNS = [
     *("dataset", "scale", "method", "label"),
@@ -42,7 +43,7 @@ def write_tables(
     Args:
         metrics: metrics JSON files of `mrsr.evaluate`, or their contents; the order is irrelevant.
         settings: experiment, tables {name: [dataset]}, datasets {name: label}, scales,
-            methods [{key, label, citation, kind}] in the order of the rows.
+            methods [{key, label, citation, kind}] in the order of the tables.
         out: folder of the tables.
         summary_file: where the nested means for `dvc metrics show` go, if they are wanted.
 
@@ -53,17 +54,14 @@ def write_tables(
         UserError: a file is no metrics file, two have the same labels, or what stands in one
             column or table cannot be compared (presets or test subjects differ).
     """
-    spec = _spec(settings)
+    spec, out = plain(settings), Path(out)
     records = _by_labels(metrics, spec)
-    rows = results_rows(records, spec)
-    check_results(rows)
-    out = Path(out)
-    files = {out / "results.csv": csv_text(COLUMNS, rows)}
+    files = {out / "results.csv": to_csv(long_table(records, spec))}
     if summary_file is not None:
-        files[Path(summary_file)] = json.dumps(summary(rows), indent=2) + "\n"
+        files[Path(summary_file)] = json.dumps(summary(records), indent=2) + "\n"
     for name in sorted(spec["tables"]):
         table = make_table(name, records, spec)
-        files[out / f"{name}.csv"] = to_csv(table)
+        files[out / f"{name}.csv"] = to_csv(table.cells)
         files[out / f"{name}.tex"] = to_latex(table)
         files[out / f"{name}.md"] = to_markdown(table)
     for path, text in files.items():
@@ -71,180 +69,34 @@ def write_tables(
     return list(files)
 
 
-def read_record(source: Path | str | dict[str, Any]) -> dict[str, Any]:
-    """A metrics record, checked.
+def _read(source: Path | str | dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """A metrics record, checked, and how errors call it.
 
     Raises:
         UserError: the file cannot be read or lacks what a metrics file has.
     """
-    where = source.get("method", "a record") if isinstance(source, dict) else source
-    if not isinstance(source, dict):
+    record: Any = source
+    if isinstance(source, dict):
+        where = f"the tracked run of {source.get('method')}"
+    else:
+        where = str(source)
         try:
-            source = json.loads(Path(source).read_text(encoding="utf-8"))
+            record = json.loads(Path(source).read_text(encoding="utf-8"))
         except OSError as error:
             raise UserError(f"cannot read {where}: {error.strerror}; run the evaluation") from None
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except ValueError:
             raise UserError(f"{where} is not JSON; delete it and evaluate again") from None
-    wanted = {
-        **dict.fromkeys(("experiment", "dataset", "method"), str),
-        **dict.fromkeys(("scale", "n_subjects", "n_slices"), int),
-        **dict.fromkeys((*METRICS, "preset"), dict),
-    }
-    for key, kind in wanted.items():
-        if not isinstance(source, dict) or not isinstance(source.get(key), kind):
+    wanted = ("experiment", "dataset", "scale", "method", "n_subjects", "n_slices")
+    for key in (*wanted, "preset", *METRICS):
+        found = record.get(key) if isinstance(record, dict) else None
+        if found is None or (key not in wanted and not isinstance(found, dict)):
             raise UserError(f"{where} is not a metrics file: no {key}; evaluate again")
     for metric in METRICS:
-        values = [source[metric].get(end) for end in ("mean", "low", "high")]
-        if not _number(values[0]) or not all(v is None or _number(v) for v in values[1:]):
+        mean, *ends = (record[metric].get(end) for end in ("mean", "low", "high"))
+        numbers = [mean, *(end for end in ends if end is not None)]
+        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
             raise UserError(f"{where}: {metric} is not finite; evaluate again")
-    return source
-
-
-def read_metrics(files: Iterable[Path | str]) -> list[dict[str, Any]]:
-    """Metrics files as records, checked.
-
-    Raises:
-        UserError: a file is no metrics file, or two measure the same and are named.
-    """
-    found: dict[Any, Path | str] = {}
-    records = []
-    for file in files:
-        record = read_record(file)
-        key = tuple(record[name] for name in ("experiment", "dataset", "scale", "method"))
-        if key in found:
-            _refuse_equal(record, str(file), str(found[key]))
-        found[key] = file
-        records.append(record)
-    return records
-
-
-def results_rows(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> list[dict[str, Any]]:
-    """The long table: a row per measured (dataset, scale, method), columns `COLUMNS`."""
-    labels = {method["key"]: label(method) for method in spec["methods"]}
-    rows = []
-    for key, record in records.items():
-        printed = paper().get(key, {})
-        row: dict[str, Any] = dict(zip(("dataset", "scale", "method"), key, strict=True))
-        row["label"] = labels[key[2]]
-        for metric in METRICS:
-            row[metric] = round(record[metric]["mean"], 6)
-            for end in ("low", "high"):
-                value = record[metric].get(end)
-                row[f"{metric}_{end}"] = None if value is None else round(value, 6)
-            row[f"paper_{metric}"] = printed.get(metric)
-        few = record["n_subjects"] < FEW or row["psnr_low"] is None
-        row["interval"] = "n too small" if few else "95 % bootstrap over subjects"
-        row |= {"n": record["n_subjects"], "slices": record["n_slices"]}
-        row |= {"preset": record["preset"].get("name"), "paper_note": printed.get("note")}
-        row |= {"type": record.get("type", "single"), "recipe": record.get("recipe", "common")}
-        for name in ("steps", "patches", "parameters", "full_parameters", "seconds_per_slice"):
-            row[name] = record.get(name)
-        row["reduced"] = "yes" if _reduced(record) else "no"
-        rows.append(row)
-    return rows
-
-
-def check_results(rows: list[dict[str, Any]]) -> None:
-    """Hold the long table against its schema: types, ranges, unique labels.
-
-    Raises:
-        UserError: names the first column and value that cannot be.
-    """
-    import pandas  # half a second, and pandera as much: only here
-    import pandera.pandas as pa
-
-    def real(low: float, high: float = math.inf, nullable: bool = True) -> Any:
-        return pa.Column(float, pa.Check.in_range(low, high), nullable=nullable, coerce=True)
-
-    words = pa.Column(str, pa.Check.str_length(min_value=1))
-    columns: dict[str, Any] = {"dataset": words, "method": words}
-    columns |= {"scale": pa.Column(int, pa.Check.isin([2, 3, 4, 8]), coerce=True)}
-    columns |= {name: pa.Column(int, pa.Check.ge(1), coerce=True) for name in ("n", "slices")}
-    for metric, low, high in (("psnr", -1000, 1000), ("ssim", -1, 1), ("nmse", 0, math.inf)):
-        columns[metric] = real(low, high, nullable=False)
-        columns |= {f"{metric}_{end}": real(low, high) for end in ("low", "high")}
-    names = ("steps", "patches", "parameters", "full_parameters", "seconds_per_slice")
-    columns |= {name: real(0) for name in names}
-    schema = pa.DataFrameSchema(columns, unique=["dataset", "scale", "method"])
-    if not rows:
-        return
-    try:
-        schema.validate(pandas.DataFrame(rows, columns=COLUMNS))
-    except pa.errors.SchemaError as error:
-        raise UserError(f"results.csv would be wrong: {error}; evaluate again") from None
-
-
-def make_table(name: str, records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> Table:
-    """Table `name`: methods down, dataset and scale across, the paper's numbers beneath ours."""
-    datasets, names = spec["tables"][name], spec["datasets"]
-    columns = [(dataset, scale) for dataset in datasets for scale in spec["scales"]]
-    shown = {key: record for key, record in records.items() if key[:2] in set(columns)}
-    table = Table(
-        name,
-        f"Super-resolution of {words(names.get(d) or d for d in datasets)}, "
-        f"experiment '{spec['experiment']}': PSNR (dB) / SSIM / NMSE.",
-        columns,
-        [f"{names.get(dataset) or dataset} {scale}x" for dataset, scale in columns],
-    )
-    if not datasets:
-        table.title = f"No dataset of {name} is in experiment '{spec['experiment']}'."
-        return table
-
-    best = {}
-    for column in columns:
-        for metric, (choose, digits) in METRICS.items():
-            values = [round(r[metric]["mean"], digits) for k, r in shown.items() if k[:2] == column]
-            # as printed: two cells that read the same are both best
-            best[column, metric] = choose(values) if values else None
-    missing: dict[str, list[str]] = {}
-    reasons = {(a["dataset"], a["scale"], a["method"]) for a in spec.get("absent", [])}
-    for method in spec["methods"]:
-        keys = [(*column, method["key"]) for column in columns]
-        ours = [_measured(shown.get(key)) for key in keys]
-        theirs = [_printed(paper().get(key)) for key in keys]
-        gaps = [
-            heading
-            for heading, key, cell in zip(table.headings, keys, ours, strict=True)
-            if cell is None and key not in reasons
-        ]
-        if gaps:
-            what = ", ".join(gaps) if len(gaps) < len(columns) else ""
-            missing.setdefault(what, []).append(label(method))
-        labels = (method["key"], label(method), method.get("kind") or "baseline")
-        own = [shown[key] for key in keys if key in shown]
-        bold = [
-            {m for m in METRICS if cell and round(cell[m][0], METRICS[m][1]) == best[column, m]}
-            for column, cell in zip(columns, ours, strict=True)
-        ]
-        if any(ours) or any(theirs):
-            size = _sizes(own)
-            table.rows.append(Row(*labels, "measured", ours, bold, *size))
-        if any(theirs):
-            table.rows.append(Row(*labels, "paper", theirs, [set()] * len(columns)))
-    table.caption = caption(shown, table, names)
-    table.notes = notes(shown, table, missing, spec)
-    return table
-
-
-def _reduced(record: dict[str, Any]) -> bool:
-    """Whether a network was measured at another width than its entry in params.yaml has."""
-    full = record.get("full_parameters")
-    return full is not None and full != record.get("parameters")
-
-
-def _sizes(records: list[dict[str, Any]]) -> tuple[str, str]:
-    """A row's parameters, and of how many where its network is a reduced one; over all scales."""
-    counts = dict.fromkeys(record.get("parameters") for record in records)
-    full = dict.fromkeys(r.get("full_parameters") for r in records if _reduced(r))
-    return (
-        "/".join(millions(count) for count in counts if count is not None),
-        f"of {'/'.join(millions(count) for count in full)}" if full else "no" if counts else "",
-    )
-
-
-def millions(count: int) -> str:
-    """'1.38 M', with three digits that matter: '0.0081 M', '22.1 M'."""
-    return f"{float(f'{count / 1e6:.3g}'):.10g} M"
+    return record, where
 
 
 def _by_labels(
@@ -252,13 +104,11 @@ def _by_labels(
 ) -> dict[Key, dict[str, Any]]:
     """Records by their labels, in the order of the long table: dataset, scale, method."""
     methods = [method["key"] for method in spec["methods"]]
-    datasets = list(dict.fromkeys([*(d for t in spec["tables"].values() for d in t)]))
-    datasets += [name for name in spec["datasets"] if name not in datasets]
+    datasets = list(dict.fromkeys([*chain(*spec["tables"].values()), *spec["datasets"]]))
     found: dict[Key, tuple[dict[str, Any], str]] = {}
     ignored = 0
     for source in metrics:
-        record = read_record(source)
-        where = "a tracked run" if isinstance(source, dict) else str(source)
+        record, where = _read(source)
         key = (record["dataset"], record["scale"], record["method"])
         if record["experiment"] != spec["experiment"]:
             raise UserError(
@@ -269,49 +119,116 @@ def _by_labels(
             ignored += 1
             continue
         if key in found:
-            _refuse_equal(record, where, found[key][1])
+            raise UserError(
+                f"{where} and {found[key][1]} both measure {key[2]} on {key[0]} at {key[1]}x; "
+                "give one of them"
+            )
         found[key] = (record, where)
     if ignored:
-        print(
-            f"mrsr: note: {ignored} measurements are not of the settings; left out", file=sys.stderr
-        )
+        print(f"mrsr: note: left out {ignored} measurements not in the settings", file=sys.stderr)
     order = sorted(found, key=lambda k: (datasets.index(k[0]), k[1], methods.index(k[2])))
     return {key: found[key][0] for key in order}
 
 
-def _refuse_equal(record: dict[str, Any], one: str, other: str) -> NoReturn:
-    raise UserError(
-        f"{one} and {other} both measure {record['method']} on {record['dataset']} at "
-        f"{record['scale']}x; give one of them"
-    )
+def long_table(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> pandas.DataFrame:
+    """A line for each measured (dataset, scale, method), columns `COLUMNS`; PSNR in dB."""
+    labels = {method["key"]: label(method) for method in spec["methods"]}
+    rows = []
+    for key, record in records.items():
+        published = paper().get(key, {})
+        row = {**record, "dataset": key[0], "scale": key[1], "method": key[2]}
+        for metric in METRICS:
+            for end, column in (("mean", ""), ("low", "_low"), ("high", "_high")):
+                value = record[metric].get(end)
+                row[f"{metric}{column}"] = None if value is None else round(value, 6)
+        few = row["psnr_low"] is None
+        rows.append(
+            row
+            | {"label": labels[key[2]], "n": record["n_subjects"], "slices": record["n_slices"]}
+            | {"interval": "n too small" if few else "95 % bootstrap over subjects"}
+            | {"type": record.get("type", "single"), "recipe": record.get("recipe", "common")}
+            | {
+                "reduced": "yes" if reduced(record) else "no",
+                "preset": record["preset"].get("name"),
+            }
+            | {f"paper_{name}": published.get(name) for name in (*METRICS, "note")}
+        )
+    return pandas.DataFrame(rows, columns=COLUMNS, dtype=object)  # whole numbers stay whole
 
 
-def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summary(records: dict[Key, dict[str, Any]]) -> dict[str, Any]:
     """dataset -> scale -> method -> metrics, for `dvc metrics show`."""
     tree: dict[str, Any] = {}
-    for row in rows:
-        column = tree.setdefault(row["dataset"], {}).setdefault(f"x{row['scale']}", {})
-        column[row["method"]] = {metric: row[metric] for metric in METRICS}
+    for (dataset, scale, method), record in records.items():
+        column = tree.setdefault(dataset, {}).setdefault(f"x{scale}", {})
+        column[method] = {metric: round(record[metric]["mean"], 6) for metric in METRICS}
     return tree
 
 
-def _measured(record: dict[str, Any] | None) -> Cell | None:
-    return record and {m: (record[m]["mean"], digits) for m, (_, digits) in METRICS.items()}
+def make_table(name: str, records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> Table:
+    """Table `name`: methods down, dataset and scale across, published values below ours."""
+    datasets = {key: spec["datasets"].get(key) or key for key in spec["tables"][name]}
+    headings = {(key, s): f"{text} {s}x" for key, text in datasets.items() for s in spec["scales"]}
+    shown = {key: record for key, record in records.items() if key[:2] in headings}
+    means = {key: {m: record[m]["mean"] for m in METRICS} for key, record in shown.items()}
+    explained = {(a["dataset"], a["scale"], a["method"]) for a in spec.get("absent", [])}
+    digits = {metric: decimals for metric, (_, decimals) in METRICS.items()}
+    lines: list[dict[str, str]] = []
+    missing: dict[str, list[str]] = {}
+    for method in spec["methods"] if datasets else ():
+        keys = [(*column, method["key"]) for column in headings]
+        gaps = [headings[k[:2]] for k in keys if k not in shown and k not in explained]
+        if gaps:
+            what = ", ".join(gaps) if len(gaps) < len(keys) else ""
+            missing.setdefault(what, []).append(label(method))
+        labels = {"method": method["key"], "label": label(method)}
+        labels["kind"] = method.get("kind") or "baseline"
+        ours, theirs = _cells(keys, means, digits), _cells(keys, paper(), DECIMALS)
+        if ours or theirs:
+            size = _size([shown[key] for key in keys if key in shown])
+            lines.append({**labels, "source": "measured", **size, **ours})
+        if theirs:
+            lines.append({**labels, "source": "paper", "parameters": "", "reduced": "", **theirs})
+    columns = ["method", "label", "kind", "source", "parameters", "reduced"]
+    columns += [f"{dataset}_x{scale}_{metric}" for dataset, scale in headings for metric in METRICS]
+    title = (
+        f"Super-resolution of {words(datasets.values())}, experiment '{spec['experiment']}': "
+        "PSNR (dB) / SSIM / NMSE."
+    )
+    if not datasets:
+        title = f"No dataset of {name} is in experiment '{spec['experiment']}'."
+    table = Table(name, title, headings, pandas.DataFrame(lines, columns=columns, dtype="str"))
+    if datasets:
+        table.caption = caption(shown, table, datasets)
+        table.notes = notes(shown, table, missing, spec)
+    return table
 
 
-def _printed(numbers: dict[str, Any] | None) -> Cell | None:
-    return numbers and {metric: (numbers[metric], DECIMALS[metric]) for metric in METRICS}
+def _cells(
+    keys: list[Key], numbers: dict[Key, dict[str, Any]], digits: dict[str, int]
+) -> dict[str, str]:
+    """A method's numbers as text, by the column of `Table.cells`."""
+    return {
+        f"{key[0]}_x{key[1]}_{metric}": f"{numbers[key][metric]:.{decimals}f}"
+        for key in keys
+        if key in numbers
+        for metric, decimals in digits.items()
+    }
 
 
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
+def _size(records: list[dict[str, Any]]) -> dict[str, str]:
+    """A method's parameters, and of how many where its network is reduced; over all scales."""
+    counts = dict.fromkeys(record.get("parameters") for record in records)
+    full = dict.fromkeys(r["full_parameters"] for r in records if reduced(r))
+    return {
+        "parameters": "/".join(millions(count) for count in counts if count is not None),
+        "reduced": f"of {'/'.join(map(millions, full))}" if full else "no" if counts else "",
+    }
 
 
-def _spec(settings: Any) -> dict[str, Any]:
-    """The settings as a plain dictionary, from a namespace, a dictionary or a model."""
-    spec = settings.model_dump() if hasattr(settings, "model_dump") else plain(settings)
-    names = spec.get("datasets") or {}
-    return {**spec, "datasets": names if isinstance(names, dict) else {n: n for n in names}}
+def millions(count: int) -> str:
+    """'1.38 M', with three significant digits: '0.0081 M', '22.1 M'."""
+    return f"{float(f'{count / 1e6:.3g}'):.10g} M"
 
 
 def print_table(out: Path) -> None:
@@ -330,7 +247,6 @@ def print_table(out: Path) -> None:
     for file in files:
         text = file.read_text(encoding="utf-8")
         if console.is_terminal:
-            console.print(Markdown(text))
-            console.print()
+            console.print(Markdown(text), end="\n\n")
         else:
             print(text)

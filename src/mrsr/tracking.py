@@ -163,30 +163,9 @@ def from_mlflow(experiment: str, uri: str | None = None) -> list[dict[str, Any]]
     return sorted(records, key=lambda r: (r["dataset"], r["scale"], r["method"]))
 
 
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """The objects of a log.jsonl; a last line that is still being written is left out.
-
-    Raises:
-        UserError: the file cannot be read, or another line is not a JSON object.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}; give a training's log.jsonl") from None
-    if lines and not lines[-1].endswith("\n"):
-        lines.pop()
-    objects = []
-    for number, line in enumerate(lines, 1):
-        try:
-            objects.append(json.loads(line))
-        except json.JSONDecodeError:
-            objects.append(None)
-        if not isinstance(objects[-1], dict):
-            raise UserError(f"{path}, line {number}: not a JSON object; train again")
-    return objects
-
-
 def _training(client: Any, folder: Path, uri: str) -> None:
+    from mrsr.log import read_log  # tqdm
+
     lines = read_log(folder / "log.jsonl")
     start = next((line for line in lines if line.get("event") == "start"), None)
     if start is None:

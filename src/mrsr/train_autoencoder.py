@@ -44,9 +44,10 @@ from mrsr import (
     store,
 )
 from mrsr.adversarial import frozen
+from mrsr.delivery import Delivery
 from mrsr.errors import Interrupted, UserError, guarded
 from mrsr.files import alone
-from mrsr.log import Delivery, Log, Progress, clock, numbers, say
+from mrsr.log import Log, Progress, clock, numbers, say
 from mrsr.models.autoencoder import MULTIPLE, unprepare
 from mrsr.settings import digest, job, plain
 

@@ -28,9 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from mrsr import batches, checkpoint, degrade, loop, losses, models, resume
+from mrsr.delivery import Delivery
 from mrsr.errors import Interrupted, UserError, guarded
 from mrsr.files import alone
-from mrsr.log import Delivery, Log, Progress, clock, say
+from mrsr.log import Log, Progress, clock, say
 from mrsr.settings import digest, job, plain
 from mrsr.store import attributes
 from mrsr.train_sr import COUNTS, FREE, REQUIRED

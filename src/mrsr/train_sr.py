@@ -33,9 +33,10 @@ import torch
 from torch import nn
 
 from mrsr import batches, checkpoint, features, gradients, loop, losses, models, opponent, resume
+from mrsr.delivery import Delivery
 from mrsr.errors import Interrupted, UserError, guarded
 from mrsr.files import alone
-from mrsr.log import Delivery, Log, Progress, clock, numbers, say
+from mrsr.log import Log, Progress, clock, numbers, say
 from mrsr.settings import digest, job, plain
 from mrsr.store import attributes
 from mrsr.validation import evaluate

@@ -35,8 +35,9 @@ import torch
 from torch import nn
 
 from mrsr import checkpoint, download, files, loop, pretexts, resume, segmentation, store
+from mrsr.delivery import Delivery
 from mrsr.errors import Diverged, Interrupted, UserError, guarded
-from mrsr.log import Delivery, Log, Progress, clock, numbers, say
+from mrsr.log import Log, Progress, clock, numbers, say
 from mrsr.models import unetr
 from mrsr.settings import digest, job, plain
 

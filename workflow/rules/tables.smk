@@ -1,5 +1,5 @@
 rule write_tables:
-    """The long table and the paper's tables, measured beside printed."""
+    """The long table and the paper's tables, measured beside published."""
     input:
         metrics_paths(),
     output:
