@@ -57,6 +57,7 @@ class LogHandler(LogHandlerBase):
     has_filter = False
     has_formatter = False
     needs_rulegraph = False
+    closed = True  # until there is something to close
 
     def __post_init__(self) -> None:
         from rich.console import Console
@@ -72,11 +73,12 @@ class LogHandler(LogHandlerBase):
         self.done = self.total = 0
         self.cores = 0
         self.fraction = 0.0
-        self.stopping = self.closed = False
+        self.stopping = False
         self.began = time.time()
         self.live = Live(
             get_renderable=self.picture, console=self.console, refresh_per_second=4, transient=True
         )
+        self.closed = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """One event of Snakemake's."""
@@ -113,13 +115,14 @@ class LogHandler(LogHandlerBase):
         elif text.startswith("Terminating processes on user request"):
             self.stopping = True
             self.say("stopping: trainings save their state first")
-        elif level >= logging.WARNING and text != "None":
+        elif level >= logging.WARNING and not text.startswith(("None", "Exiting because a job")):
             self.say(text)
 
     def _start(self, record: Any) -> None:
         words = job_words(record.rule_name, record.wildcards)
         if self.common_settings.dryrun:
-            self.say(f"would {words}")
+            if record.rule_name not in TARGETS:
+                self.say(f"would {words}")
             return
         log = Path(record.log[0]) if record.log else None
         job = Job(record.rule_name, words, record.threads, log, time.time())
@@ -142,7 +145,7 @@ class LogHandler(LogHandlerBase):
         job = self.running.pop(jobid, None)
         if job is not None:
             self.failed[jobid] = job
-            self.say(f"failed: {job.words}; what runs beside it is finished first")
+            self.say(f"failed: {job.words}; the jobs running beside it go on")
 
     def left(self) -> float | None:
         """Seconds until the end, as far as one can tell."""

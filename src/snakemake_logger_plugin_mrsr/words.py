@@ -34,9 +34,10 @@ def job_words(rule: str, wildcards: Mapping[str, str]) -> str:
     """What a job of `rule` does."""
     names = dict(wildcards)
     names["method"] = METHODS.get(names.get("method", ""), names.get("method", ""))
-    if rule in WORDS:
+    try:
         return WORDS[rule].format_map(names)
-    return " ".join([rule.replace("_", " "), *wildcards.values()])
+    except KeyError:  # not our rule, or not with these wildcards
+        return " ".join([rule.replace("_", " "), *wildcards.values()])
 
 
 def last_step(log: Path, since: float) -> tuple[int, int] | None:
