@@ -143,7 +143,7 @@ class LogHandler(LogHandlerBase):
 
     def _fail(self, jobid: int) -> None:
         job = self.running.pop(jobid, None)
-        if job is not None:
+        if job is not None and not self.stopping:  # a stopped job has not failed
             self.failed[jobid] = job
             self.say(f"failed: {job.words}; the jobs running beside it go on")
 
@@ -210,6 +210,8 @@ class LogHandler(LogHandlerBase):
         else:
             for error in self.errors:
                 self.say(error)
+                if "Directory cannot be locked" in error:
+                    self.say("a run that was killed goes on with `mrsr resume`")
 
 
 def clock(seconds: float) -> str:
