@@ -24,8 +24,8 @@ def test_the_measured_table() -> None:
     assert meaning(MEASURED) == (
         "The pixel loss does the work: alone (SRResNet) it gains 4.36 dB over bicubic; the "
         "feature terms change nothing that one training could show (-0.13 to -0.02 dB, and "
-        "trainings differ by up to 0.4 dB); the published objective alone (Eq. 9, no pixel term) cannot "
-        "reconstruct: it ends 35.2 dB below bicubic."
+        "trainings differ by up to 0.4 dB); the published objective alone (Eq. 9, no pixel "
+        "term) cannot reconstruct: it ends 35.2 dB below bicubic."
     )
 
 

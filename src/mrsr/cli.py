@@ -16,6 +16,16 @@ import typer
 
 from mrsr import __version__
 from mrsr.cli_help import Panels
+from mrsr.cli_options import (
+    PARAMS,
+    Device,
+    ExperimentName,
+    Overwrite,
+    ParamsFile,
+    Results,
+    SettingsText,
+)
+from mrsr.cli_workflow import commands
 from mrsr.errors import UserError, guarded
 from mrsr.settings import parse
 
@@ -27,18 +37,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(commands)
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file.")]
-ExperimentName = Annotated[
-    str | None, typer.Option("--experiment", "-e", help="Name of the experiment.")
-]
-SettingsText = Annotated[str, typer.Option("--settings", help="Settings: JSON, or @FILE.")]
-SourceSettings = Annotated[str, typer.Option(help="Settings of the source: JSON, or @FILE.")]
-Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
-Workers = Annotated[int, typer.Option(min=1, help="Processes that share the work.")]
-Results = Annotated[Path, typer.Option(help="Folder of the results.")]
-PARAMS = Path("params.yaml")
 SCHEMA = Path("docs/params.schema.json")
 
 
@@ -106,83 +106,6 @@ def methods(
 
 
 @app.command()
-def raw(
-    source: Annotated[str, typer.Argument(help="Name of the source in params.yaml.")],
-    settings: SettingsText = "",
-    out: Annotated[
-        Path | None, typer.Option(help="Manifest; by default data/raw/SOURCE/manifest.csv.")
-    ] = None,
-    workers: Workers = 2,
-    file: ParamsFile = PARAMS,
-) -> None:
-    """Download (or simulate) the volumes of a source, verify them and write their manifest."""
-    from mrsr.raw import prepare
-
-    given = parse(settings or json.dumps(_source_settings(file, source)))
-    given.workers = workers
-    manifest = out or Path("data/raw") / source / "manifest.csv"
-    count = prepare(source, given, manifest)
-    print(f"{manifest}: {count} files")
-
-
-def _source_settings(file: Path, source: str) -> dict[str, Any]:
-    from mrsr import config
-
-    return config.load(file).source_settings(source)
-
-
-@app.command()
-def slices(
-    manifest: Annotated[Path, typer.Argument(help="Manifest that `mrsr raw` wrote.")],
-    settings: SettingsText,
-    out: Annotated[Path, typer.Option(help="Folder for the slice stores.")],
-    source_settings: SourceSettings = "{}",
-    workers: Workers = 2,
-    skip_bad: Annotated[
-        bool, typer.Option("--skip-bad", help="Skip unreadable volumes and list them.")
-    ] = False,
-) -> None:
-    """Cut volumes into slices: one store per split, with no subject in two splits."""
-    from mrsr.slicing import slice_dataset
-
-    given = parse(settings)
-    given.skip_bad = given.skip_bad or skip_bad
-    if not manifest.is_file():
-        raise UserError(f"{manifest} does not exist; create it with `mrsr raw {given.source}`")
-    report = slice_dataset(manifest.parent, given, out, parse(source_settings), workers=workers)
-    print(json.dumps(report, indent=2))
-
-
-@app.command()
-def guides(
-    manifest: Annotated[Path, typer.Argument(help="Manifest that `mrsr raw` wrote.")],
-    settings: SettingsText,
-    slices: Annotated[Path, typer.Option(help="Folder of the target contrast's slice stores.")],
-    out: Annotated[Path, typer.Option(help="Folder for the guide contrast's slice stores.")],
-    source_settings: SourceSettings = "{}",
-) -> None:
-    """Resample the second contrast of the same subjects onto the grid of their slices."""
-    from mrsr.guides import make
-
-    report = make(manifest.parent, parse(settings), parse(source_settings), slices, out)
-    print(json.dumps(report, indent=2))
-
-
-@app.command("tracking-init")
-def tracking_init(
-    settings: SettingsText,
-    out: Annotated[Path, typer.Option(help="File that marks the store as ready.")],
-) -> None:
-    """Create the MLflow store before the first job logs to it."""
-    from mrsr import tracking
-    from mrsr.files import write_text
-
-    if parse(settings).enabled:
-        tracking.init_store()
-    write_text(out, "ready\n")
-
-
-@app.command()
 def sync(
     experiment: ExperimentName = None,
     results: Results = Path("results"),
@@ -243,18 +166,6 @@ def curves(
 
     figures.curves({log.parent.name: log for log in logs}, out)
     print(out)
-
-
-@app.command()
-def frozen(
-    sources: Annotated[list[Path], typer.Argument(help="ViT folders and probe files.")],
-    out: Annotated[Path, typer.Option(help="Folder for the tables.")],
-) -> None:
-    """Tabulate how well the frozen networks do on test subjects."""
-    from mrsr.frozen_table import frozen_table
-
-    for row in frozen_table(sources, out):
-        print(f"{row['network']}: {row['measure']} {row['value']:g}")
 
 
 @app.command("pretext-table")
