@@ -52,8 +52,9 @@ $(STAMP): envs/requirements.lock pyproject.toml
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/snakemake --cores $(CORES) all --config experiment=demo
+	@$(BIN)/snakemake --logger mrsr --cores $(CORES) all --config experiment=demo
 	@$(BIN)/mrsr tables --experiment demo --print
+	@$(BIN)/python -m mrsr.demo_end --tables results/demo/tables
 
 test: test-fast test-slow
 

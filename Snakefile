@@ -4,6 +4,7 @@ from pathlib import Path
 
 from mrsr import cluster
 from mrsr import config as mrsr_config
+from snakemake_logger_plugin_mrsr import words
 
 # `mrsr` and `python` in the rules are those of the environment that runs this workflow. A signal
 # does not end the shell before the training in it has written its state; what was stopped (75 with a
@@ -19,6 +20,9 @@ shell.prefix(
 PARAMS = mrsr_config.load(config.get("params", "params.yaml"), config.get("experiment"))
 RESULTS = f"results/{PARAMS.name}"
 LOGS = f"logs/{PARAMS.name}"
+
+# `--logger mrsr` calls the methods what the tables call them
+words.METHODS.update({key: row.label for key, row in PARAMS.rows.items()})
 
 
 # on a cluster these run where Snakemake runs: downloads need the network that compute nodes often

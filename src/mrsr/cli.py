@@ -1,6 +1,7 @@
-"""`mrsr ...`: every step by hand, and the tools for one's own scans.
+"""The command line: tools for your own scans, and every step of an experiment by hand.
 
-Heavy packages are imported inside the commands, so that `mrsr --help` answers at once.
+Heavy packages are imported inside the commands, so that `mrsr --help` answers at once. Panels and
+examples of the help are in cli_help.py.
 """
 
 from __future__ import annotations
@@ -13,33 +14,57 @@ from typing import Annotated, Any
 
 import typer
 
+from mrsr import __version__
+from mrsr.cli_help import Panels
+from mrsr.cli_options import (
+    PARAMS,
+    Device,
+    ExperimentName,
+    Overwrite,
+    ParamsFile,
+    Results,
+    SettingsText,
+)
+from mrsr.cli_workflow import commands
 from mrsr.errors import UserError, guarded
 from mrsr.settings import parse
 
 app = typer.Typer(
     name="mrsr",
-    help="Super-resolution of MR images: reproduce, trust, use.",
+    cls=Panels,
+    rich_markup_mode="rich",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+app.add_typer(commands)
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="The parameters' file.")]
-ExperimentName = Annotated[
-    str | None, typer.Option("--experiment", "-e", help="A block under experiments:.")
-]
-SettingsText = Annotated[str, typer.Option("--settings", help="A JSON object, or @file.")]
-PARAMS = Path("params.yaml")
 SCHEMA = Path("docs/params.schema.json")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"mrsr {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Super-resolution of MR images: reproduce the paper, check it, enhance your own scans."""
 
 
 @app.command()
 def params(
     experiment: ExperimentName = None,
     file: ParamsFile = PARAMS,
-    as_json: Annotated[bool, typer.Option("--json", help="JSON instead of YAML.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not YAML.")] = False,
 ) -> None:
-    """Print what is in force for an experiment, resolved."""
+    """Print every parameter of an experiment, with its overrides applied."""
     import yaml
 
     from mrsr import config
@@ -53,9 +78,9 @@ def params(
 
 @app.command()
 def schema(
-    out: Annotated[Path, typer.Option(help="Where to.")] = SCHEMA,
+    out: Annotated[Path, typer.Option(help="File to write.")] = SCHEMA,
 ) -> None:
-    """Write the JSON schema of params.yaml, for editors."""
+    """Write the JSON schema of params.yaml, which editors use to check and complete."""
     from mrsr import config
     from mrsr.files import write_json
 
@@ -66,11 +91,11 @@ def schema(
 @app.command()
 def methods(
     experiment: ExperimentName = None,
-    scale: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = 2,
-    every: Annotated[bool, typer.Option("--all", help="Ablations and controls too.")] = False,
+    scale: Annotated[int, typer.Option(help="Scale: 2, 3, 4 or 8.")] = 2,
+    every: Annotated[bool, typer.Option("--all", help="Include ablations and controls.")] = False,
     file: ParamsFile = PARAMS,
 ) -> None:
-    """List the methods: parameters, multiply-adds for a 240x240 output, scales, needs."""
+    """List the methods: parameters, multiply-adds for a 240x240 image, scales, requirements."""
     from mrsr import config
     from mrsr import methods as listing
 
@@ -81,104 +106,34 @@ def methods(
 
 
 @app.command()
-def raw(
-    source: str,
-    settings: SettingsText = "",
-    out: Annotated[Path | None, typer.Option(help="data/raw/SOURCE/manifest.csv")] = None,
-    workers: Annotated[int, typer.Option(min=1)] = 2,
-    file: ParamsFile = PARAMS,
-) -> None:
-    """Download or make a source's volumes, verify and list them."""
-    from mrsr.raw import prepare
-
-    given = parse(settings or json.dumps(_source_settings(file, source)))
-    given.workers = workers
-    manifest = out or Path("data/raw") / source / "manifest.csv"
-    count = prepare(source, given, manifest)
-    print(f"{manifest}: {count} files")
-
-
-def _source_settings(file: Path, source: str) -> dict[str, Any]:
-    from mrsr import config
-
-    return config.load(file).source_settings(source)
-
-
-@app.command()
-def slices(
-    manifest: Path,
-    settings: SettingsText,
-    out: Annotated[Path, typer.Option(help="Folder of the three stores.")],
-    source_settings: Annotated[str, typer.Option(help="The source's settings.")] = "{}",
-    workers: Annotated[int, typer.Option(min=1)] = 2,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Note bad volumes, go on.")] = False,
-) -> None:
-    """Cut volumes into one slice store per split, disjoint by subject."""
-    from mrsr.slicing import slice_dataset
-
-    given = parse(settings)
-    given.skip_bad = given.skip_bad or skip_bad
-    if not manifest.is_file():
-        raise UserError(f"{manifest} does not exist; make it with `mrsr raw {given.source}`")
-    report = slice_dataset(manifest.parent, given, out, parse(source_settings), workers=workers)
-    print(json.dumps(report, indent=2))
-
-
-@app.command()
-def guides(
-    manifest: Path,
-    settings: SettingsText,
-    slices: Annotated[Path, typer.Option(help="Folder of the stores that are guided.")],
-    out: Annotated[Path, typer.Option(help="Folder of the guides' stores.")],
-    source_settings: Annotated[str, typer.Option(help="The source's settings.")] = "{}",
-) -> None:
-    """Put the second contrast of the same scans on the grid of slice stores."""
-    from mrsr.guides import make
-
-    report = make(manifest.parent, parse(settings), parse(source_settings), slices, out)
-    print(json.dumps(report, indent=2))
-
-
-@app.command("tracking-init")
-def tracking_init(settings: SettingsText, out: Annotated[Path, typer.Option()]) -> None:
-    """Initialise the MLflow store, once, before any job logs."""
-    from mrsr import tracking
-    from mrsr.files import write_text
-
-    if parse(settings).enabled:
-        tracking.init_store()
-    write_text(out, "ready\n")
-
-
-@app.command()
 def sync(
     experiment: ExperimentName = None,
-    results: Annotated[Path, typer.Option(help="The results' folder.")] = Path("results"),
+    results: Results = Path("results"),
 ) -> None:
-    """Deliver to MLflow what a tracker that was down did not get."""
+    """Send to MLflow the records that it missed while it was down."""
     from mrsr import tracking
 
     folder = results / experiment if experiment else results
     delivered, failed = tracking.sync(folder)
-    print(f"{delivered} delivered, {failed} failed")
+    print(f"{delivered} records sent, {failed} failed")
     if failed:
-        raise UserError("some records could not be delivered; start the tracker and run again")
+        raise UserError("MLflow did not accept every record; start its server and run this again")
 
 
 @app.command()
 def tables(
-    metrics: Annotated[list[Path] | None, typer.Argument(help="Metrics JSONs.")] = None,
+    metrics: Annotated[list[Path] | None, typer.Argument(help="Metrics files (JSON).")] = None,
     settings: SettingsText = "",
     experiment: ExperimentName = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the tables.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the tables.")] = None,
     from_mlflow: Annotated[
-        bool, typer.Option("--from-mlflow", help="Take the metrics from the tracking store.")
+        bool, typer.Option("--from-mlflow", help="Read the metrics from MLflow.")
     ] = False,
-    summary: Annotated[Path | None, typer.Option(help="A JSON of the means, for DVC.")] = None,
-    show: Annotated[bool, typer.Option("--print", help="Only print what lies there.")] = False,
+    summary: Annotated[Path | None, typer.Option(help="JSON for the means.")] = None,
+    show: Annotated[bool, typer.Option("--print", help="Only print existing tables.")] = False,
     file: ParamsFile = PARAMS,
 ) -> None:
-    """Make the tables from metrics files or from the tracking store, or print them."""
+    """Write the tables from metrics files or from MLflow, or print them."""
     from mrsr import config
     from mrsr import tables as making
 
@@ -202,34 +157,22 @@ def tables(
 
 @app.command()
 def curves(
-    logs: Annotated[list[Path], typer.Argument(help="log.jsonl files of trainings.")],
-    out: Annotated[Path, typer.Option(help="A .png or .pdf.")],
+    logs: Annotated[list[Path], typer.Argument(help="log.jsonl of each training.")],
+    out: Annotated[Path, typer.Option(help="Figure to write: .png or .pdf.")],
 ) -> None:
-    """Draw training, validation and test curves (Fig. 7)."""
+    """Plot training, validation and test losses (Fig. 7 of the paper)."""
     from mrsr import figures
 
     figures.curves({log.parent.name: log for log in logs}, out)
     print(out)
 
 
-@app.command()
-def frozen(
-    sources: Annotated[list[Path], typer.Argument(help="ViT folders and probes' JSONs.")],
-    out: Annotated[Path, typer.Option(help="Folder of the tables.")],
-) -> None:
-    """Tabulate what the frozen networks have learned, on test subjects."""
-    from mrsr.frozen_table import frozen_table
-
-    for row in frozen_table(sources, out):
-        print(f"{row['network']}: {row['measure']} {row['value']:g}")
-
-
 @app.command("pretext-table")
 def pretexts(
     trainings: Annotated[list[Path], typer.Argument(help="Folders of ViT trainings.")],
-    out: Annotated[Path, typer.Option(help="Folder of the tables.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables.")],
 ) -> None:
-    """Tabulate the pre-texts over seeds, from their validation curves."""
+    """Compare the pretext tasks over several seeds, from their validation curves."""
     from mrsr.pretext_table import pretext_table
 
     print(pretext_table(trainings, out), end="")
@@ -238,14 +181,14 @@ def pretexts(
 @app.command()
 def timings(
     experiment: ExperimentName = None,
-    out: Annotated[Path | None, typer.Option(help="The CSV; Markdown goes beside it.")] = None,
-    results: Annotated[Path, typer.Option(help="The results' folder.")] = Path("results"),
-    device: Annotated[str, typer.Option()] = "auto",
-    threads: Annotated[int, typer.Option(min=0, help="0: as many as torch likes.")] = 1,
-    repeat: Annotated[int, typer.Option(min=1, help="The median of so many.")] = 5,
+    out: Annotated[Path | None, typer.Option(help="CSV to write, and a .md.")] = None,
+    results: Results = Path("results"),
+    device: Device = "auto",
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0: torch decides.")] = 1,
+    repeat: Annotated[int, typer.Option(min=1, help="Runs; the median is reported.")] = 5,
     file: ParamsFile = PARAMS,
 ) -> None:
-    """Measure appendix D's times: with an experiment's networks, or at the paper's sizes."""
+    """Measure the times of the paper's appendix D, for an experiment or at the paper's sizes."""
     from mrsr import config
     from mrsr import timings as timing
 
@@ -259,18 +202,18 @@ def timings(
 
 @app.command()
 def enhance(
-    scan: Annotated[Path, typer.Argument(help="A NIfTI file, 3D.")],
-    out: Annotated[Path, typer.Argument(help="The enhanced volume, .nii or .nii.gz.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="A best.pt; or bicubic.")],
-    scale: Annotated[int, typer.Option(help="With bicubic: 2, 3, 4 or 8.")] = 0,
-    device: Annotated[str, typer.Option()] = "auto",
-    batch: Annotated[int, typer.Option(min=1)] = 8,
-    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    scan: Annotated[Path, typer.Argument(help="3D NIfTI file.")],
+    out: Annotated[Path, typer.Argument(help="Enhanced volume: .nii or .nii.gz.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint (best.pt), or bicubic.")],
+    scale: Annotated[int, typer.Option(help="Scale for bicubic: 2, 3, 4 or 8.")] = 0,
+    device: Device = "auto",
+    batch: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 8,
+    overwrite: Overwrite = False,
     guide: Annotated[
-        Path | None, typer.Option("--guide", help="The second contrast, for guided networks.")
+        Path | None, typer.Option("--guide", help="Second contrast, for guided networks.")
     ] = None,
 ) -> None:
-    """Apply a trained network to a scan of one's own."""
+    """Enhance a scan with a trained network."""
     from mrsr.enhance import enhance as run
 
     given = {"scale": scale, "device": device, "batch": batch, "overwrite": overwrite}
@@ -280,13 +223,13 @@ def enhance(
 
 @app.command()
 def degrade(
-    scan: Annotated[Path, typer.Argument(help="A NIfTI file, 3D.")],
-    out: Annotated[Path, typer.Argument(help="The coarser volume, .nii or .nii.gz.")],
-    scale: Annotated[int, typer.Option(help="2, 3, 4 or 8.")] = 2,
-    kind: Annotated[str, typer.Option(help="bicubic or kspace.")] = "bicubic",
-    overwrite: Annotated[bool, typer.Option("--overwrite")] = False,
+    scan: Annotated[Path, typer.Argument(help="3D NIfTI file.")],
+    out: Annotated[Path, typer.Argument(help="Degraded volume: .nii or .nii.gz.")],
+    scale: Annotated[int, typer.Option(help="Scale: 2, 3, 4 or 8.")] = 2,
+    kind: Annotated[str, typer.Option(help="Degradation: bicubic or kspace.")] = "bicubic",
+    overwrite: Overwrite = False,
 ) -> None:
-    """Make a scan coarser in plane, to try a network where the truth is known."""
+    """Lower the in-plane resolution of a scan, to test a network against a known reference."""
     from mrsr.coarsen import coarsen
 
     coarsen(scan, out, scale=scale, kind=kind, overwrite=overwrite)
@@ -295,19 +238,19 @@ def degrade(
 
 @app.command()
 def score(
-    prediction: Path,
-    reference: Path,
-    preset: Annotated[str, typer.Option(help="A preset of params.yaml.")] = "slice",
+    prediction: Annotated[Path, typer.Argument(help="Volume to score, from any tool.")],
+    reference: Annotated[Path, typer.Argument(help="Reference of the same shape.")],
+    preset: Annotated[str, typer.Option(help="Metric preset in params.yaml.")] = "slice",
     file: ParamsFile = PARAMS,
 ) -> None:
-    """Rate any volume against a reference; also another tool's output."""
+    """Score a volume against a reference: PSNR, SSIM and NMSE."""
     from mrsr.score import score_files
 
     print(json.dumps(score_files(prediction, reference, _preset(preset, file)), indent=2))
 
 
 def _preset(name: str, file: Path) -> Any:
-    """A preset from params.yaml where there is one, else the built-in of that name."""
+    """The preset of params.yaml; without that file, the built-in one of the same name."""
     from mrsr import metrics
 
     if file.is_file():
@@ -324,27 +267,27 @@ def _preset(name: str, file: Path) -> Any:
 
 @app.command()
 def adopt(experiment: ExperimentName = None) -> None:
-    """After `dvc pull`: make Snakemake accept what lies there, when the ledger agrees."""
+    """After `dvc pull`: let Snakemake use the pulled results if they match dvc.lock."""
     from mrsr.adopt import adopt as run
 
-    print(f"{run(experiment)}: adopted; nothing will be trained again")
+    print(f"{run(experiment)}: results accepted; nothing will be trained again")
 
 
 @app.command()
 def plan(
-    target: Annotated[str, typer.Argument(help="A target of snakemake, or a file.")] = "all",
+    target: Annotated[str, typer.Argument(help="Snakemake target or file.")] = "all",
     experiment: ExperimentName = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU's name: V100")] = "auto",
-    cores: Annotated[int, typer.Option(min=1, help="As snakemake --cores.")] = 2,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs of this computer.")] = 1,
-    jobs: Annotated[int, typer.Option(min=0, help="Jobs at a time on a cluster; 0: none.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, or a GPU such as V100.")] = "auto",
+    cores: Annotated[int, typer.Option(min=1, help="Cores, as for snakemake --cores.")] = 2,
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs of this machine.")] = 1,
+    jobs: Annotated[int, typer.Option(min=0, help="Cluster jobs at a time; 0: no cluster.")] = 0,
     measure: Annotated[
-        bool, typer.Option("--measure", help="Time a few steps of each network here, first.")
+        bool, typer.Option("--measure", help="First time a few steps of each network.")
     ] = False,
-    fresh: Annotated[bool, typer.Option("--fresh", help="As if nothing were there yet.")] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore existing results.")] = False,
     file: ParamsFile = PARAMS,
 ) -> None:
-    """Print what a target will cost: jobs, hours and disk by stage and row, and wall time."""
+    """Estimate jobs, hours, disk space and wall time of a target."""
     from mrsr.plan import estimate
 
     given = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
@@ -359,12 +302,12 @@ def plan(
 def resume(
     context: typer.Context,
     force: Annotated[
-        bool, typer.Option("--force", help="The run was on another machine, and is dead.")
+        bool, typer.Option("--force", help="Take over a dead run of another machine.")
     ] = False,
 ) -> None:
-    """After a killed Snakemake: cancel what it left running, unlock, go on.
+    """Continue after Snakemake was killed: cancel leftover jobs, unlock, run again.
 
-    Arguments after `--` go to Snakemake; without any, the last run's are used.
+    Arguments after `--` go to Snakemake; without them, those of the last run are used.
     """
     from mrsr import cluster
 
@@ -373,8 +316,8 @@ def resume(
 
 @guarded
 def main() -> None:
-    """Entry point: a user's mistake is one line on stderr and exit code 2 or more."""
-    # one thread where nothing else is said: two jobs side by side must not fight for cores
+    """Entry point: a user's mistake ends as one line on stderr and exit code 2 or more."""
+    # one thread by default: jobs that run side by side must not compete for cores
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     app(standalone_mode=True)
 

@@ -1,10 +1,10 @@
-"""Errors for people: one line that says what is wrong, where, and what to do.
+"""Errors for users: one line that says what is wrong, where, and what to do.
 
 Exit codes (docs/reliability.md has what leads to them):
 
-- 1: one process of several was lost (`loop.py`); of Python: a bug, with its traceback
-- 2: the input is wrong (a parameter, a file, a path, a network answer that cannot be trusted), or
-  there is no place to write to (no permission, a full disk, a folder in use)
+- 1: one of several processes was lost (`loop.py`); with a Python traceback: a bug
+- 2: the input is wrong (a parameter, a file, a path, an unexpected answer from a server), or the
+  output cannot be written (no permission, a full disk, a folder in use)
 - 4: a training diverged
 - 75: interrupted by SIGTERM or SIGUSR1 after a checkpoint was written; run the command again
 """
@@ -22,11 +22,11 @@ from typing import Any
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 BAD_INPUT = 2
 DIVERGED = 4
-INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command will go on later
+INTERRUPTED = 75  # EX_TEMPFAIL of sysexits.h: the same command continues later
 
 
 class UserError(Exception):
-    """Something the user can mend. The message is one line: what, where, what to do."""
+    """A problem that the user can fix. The message is one line: what, where, what to do."""
 
     exit_code = BAD_INPUT
 
@@ -38,21 +38,20 @@ class Diverged(UserError):
 
 
 class Interrupted(UserError):
-    """A signal asked the job to stop; its state is on disk and the next start goes on from it."""
+    """A signal stopped the job. Its state is on disk; the next start continues from there."""
 
     exit_code = INTERRUPTED
 
 
 def one_line(text: str) -> str:
-    """Fold white space and line breaks, so that a message stays one line."""
+    """Replace line breaks and runs of white space by single spaces."""
     return " ".join(str(text).split())
 
 
 def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate an entry point: a `UserError` becomes one line on stderr and its exit code.
 
-    So does a full disk that nobody has turned into one. Every other exception is a bug of ours and
-    keeps its traceback.
+    So does a full disk. Any other exception is a bug and keeps its traceback.
     """
 
     @functools.wraps(main)

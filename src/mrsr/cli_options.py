@@ -1,0 +1,20 @@
+"""Options that several commands share, each with its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="Parameter file.")]
+ExperimentName = Annotated[
+    str | None, typer.Option("--experiment", "-e", help="Name of the experiment.")
+]
+SettingsText = Annotated[str, typer.Option("--settings", help="Settings: JSON, or @FILE.")]
+SourceSettings = Annotated[str, typer.Option(help="Settings of the source: JSON, or @FILE.")]
+Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
+Workers = Annotated[int, typer.Option(min=1, help="Processes that share the work.")]
+Results = Annotated[Path, typer.Option(help="Folder of the results.")]
+PARAMS = Path("params.yaml")
