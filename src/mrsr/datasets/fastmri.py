@@ -1,20 +1,21 @@
 """fastmri: single-coil knees, proton density with and without fat suppression (section 4.1).
 
 Data: Zbontar et al., "fastMRI: An Open Dataset and Benchmarks for Accelerated MRI",
-arXiv:1811.08839; access by application at fastmri.med.nyu.edu. Either `source` is a folder of the
-HDF5 files, with or without `singlecoil_train/` and `singlecoil_val/`, or the environment variables
+arXiv:1811.08839; access by application at fastmri.med.nyu.edu. Either `source` is a folder of HDF5
+files, with or without `singlecoil_train/` and `singlecoil_val/`, or the environment variables
 FASTMRI_KNEE_TRAIN_URL and FASTMRI_KNEE_VAL_URL hold the signed links of the two tar.xz archives.
-Those links are keys: they stand in no setting, message, log or file.
+Those links are secrets: they never appear in a setting, message, log or file.
 
 Contrasts: PD (CORPD_FBK) and PDFS (CORPDFS_FBK), one pair per person and knee. `pairs` is a CSV
-of two columns of file stems in either order, and perhaps a third: train, validation or test (a
-number there, as public lists have it, is ignored), or a folder of such lists. Without one, pairs
-are derived: files of one `patient_id` within one folder, preferring equal numbers of slices, up to
-`pairs_train` from singlecoil_train and `pairs_test` from singlecoil_val. Where nothing else says
-so, singlecoil_val is the test set; in a flat folder the first `pairs_test` by hash are. Pairs that
-share a person are one subject. `validation` pairs are taken from train by the subjects' hash.
+with two columns of file stems in either order, or a folder of such lists. An optional third column
+gives the split: train, validation or test (numbers, as in public lists, are ignored). Without a
+list, pairs are made from files with the same `patient_id` in one folder, preferring equal numbers
+of slices, up to `pairs_train` from singlecoil_train and `pairs_test` from singlecoil_val. Unless
+the list says otherwise, singlecoil_val is the test set; in a flat folder it is the first
+`pairs_test` pairs by hash. Pairs that share a person are one subject. `validation` pairs are taken
+from train by the hash of the subject.
 
-What was chosen is written to `pairs.csv` in the folder (pd, pdfs, subject, split, pair).
+The chosen pairs are written to `pairs.csv` in the folder (pd, pdfs, subject, split, pair).
 
 By hand: `python -m mrsr.datasets.fastmri data/raw/fastmri [FOLDER [PAIRS.csv]]`.
 """
@@ -40,11 +41,11 @@ from mrsr.files import write_json, write_text
 
 SETTINGS = {
     "source": "",  # a folder of .h5 files; empty: signed links from the environment
-    "pairs": "",  # a CSV of stems, or a folder of CSVs; empty: derived by patient_id
-    "pairs_train": 227,  # section 4: at most so many pairs for training and validation
-    "pairs_test": 24,  # and for the test
-    "validation": 10,  # pairs of the training ones; public lists have 45
-    "seed": 0,  # of the hash that deals them out
+    "pairs": "",  # a CSV of stems, or a folder of CSVs; empty: derived from patient_id
+    "pairs_train": 227,  # section 4: at most this many pairs for training and validation
+    "pairs_test": 24,  # and for testing
+    "validation": 10,  # of the training pairs; public lists have 45
+    "seed": 0,  # of the hash that orders the pairs
 }
 ARCHIVES = {  # folder -> (environment variable, archive)
     "singlecoil_train": ("FASTMRI_KNEE_TRAIN_URL", "knee_singlecoil_train.tar.xz"),
@@ -57,7 +58,8 @@ def prepare(folder: Path, settings: Any) -> None:
     """Fetch and unpack, or copy the files of the chosen pairs, then write pairs.csv.
 
     Raises:
-        UserError: no source, a link that does not answer, a damaged or unsafe archive, no pairs.
+        UserError: no source, a link that cannot be fetched, a damaged or unsafe archive, or no
+        pairs.
     """
     folder = Path(folder)
     if settings.source:
@@ -100,7 +102,7 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
     for row in sorted(rows, key=lambda row: row[column]):
         path = Path(folder) / row[column]
         if not path.is_file():
-            raise UserError(f"no file {path}, which pairs.csv names; {hint}")
+            raise UserError(f"no file {path}, which pairs.csv lists; {hint}")
         volumes.append(
             VolumeRef(
                 path=path,
@@ -116,7 +118,7 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
 
 
 def read_volume(ref: VolumeRef) -> Volume:
-    """One file as complex64 images of the header's matrix, (slices, 320, 320)."""
+    """One file as complex64 images with the header's matrix size, (slices, 320, 320)."""
     volume = read_fastmri_file(
         ref.path, subject=ref.subject, contrast=ref.contrast, organ=ref.organ
     )
@@ -124,11 +126,11 @@ def read_volume(ref: VolumeRef) -> Volume:
 
 
 def _source_folder(source: str) -> Path:
-    if download.local_path(source) is None:  # never echoed: it may be a signed link
+    if download.local_path(source) is None:  # never print it: it may be a signed link
         variables = " and ".join(variable for variable, _ in ARCHIVES.values())
         raise UserError(
-            "data.sources.fastmri.source is a web address; give a folder there, and signed links "
-            f"in the environment variables {variables} only"
+            "data.sources.fastmri.source is a web address; set it to a folder, and put signed "
+            f"links only into the environment variables {variables}"
         )
     folder = download.local_path(source)
     if folder is None or not folder.is_dir():
@@ -137,7 +139,7 @@ def _source_folder(source: str) -> Path:
 
 
 def _unpacked(folder: Path, name: str, variable: str, archive: str) -> None:
-    """singlecoil_train or singlecoil_val below `folder`, from the signed link if it must be."""
+    """Ensure that `folder` has singlecoil_train or singlecoil_val; fetch if needed."""
     target, marker = folder / name, folder / f"{name}.json"
     try:
         files = sum(1 for _ in target.iterdir())
@@ -152,13 +154,13 @@ def _unpacked(folder: Path, name: str, variable: str, archive: str) -> None:
             f"or put the signed link of {archive} into {variable}"
         )
     packed = download.fetch(link, folder / archive, label=archive)
-    download.remove_folder(target)  # of a run that ended before its marker was written
+    download.remove_folder(target)  # left by a run that ended before it wrote its marker
     unpacked = download.safe_extract(
         packed, target, only=lambda member: member.endswith(".h5"), flat=True
     )
     if not unpacked:
         download.remove_folder(target)
-        raise UserError(f"{archive} holds no .h5 files; check which link {variable} holds")
+        raise UserError(f"{archive} contains no .h5 files; check the link in {variable}")
     write_json(marker, {"archive": archive, "files": len(unpacked)})
     packed.unlink()
 

@@ -1,7 +1,7 @@
-"""NIfTI files, read with suspicion and without loss: any orientation -> `Volume`.
+"""Read NIfTI files of any orientation into a `Volume`, losslessly and with checks.
 
-Every source of volumes that come as NIfTI (phantom, openms, ixi, folder) reads them here, so that
-a broken file gives the same one-line message everywhere. By hand:
+Every source of NIfTI files (phantom, openms, ixi, folder) uses this module, so that a broken file
+gives the same one-line error everywhere. By hand:
 
     python -c "from mrsr.datasets.nifti import read_nifti as r; \
         print(r('scan.nii.gz', subject='a', contrast='T1', organ='brain').stored.shape)"
@@ -23,12 +23,12 @@ from mrsr.files import atomic
 SUFFIXES = (".nii", ".nii.gz")
 # deflate cannot shrink by more than 1032:1, so a header that promises more than this is wrong
 _MOST_COMPRESSION = 1100
-_VOXEL_MM = (1e-3, 1e3)  # micrometre to metre; outside it a header is broken
+_VOXEL_MM = (1e-3, 1e3)  # micrometre to metre; anything else means a broken header
 _FAR_MM = 1e5  # no scanner is a hundred metres long
 
 
 def is_nifti(path: str | Path) -> bool:
-    """Does the name end like a NIfTI file's (.nii or .nii.gz, any case)?"""
+    """Whether the name ends in .nii or .nii.gz, in any case."""
     return Path(path).name.lower().endswith(SUFFIXES)
 
 
@@ -52,18 +52,18 @@ def read_nifti(
 ) -> Volume:
     """Read one 3D scan.
 
-    slice_axis: axis of the stored array (0, 1, 2) that becomes the first one; None takes the axis
-    with the largest voxel size, that is, slices lie in the finest plane (ties: the last axis). Of
-    the other two, the later becomes rows and the earlier columns. Nothing is flipped or resampled:
-    the affine is permuted along, and `attributes["axes"]` ("2,1,0") says which stored axis became
-    slice, row and column, so that a writer can put an array back.
+    slice_axis: axis of the stored array (0, 1, 2) that becomes the first. None takes the axis with
+    the largest voxel size, so that slices have the finest plane (ties: the last axis). Of the other
+    two, the later becomes rows and the earlier columns. Nothing is flipped or resampled. The affine
+    is permuted accordingly, and `attributes["axes"]` ("2,1,0") records which stored axis became
+    slice, row and column, so that a writer can undo the permutation.
 
-    Integer files keep their type, slope and intercept; floating-point ones become float32 with
-    slope and intercept applied; complex ones complex64.
+    Integer files keep their type, slope and intercept. Floating-point files become float32 with
+    slope and intercept applied, complex files complex64.
 
     Raises:
         UserError: unreadable, not NIfTI, truncated or corrupt, not 3D, no voxels, colour, NaN or
-            infinite values, the same value everywhere, or a position in space that cannot be.
+            infinite values, the same value everywhere, or an impossible position in space.
     """
     path = Path(path)
     image = _open(path)
@@ -104,7 +104,7 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None
     content = image.to_bytes()
     with atomic(path) as temporary:
         if Path(path).name.lower().endswith(".gz"):
-            # a gzip header holds time and name: neither may reach a file that is checksummed
+            # leave time and name out of the gzip header: they would change the checksum
             with (
                 open(temporary, "wb") as raw,
                 gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
@@ -115,7 +115,7 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None
 
 
 def _open(path: Path) -> Any:
-    """The header, parsed; no voxel is read yet."""
+    """Parse the header; no voxels are read yet."""
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
@@ -125,7 +125,7 @@ def _open(path: Path) -> Any:
     try:
         with open(path, "rb") as file:
             if not file.read(1):
-                raise UserError(f"{path.name} has no content (0 bytes); copy or download it again")
+                raise UserError(f"{path.name} is empty (0 bytes); copy or download it again")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from None
     try:
@@ -134,7 +134,7 @@ def _open(path: Path) -> Any:
         raise UserError(
             _truncated(path)
             if _breaks_off(path)
-            else f"{path.name} is not a NIfTI file that can be read; give a .nii or .nii.gz file"
+            else f"{path.name} is not a readable NIfTI file; give a .nii or .nii.gz file"
         ) from None
     if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
         raise UserError(
@@ -144,7 +144,7 @@ def _open(path: Path) -> Any:
 
 
 def _breaks_off(path: Path) -> bool:
-    """Is it a gzip file whose stream is cut or fails its checksum?"""
+    """Whether it is a gzip file whose stream is cut off or fails its checksum."""
     with open(path, "rb") as raw:
         if raw.read(2) != b"\x1f\x8b":
             return False
@@ -159,11 +159,11 @@ def _breaks_off(path: Path) -> bool:
 
 def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, int, int]:
     if len(shape) > 3 and all(size == 1 for size in shape[3:]):
-        shape = shape[:3]  # a time axis of one
+        shape = shape[:3]  # a time axis of length one
     if len(shape) != 3:
         raise UserError(
             f"{path.name} is {len(shape)}D {_times(shape)}, a 3D volume is needed;"
-            " save the volume you mean as a file of its own"
+            " save the volume you want as a separate file"
         )
     if min(shape) < 1:
         raise UserError(f"{path.name} has no voxels ({_times(shape)}); remove or replace the file")
@@ -174,11 +174,11 @@ def _affine(path: Path, affine: np.ndarray) -> np.ndarray:
     affine = np.asarray(affine, dtype=np.float64)
     advice = "; correct sform/qform and voxel size, or convert the scan again"
     if not np.isfinite(affine).all():
-        raise UserError(f"{path.name}: the affine holds NaN or infinite values{advice}")
+        raise UserError(f"{path.name}: the affine has NaN or infinite values{advice}")
     sizes = np.sqrt((affine[:3, :3] ** 2).sum(axis=0))
     if sizes.min() < _VOXEL_MM[0] or sizes.max() > _VOXEL_MM[1]:
         found = " x ".join(f"{size:.3g}" for size in sizes)
-        raise UserError(f"{path.name}: a voxel of {found} mm cannot be{advice}")
+        raise UserError(f"{path.name}: a voxel of {found} mm is impossible{advice}")
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
         raise UserError(f"{path.name}: the affine is singular, axes coincide{advice}")
     if np.abs(affine[:3, 3]).max() > _FAR_MM:
@@ -187,10 +187,12 @@ def _affine(path: Path, affine: np.ndarray) -> np.ndarray:
 
 
 def _voxels(path: Path, image: Any, shape: tuple[int, int, int]) -> tuple[np.ndarray, float, float]:
-    """(x, y, z) array in native byte order, slope, intercept; the gzip checksum is verified."""
+    """(x, y, z) array in native byte order, slope, intercept; verifies the gzip checksum."""
     dtype = np.dtype(image.get_data_dtype())
     if dtype.fields is not None or dtype.kind not in "iufc":
-        raise UserError(f"{path.name} holds colour or text voxels; save it as one grey value each")
+        raise UserError(
+            f"{path.name} has colour or text voxels; save it with one grey value per voxel"
+        )
     proxy = image.dataobj
     start, count = int(proxy.offset), int(np.prod(shape, dtype=object))
     end = start + count * dtype.itemsize
@@ -201,7 +203,7 @@ def _voxels(path: Path, image: Any, shape: tuple[int, int, int]) -> tuple[np.nda
     try:
         with cast(BinaryIO, gzip.open(path, "rb") if packed else open(path, "rb")) as file:
             content = file.read(end)
-            while packed and file.read(1 << 20):  # to the end, where the checksum stands
+            while packed and file.read(1 << 20):  # to the end, where the checksum is
                 pass
     except (OSError, EOFError, zlib.error):
         raise UserError(_truncated(path)) from None
@@ -214,12 +216,12 @@ def _voxels(path: Path, image: Any, shape: tuple[int, int, int]) -> tuple[np.nda
     slope, intercept = float(proxy.slope), float(proxy.inter)
     if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
         raise UserError(
-            f"{path.name}: scl_slope {slope:g} and scl_inter {intercept:g} are no scaling;"
+            f"{path.name}: scl_slope {slope:g} and scl_inter {intercept:g} are not a scaling;"
             " correct them or convert the scan again"
         )
     if dtype.kind in "iu":
         return stored.astype(dtype.newbyteorder("="), copy=False), slope, intercept
-    with np.errstate(over="ignore", invalid="ignore"):  # found by _check_values
+    with np.errstate(over="ignore", invalid="ignore"):  # _check_values finds these
         if (slope, intercept) != (1.0, 0.0):
             stored = stored * slope + intercept
         return stored.astype(np.complex64 if dtype.kind == "c" else np.float32), 1.0, 0.0
@@ -231,7 +233,7 @@ def _check_values(path: Path, stored: np.ndarray) -> None:
         if bad:
             raise UserError(
                 f"{path.name}: {bad} of {stored.size} voxels are NaN or infinite;"
-                " replace them (with 0, say) or leave the file out"
+                " replace them (for example with 0) or leave the file out"
             )
     if (stored == stored.flat[0]).all():
         raise UserError(
@@ -240,7 +242,7 @@ def _check_values(path: Path, stored: np.ndarray) -> None:
 
 
 def _slice_axis(sizes: np.ndarray) -> int:
-    """The axis of the thickest voxels; sizes within a thousandth tie, and then the last."""
+    """The axis with the largest voxel size; of sizes within 0.1 % the last axis."""
     return int(np.flatnonzero(sizes >= sizes.max() * (1 - 1e-3))[-1])
 
 
