@@ -1,8 +1,8 @@
-"""Whether it pays that the rules let glibc keep freed memory: `python bench/allocator.py`.
+"""Does it help that glibc keeps freed memory, as the rules tell it to? `python bench/allocator.py`.
 
-After a run of an experiment, from the project's root. One evaluation with the thresholds of the
-Snakefile and one with glibc's own run at the same time, a few rounds; printed are the seconds and
-the ratio of the medians (below 1: it pays).
+Run it from the project's root after an experiment. One evaluation with the thresholds of the
+Snakefile and one with glibc's defaults run side by side, for a few rounds. Prints the seconds and
+the ratio of the medians (below 1: it helps).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ KINDS = ("kept", "glibc's own")
 
 
 def thresholds() -> dict[str, str]:
-    """Those of the Snakefile."""
+    """The allocator settings in the Snakefile."""
     text = Path("Snakefile").read_text(encoding="utf-8")
     return dict(re.findall(r"(MALLOC_\w+)=\$\{\{\w+:-(\d+)\}\}", text))
 

@@ -1,4 +1,4 @@
-"""How fast trainings went, as their own logs say: `python bench/rates.py [EXPERIMENT]`."""
+"""The speed of trainings, from their logs: `python bench/rates.py [EXPERIMENT]`."""
 
 from __future__ import annotations
 

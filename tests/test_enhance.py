@@ -289,7 +289,7 @@ def test_a_guide_lies_on_the_outputs_grid(tmp_path, guided, order):
 
 def test_guides_that_do_not_fit(tmp_path, guided):
     source, out = scan(tmp_path, "good"), tmp_path / "out.nii"
-    with pytest.raises(UserError, match="needs a second contrast; give it by --guide"):
+    with pytest.raises(UserError, match="needs a second contrast; give it with --guide"):
         enhance.enhance(source, out, guided)
     for plain, more in ((model(tmp_path), {}), ("bicubic", {"scale": 2})):
         with pytest.raises(UserError, match="takes no second contrast; leave --guide out"):

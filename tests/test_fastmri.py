@@ -192,7 +192,7 @@ def test_a_wrong_list_is_said(source, tmp_path, text, message):
 
 def test_no_pairs_and_no_files_are_said(tmp_path):
     write(tmp_path / "knee" / "file1.h5", "CORPD_FBK", "a")
-    with pytest.raises(UserError, match="name the pairs in a CSV"):
+    with pytest.raises(UserError, match="list the pairs in a CSV"):
         fastmri.prepare(tmp_path / "out", settings(tmp_path / "knee"))
     with pytest.raises(UserError, match=r"no \.h5 files"):
         fastmri.prepare(tmp_path / "out", settings(tmp_path))

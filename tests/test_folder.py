@@ -106,7 +106,7 @@ BAD_CSV = {
     "who,split\nanna,train\n": "line 2: neither file nor subject",
     "subject,split\nanna,training\n": "line 2: split 'training'",
     "subject,split\n,train\n": "line 2: neither",
-    "subject,split\nanna,train\nanna,test\n": "disagrees",
+    "subject,split\nanna,train\nanna,test\n": "contradictory",
     "subject,split\n": "no rows",
     "subject,split\nanna,train\n": "no row for deep/ben.nii.gz",
     "file,subject,split\nanna_1,anna,train\nanna_2,anna,test\nben,ben,test\n": "anna is in two",
@@ -174,7 +174,7 @@ def test_images_without_their_labels(tmp_path):
     for path in (root / "imagesTr").iterdir():
         path.unlink()
     (root / "imagesTs" / "z.nii.gz").unlink()
-    with pytest.raises(UserError, match="but labels"):
+    with pytest.raises(UserError, match="except labels"):
         listed(settings(root))
 
 

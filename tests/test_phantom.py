@@ -133,7 +133,7 @@ def test_mistakes(made, tmp_path):
     with pytest.raises(UserError, match="no contrast 'FLAIR'; known: T1, T2, PD, KNEE_PD"):
         phantom.list_volumes(made, SETTINGS, "FLAIR")
     more = SimpleNamespace(**vars(SETTINGS) | {"subjects": {"train": 9}})
-    with pytest.raises(UserError, match="holds 3 phantom T1 volumes, settings ask for 9"):
+    with pytest.raises(UserError, match="has 3 phantom T1 volumes, the settings ask for 9"):
         phantom.list_volumes(made, more, "T1")
     for change in ({"slices": 0}, {"slices": 500}, {"noise": -1}, {"sharpness": 0}):
         with pytest.raises(UserError, match=r"data\.sources\.phantom"):

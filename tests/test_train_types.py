@@ -253,7 +253,7 @@ def test_a_guide_that_is_missing_or_too_many_is_one_line(
 
     arguments = command(folder, "guided")
     index = arguments.index("--guide")
-    assert "needs a second contrast; give it by --guide" in refused(
+    assert "needs a second contrast; give it with --guide" in refused(
         arguments[:index] + arguments[index + 2 :]
     )
     joint = [*command(folder, "joint"), "--guide", str(folder / "guide")]

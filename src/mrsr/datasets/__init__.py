@@ -2,11 +2,11 @@
 
 Each has three functions:
 
-- `prepare(folder, settings)`: download or make, verify and unpack into `folder`;
-- `list_volumes(folder, settings, contrast)`: what lies there, as `VolumeRef`s, sorted;
+- `prepare(folder, settings)`: download or generate, verify and unpack into `folder`;
+- `list_volumes(folder, settings, contrast)`: the volumes in `folder` as sorted `VolumeRef`s;
 - `read_volume(ref)`: one `Volume`.
 
-Files of one's own are found in `datasets/` of the folders that MRSR_PLUGINS names.
+Your own files go into `datasets/` of a folder listed in MRSR_PLUGINS.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __path__ += [str(folder / "datasets") for folder in PLUGINS]
 
 
 def source(name: str) -> ModuleType:
-    """The module of a source, by the file's name.
+    """Import the module of a source by its file name.
 
     Raises:
         UserError: there is no such file.

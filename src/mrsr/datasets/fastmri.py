@@ -1,18 +1,19 @@
 """fastmri: single-coil knees, proton density with and without fat suppression (section 4.1).
 
 Data: Zbontar et al., "fastMRI: An Open Dataset and Benchmarks for Accelerated MRI",
-arXiv:1811.08839; access by application at fastmri.med.nyu.edu. Either `source` is a folder of the
-HDF5 files, with or without `singlecoil_train/` and `singlecoil_val/`, or the environment variables
+arXiv:1811.08839; access by application at fastmri.med.nyu.edu. Either `source` is a folder of HDF5
+files, with or without `singlecoil_train/` and `singlecoil_val/`, or the environment variables
 FASTMRI_KNEE_TRAIN_URL and FASTMRI_KNEE_VAL_URL hold the signed links of the two tar.xz archives.
-Those links are keys: they stand in no setting, message, log or file.
+Those links are secrets: they never appear in a setting, message, log or file.
 
 Contrasts: PD (CORPD_FBK) and PDFS (CORPDFS_FBK), one pair per person and knee. `pairs` is a CSV
-of two columns of file stems in either order, and perhaps a third: train, validation or test (a
-number there, as public lists have it, is ignored), or a folder of such lists. Without one, pairs
-are derived: files of one `patient_id` within one folder, preferring equal numbers of slices, up to
-`pairs_train` from singlecoil_train and `pairs_test` from singlecoil_val. Where nothing else says
-so, singlecoil_val is the test set; in a flat folder the first `pairs_test` by hash are. Pairs that
-share a person are one subject. `validation` pairs are taken from train by the subjects' hash.
+with two columns of file stems in either order, or a folder of such lists. An optional third column
+gives the split: train, validation or test (numbers, as in public lists, are ignored). Without a
+list, pairs are made from files with the same `patient_id` in one folder, preferring equal numbers
+of slices, up to `pairs_train` from singlecoil_train and `pairs_test` from singlecoil_val. Unless
+the list says otherwise, singlecoil_val is the test set; in a flat folder it is the first
+`pairs_test` pairs by hash. Pairs that share a person are one subject. `validation` pairs are taken
+from train by the hash of the subject.
 
 What was chosen is written to `pairs.csv` in the folder (pd, pdfs, subject, split, pair).
 """
@@ -37,11 +38,11 @@ from mrsr.files import write_text
 
 SETTINGS = {
     "source": "",  # a folder of .h5 files; empty: signed links from the environment
-    "pairs": "",  # a CSV of stems, or a folder of CSVs; empty: derived by patient_id
-    "pairs_train": 227,  # section 4: at most so many pairs for training and validation
-    "pairs_test": 24,  # and for the test
-    "validation": 10,  # pairs of the training ones; public lists have 45
-    "seed": 0,  # of the hash that deals them out
+    "pairs": "",  # a CSV of stems, or a folder of CSVs; empty: derived from patient_id
+    "pairs_train": 227,  # section 4: at most this many pairs for training and validation
+    "pairs_test": 24,  # and for testing
+    "validation": 10,  # of the training pairs; public lists have 45
+    "seed": 0,  # of the hash that orders the pairs
 }
 ARCHIVES = {  # folder -> (environment variable, archive)
     "singlecoil_train": ("FASTMRI_KNEE_TRAIN_URL", "knee_singlecoil_train.tar.xz"),
@@ -54,7 +55,8 @@ def prepare(folder: Path, settings: Any) -> None:
     """Fetch and unpack, or copy the files of the chosen pairs, then write pairs.csv.
 
     Raises:
-        UserError: no source, a link that does not answer, a damaged or unsafe archive, no pairs.
+        UserError: no source, a link that cannot be fetched, a damaged or unsafe archive, or no
+        pairs.
     """
     folder = Path(folder)
     origin = _source_folder(settings.source) if settings.source else folder
@@ -115,8 +117,8 @@ def _source_folder(source: str) -> Path:
     if folder is None:  # never echoed: it may be a signed link
         variables = " and ".join(variable for variable, _ in ARCHIVES.values())
         raise UserError(
-            "data.sources.fastmri.source is a web address; give a folder there, and signed links "
-            f"in the environment variables {variables} only"
+            "data.sources.fastmri.source is a web address; set it to a folder, and put signed "
+            f"links only into the environment variables {variables}"
         )
     if not folder.is_dir():
         raise UserError(f"data.sources.fastmri.source: no folder {folder}")

@@ -26,7 +26,7 @@ _LONGEST_HEADER = 1 << 20  # real ones have a few kilobytes
 
 
 class Recon(NamedTuple):
-    """What the header says of the image that belongs to the k-space."""
+    """The image that the header describes for the k-space."""
 
     shape: tuple[int, int]  # (rows along readout, columns along phase)
     voxel_size: tuple[float, float, float]  # millimetres: slice, row, column
@@ -36,8 +36,8 @@ def read_fastmri_file(path: str | Path, **names: str) -> Volume:
     """Read one file: inverse FFT of each slice, cropped about the centre to the header's matrix.
 
     The transform is centred and orthonormal, so that the magnitude equals the publisher's
-    `reconstruction_esc`. The file says nothing of where the slices lie: the affine assumes a
-    coronal stack about the origin (the knee protocol), as `attributes["position"]` says.
+    `reconstruction_esc`. The file does not say where the slices are: the affine assumes a
+    coronal stack centred on the origin (the knee protocol), and `attributes["position"]` says so.
 
     names: subject, contrast, organ and visit of the volume.
 
@@ -45,8 +45,8 @@ def read_fastmri_file(path: str | Path, **names: str) -> Volume:
         Volume with complex64 `stored` (slices, rows, columns).
 
     Raises:
-        UserError: unreadable or truncated, a key is missing, multi-coil, NaN or infinite values,
-            all zero, or a header that is not ISMRMRD's.
+        UserError: unreadable or truncated, a missing key, multi-coil, NaN or infinite values, all
+            zero, or not an ISMRMRD header.
     """
     path = Path(path)
     with _opened(path) as file:
@@ -58,8 +58,8 @@ def read_fastmri_file(path: str | Path, **names: str) -> Volume:
             )
         if kspace.ndim != 3 or kspace.dtype.kind != "c" or min(kspace.shape) < 1:
             raise UserError(
-                f"{path.name}: kspace is {kspace.dtype} {kspace.shape}, complex (slices, readout,"
-                " phase) is needed; give single-coil files"
+                f"{path.name}: kspace is {kspace.dtype} {kspace.shape}, but must be complex"
+                " (slices, readout, phase); give single-coil files"
             )
         shape = tuple(min(a, b) for a, b in zip(recon.shape, kspace.shape[1:], strict=True))
         stored = np.empty((kspace.shape[0], *shape), np.complex64)
@@ -131,7 +131,7 @@ def coronal_affine(shape: tuple[int, ...], voxel_size: tuple[float, float, float
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """The HDF5 file; what its library cannot read, now or inside the block, is one line."""
+    """Open an HDF5 file; read errors, on opening or inside the block, become one line."""
     import h5py
 
     if not path.is_file():
@@ -155,7 +155,7 @@ def _header(path: Path, file: Any) -> bytes:
         raise UserError(f"{path.name} has no text 'ismrmrd_header'; give files in fastMRI's layout")
     value = dataset[()]
     header = value if isinstance(value, bytes) else str(value).encode()
-    # a document type could name other files or expand without end; ISMRMRD headers have none
+    # a document type could include other files or expand endlessly; ISMRMRD headers have none
     if len(header) > _LONGEST_HEADER or b"<!DOCTYPE" in header or b"<!ENTITY" in header:
         raise UserError(f"{path.name}: ismrmrd_header is not a plain ISMRMRD header")
     return header
@@ -169,14 +169,14 @@ def _recon(path: Path, header: bytes) -> Recon:
         matrix, field = space.matrixSize, space.fieldOfView_mm
         shape = (int(matrix.x), int(matrix.y))
         sizes = (field.z / int(matrix.z), field.x / shape[0], field.y / shape[1])
-    except Exception as error:  # the parser raises whatever the text makes it raise
+    except Exception as error:  # the parser may raise anything
         raise UserError(
             f"{path.name}: ismrmrd_header cannot be parsed ({type(error).__name__});"
             " copy or download the file again"
         ) from None
     if min(shape) < 1 or not np.isfinite(sizes).all() or min(sizes) <= 0:
         raise UserError(
-            f"{path.name}: ismrmrd_header states matrix {shape} and voxels of {sizes} mm,"
-            " which cannot be; copy or download the file again"
+            f"{path.name}: ismrmrd_header has matrix {shape} and voxels of {sizes} mm,"
+            " which is impossible; copy or download the file again"
         )
     return Recon(shape, (float(sizes[0]), float(sizes[1]), float(sizes[2])))

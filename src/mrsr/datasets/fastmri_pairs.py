@@ -1,7 +1,7 @@
-"""Which PD scan goes with which fat-suppressed one, whose they are, and which split they are in.
+"""Pair PD with fat-suppressed PD scans and assign each pair a subject and a split.
 
-Used by `fastmri`, whose docstring states the rules; the paper (section 4.1) has 227 and 24 pairs
-and does not say which.
+Used by `fastmri`, whose docstring has the rules. The paper (section 4.1) has 227 and 24 pairs and
+does not say which.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STEM = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
 
 @dataclass(frozen=True, order=True)
 class Scan:
-    """A file of the source, by its header."""
+    """A file of the source, with data from its header."""
 
     path: Path
     contrast: str
@@ -35,7 +35,7 @@ class Scan:
 
     @property
     def folder_split(self) -> str:
-        """What the publisher's folder says; empty in a folder of another name."""
+        """The split of the publisher's folder; empty in other folders."""
         return FOLDERS.get(self.path.parent.name, "")
 
 
@@ -54,7 +54,7 @@ class Pair:
 
 
 def choose(files: list[Path], settings: Any) -> list[Pair]:
-    """The pairs in use, each with its subject and split, sorted."""
+    """The pairs to use, each with its subject and split, sorted."""
     if settings.pairs:
         pairs = _listed(Path(settings.pairs), {path.stem: path for path in files})
     else:
@@ -77,7 +77,7 @@ def _derived(scans: list[Scan], settings: Any) -> list[Pair]:
     if not pairs:
         raise UserError(
             f"fastmri: no two of {len(scans)} files are PD and FS-PD of one patient_id; "
-            "name the pairs in a CSV (data.sources.fastmri.pairs)"
+            "list the pairs in a CSV (data.sources.fastmri.pairs)"
         )
     train, test = settings.pairs_train, settings.pairs_test
     kept = []
@@ -99,11 +99,11 @@ def _listed(path: Path, files: dict[str, Path]) -> list[Pair]:
         for number, row in enumerate(rows, start=1):
             cells = [cell.strip().removesuffix(".h5") for cell in row]
             if not re.search(r"\d", "".join(cells[:2])):
-                continue  # an empty line, or the names of the columns
+                continue  # an empty line or the header
             pair = _row(f"{file.name} line {number}", cells, files)
             pairs[pair.key] = pair
     if not pairs:
-        raise UserError(f"no pairs of files that are there in {path}; check data.sources.fastmri")
+        raise UserError(f"{path} lists no pairs of existing files; check data.sources.fastmri")
     return list(pairs.values())
 
 
@@ -130,7 +130,7 @@ def _row(where: str, cells: list[str], files: dict[str, Path]) -> Pair:
 
 
 def _with_subjects(pairs: list[Pair]) -> list[Pair]:
-    """Pairs that share a person, however indirectly, get one subject: they may not be parted."""
+    """Give pairs that share a person, even indirectly, one subject, so they stay in one split."""
     leader: dict[str, str] = {}
 
     def lead(person: str) -> str:
@@ -155,32 +155,32 @@ def _with_subjects(pairs: list[Pair]) -> list[Pair]:
 
 
 def _with_test(pairs: list[Pair], settings: Any) -> list[Pair]:
-    """Where neither list nor folder says so, the first by hash are the test set."""
+    """Unless list or folder gives splits, take the first pairs by hash as test set."""
     if any(pair.split for pair in pairs):
         unknown = [pair.key for pair in pairs if not pair.split]
         if unknown:
-            raise UserError(f"fastmri: pair {unknown[0]} has no split while others have; add it")
+            raise UserError(f"fastmri: pair {unknown[0]} has no split although others have; add it")
         return pairs
     test = _first(pairs, settings.pairs_test, settings.seed)
     return [replace(pair, split="test" if pair.subject in test else "train") for pair in pairs]
 
 
 def _with_validation(pairs: list[Pair], settings: Any) -> list[Pair]:
-    """Unless a list names them, validation subjects come from train by hash."""
+    """Unless a list gives validation subjects, take them from train by hash."""
     if any(pair.split == "validation" for pair in pairs):
         return pairs
     train = [pair for pair in pairs if pair.split == "train"]
     chosen = _first(train, settings.validation, settings.seed + 1)
     if not train or len(chosen) == len({pair.subject for pair in train}):
         raise UserError(
-            f"fastmri: {len(train)} training pairs are too few to take {settings.validation} for "
-            "validation; lower data.sources.fastmri.validation or pairs_test, or add files"
+            f"fastmri: {len(train)} training pairs are too few to set {settings.validation} aside "
+            "for validation; lower data.sources.fastmri.validation or pairs_test, or add files"
         )
     return [replace(p, split="validation") if p.subject in chosen else p for p in pairs]
 
 
 def _first(pairs: list[Pair], number: int, seed: int) -> set[str]:
-    """Subjects in the order of their hash until they have `number` pairs."""
+    """Subjects in order of their hash, until they have `number` pairs."""
     chosen: set[str] = set()
     for subject in sorted({pair.subject for pair in pairs}, key=lambda name: _draw(name, seed)):
         if sum(pair.subject in chosen for pair in pairs) >= number:

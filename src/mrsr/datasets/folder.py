@@ -1,26 +1,26 @@
-"""Anybody's NIfTI files: every .nii and .nii.gz under a folder, in any orientation.
+"""Your own NIfTI files: every .nii and .nii.gz under a folder, in any orientation.
 
-Nothing is copied: `prepare` checks the folder, and the volumes are read where they lie. Contrast
-is whatever the files hold, so there is one: "any". A subject is the file's name without suffix;
-a CSV can say otherwise (several files of one person must share a subject, or they would end up on
-both sides of a split). It has a column split and one or both of file and subject:
+Nothing is copied: `prepare` checks the folder, and the volumes are read in place. There is one
+contrast, "any", whatever the files contain. The subject is the file's name without suffix unless a
+CSV gives another. (All files of a person must share a subject; otherwise they could end up in
+different splits.) The CSV has a column split and one or both of file and subject:
 
     file,subject,split
     visit1/anna.nii.gz,anna,train
     visit2/anna.nii.gz,anna,train
 
-A row of a subject alone applies to the files whose name, or whose folder's name, is the subject or
-begins with it and _ or - (sub-01, sub-01_T1w.nii.gz). Without a CSV the split follows from a hash
-of the subject's name, so that a file added later moves no other. In params.yaml:
+A row with only a subject applies to files whose name, or folder's name, is the subject or starts
+with it and _ or - (sub-01, sub-01_T1w.nii.gz). Without a CSV the split comes from a hash of the
+subject's name, so adding a file does not move others. In params.yaml:
 
     data: {sources: {folder: {path: /scans, split: people.csv, organ: brain}}}
 
-Tissue labels, which the ViT's pre-training needs, come in the layout of the Medical Segmentation
-Decathlon: `imagesTr/case.nii.gz` has `labelsTr/case.nii.gz`, whole numbers on the same grid with 0
-as the background (likewise imagesTs and labelsTs, where there are labels of test cases). Where the
-folder of labels is there, every image beside it must have its label. A dataset.json is not read:
-set vit.classes to the largest label plus 1. Images of several channels (4D) are refused; save the
-channel you mean as a file of its own.
+Tissue labels, which the ViT's pre-training needs, use the layout of the Medical Segmentation
+Decathlon: `imagesTr/case.nii.gz` goes with `labelsTr/case.nii.gz`, integers on the same grid with 0
+as background (likewise imagesTs and labelsTs, if test cases have labels). If there is a label
+folder, every image of its image folder must have a label. dataset.json is not read: set vit.classes
+to the largest label plus 1. Images with several channels (4D) are refused; save the channel you
+want as a separate file.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
 from mrsr.files import write_text
 
-# params.yaml's data.sources.folder changes these
+# defaults of data.sources.folder in params.yaml
 SETTINGS: dict[str, Any] = {
-    "path": "",  # the folder, searched with all folders below it
+    "path": "",  # the folder, searched recursively
     "split": "",  # CSV, or empty for the hash
     "organ": "brain",
     "seed": 0,
@@ -48,17 +48,17 @@ LABELS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}  # the Decathlon's fol
 
 
 class Row(NamedTuple):
-    """What the CSV says of a file or of a subject; empty where it says nothing."""
+    """A row of the CSV, for a file or a subject; empty where it gives nothing."""
 
     subject: str
     split: str
 
 
 def prepare(folder: Path, settings: Any) -> None:
-    """Check that the user's folder has scans, and write their list into `folder`.
+    """Check that the user's folder has scans, and write a list of them into `folder`.
 
-    The list (`files.txt`, names relative to the user's folder) makes the stage's output differ
-    when files come or go.
+    The list (`files.txt`, names relative to the user's folder) changes the stage's output when
+    files are added or removed.
     """
     refs = list_volumes(folder, settings, CONTRAST)
     root = Path(settings.path)
@@ -70,16 +70,16 @@ def prepare(folder: Path, settings: Any) -> None:
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[VolumeRef]:
-    """Every scan below `settings.path`, sorted by path, each with its split and its labels.
+    """All scans below `settings.path`, sorted by path, with split and labels.
 
     Raises:
-        UserError: no such folder, no scans, a CSV that does not fit, fractions that do not sum
-            to 1, or an image without a label where its folder has labels.
+        UserError: no such folder, no scans, a CSV that does not match, fractions that do not sum
+            to 1, or an image without a label although its folder has labels.
     """
     if contrast != CONTRAST:
         raise UserError(f"source 'folder' has one contrast, '{CONTRAST}'; found '{contrast}'")
     if not settings.path:
-        raise UserError("sources.folder.path is empty; give the folder that holds your NIfTI files")
+        raise UserError("sources.folder.path is empty; set it to the folder with your NIfTI files")
     root = Path(settings.path)
     if not root.is_dir():
         raise UserError(f"sources.folder.path: no folder {root}; check the path")
@@ -92,7 +92,7 @@ def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[
     paths = [path for path in found if path in labels]
     if not paths:
         raise UserError(
-            f"{root} holds no .nii or .nii.gz file{' but labels' if found else ''}; check"
+            f"{root} has no .nii or .nii.gz file{' except labels' if found else ''}; check"
             " sources.folder.path"
         )
 
@@ -171,7 +171,7 @@ def _read_table(path: Path) -> dict[str, Row]:
 
 
 def _find(table: dict[str, Row], inside: str) -> Row | None:
-    """The row of a file: by its path, by its name, else the longest subject that fits."""
+    """The row of a file: by path, by name, or else by the longest matching subject."""
     parts = inside.split("/")
     for key in (inside, parts[-1], stem(inside)):
         if key in table:

@@ -1,22 +1,22 @@
 """ixi: brain scans of nearly 600 healthy people, PD, T1 and T2 (paper, section 4.1).
 
 Data: the IXI project, Imperial College London, brain-development.org, CC BY-SA 3.0. Three archives
-come from the publisher (14 GB), resumed where a connection broke, verified by MD5 and unpacked to
-`IXI-T1/`, `IXI-T2/` and `IXI-PD/`. A marker beside each (`IXI-T1.json`) says that it is complete;
-then the archive itself is removed to free its space, and a second run fetches nothing.
+(14 GB) are downloaded from the publisher, with interrupted downloads resumed, verified by MD5 and
+unpacked to `IXI-T1/`, `IXI-T2/` and `IXI-PD/`. A marker next to each (`IXI-T1.json`) says that it
+is complete. The archive is then deleted to free space, and a second run downloads nothing.
 
 Slices run along the third stored axis: T1 is a sagittal stack (256x256x150), T2 and PD are axial
 (256x256x~130) and come from one dual-echo scan, so those two are registered (`pair`).
 
-The split is one for all contrasts: people who have all three, each with at least 96 slices
+The split is the same for all contrasts: subjects who have all three, each with at least 96 slices
 (IXI014-HH-1236-PD has 29), are ordered by a hash of their name and cut into 500 train, 70 test and
-6 validation. It is a list, workflow/splits/ixi.csv (`subjects` setting), made by
+6 validation. The list is workflow/splits/ixi.csv (setting `subjects`), made by
 
     python -m mrsr.datasets.ixi --split data/raw/ixi workflow/splits/ixi.csv
 
-Where that list does not exist, the same list is computed from the files.
+If that file is missing, the same list is computed from the scans.
 
-`source`: empty for the publisher, or a base URL or folder which holds the three archives.
+`source`: empty for the publisher, or a base URL or folder with the three archives.
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ MD5 = {
     "T1": "34901a0593b41dd19c1a1f746eac2d58",
     "T2": "e3140d78730ecdd32ba92da48c0a9aaa",
 }
-SIZES = {"train": 500, "test": 70, "validation": 6}  # in the order in which people are dealt out
+SIZES = {"train": 500, "test": 70, "validation": 6}  # in the order in which subjects are assigned
 MIN_SLICES = 96
 _NAME = re.compile(r"(IXI\d{3}-[A-Za-z]+-\d{4})-(PD|T1|T2)\.nii\.gz")
 _MAX_BYTES = 40 * 2**30  # an archive has 3 to 5 GB
 
 
 def prepare(folder: Path, settings: Any) -> None:
-    """Fetch, verify and unpack the three archives; what is complete already is left alone.
+    """Fetch, verify and unpack the three archives, skipping those that are complete.
 
     Raises:
         UserError: a source that cannot be reached, a wrong checksum, an unsafe or damaged archive.
@@ -73,11 +73,10 @@ def prepare(folder: Path, settings: Any) -> None:
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
-    """The scans of one contrast ("PD", "T1" or "T2") of the people of the split, sorted.
+    """The scans of one contrast ("PD", "T1" or "T2") of the subjects in the split, sorted.
 
     Raises:
-        UserError: no such contrast, a list that is not one, its sizes differ from 500/70/6, or a
-            file is missing.
+        UserError: no such contrast, an invalid list, sizes other than 500/70/6, or a missing file.
     """
     if contrast not in MD5:
         raise UserError(f"ixi has no contrast '{contrast}'; it has {', '.join(MD5)}")
@@ -101,25 +100,25 @@ def read_volume(ref: VolumeRef) -> Volume:
     """One scan, slices along the third stored axis.
 
     Raises:
-        UserError: fewer than 96 slices (such people have no place in the split), or unreadable.
+        UserError: fewer than 96 slices (such subjects are not in the split), or unreadable.
     """
     volume = read_nifti(ref.path, slice_axis=2, **ref.names)
     if volume.stored.shape[0] < MIN_SLICES:
         raise UserError(
             f"{ref.path.name} has {volume.stored.shape[0]} slices, {MIN_SLICES} are needed; "
-            "take this person out of the split list"
+            "remove this subject from the split list"
         )
     return volume
 
 
 def make_split(folder: Path) -> list[tuple[str, str]]:
-    """(subject, split) rows of everybody who qualifies, sorted by subject.
+    """(subject, split) of all subjects who qualify, sorted by subject.
 
-    Who is in which part depends on the names alone: the order is that of the SHA-256 of
-    "ixi:<subject>", and the first 500 are train, the next 70 test, the last 6 validation.
+    The split depends on the names alone: subjects are ordered by the SHA-256 of "ixi:<subject>";
+    the first 500 are train, the next 70 test, the last 6 validation.
 
     Raises:
-        UserError: folders are missing, or the number of people is not 576.
+        UserError: folders are missing, or the number of subjects is not 576.
     """
     names = {contrast: _subjects(Path(folder), contrast) for contrast in MD5}
     everywhere = sorted(set.intersection(*map(set, names.values())))
@@ -147,10 +146,10 @@ def make_split(folder: Path) -> list[tuple[str, str]]:
 
 
 def read_split(path: Path) -> dict[str, str]:
-    """subject -> split of a list with the columns subject and split.
+    """Read {subject: split} from a list with the columns subject and split.
 
     Raises:
-        UserError: not such a list, somebody twice, or other sizes than 500/70/6.
+        UserError: not such a list, a subject twice, or sizes other than 500/70/6.
     """
     split: dict[str, str] = {}
     for where, row in read_csv(path, ("subject", "split")):
@@ -189,12 +188,12 @@ def _subjects(folder: Path, contrast: str) -> dict[str, Path]:
 
 
 def _unfit(path: Path) -> str:
-    """Why a scan cannot be used, from its header alone; empty if it can."""
+    """Why a scan cannot be used, judged by its header; empty if it can."""
     import nibabel
 
     try:
         shape = cast("nibabel.Nifti1Image", nibabel.load(path)).shape
-    except Exception as error:  # of a broken file, anything: it is left out and said
+    except Exception as error:  # a broken file may raise anything: skip it and say so
         return f"cannot be read ({type(error).__name__})"
     if len(shape) != 3:
         return f"is not 3D {shape}"

@@ -25,7 +25,7 @@ _FAR_MM = 1e5  # no scanner is a hundred metres long
 
 
 def is_nifti(path: str | Path) -> bool:
-    """Does the name end like a NIfTI file's (.nii or .nii.gz, any case)?"""
+    """Whether the name ends in .nii or .nii.gz, in any case."""
     return Path(path).name.lower().endswith(SUFFIXES)
 
 
@@ -45,12 +45,12 @@ def read_nifti(path: str | Path, *, slice_axis: int | None = None, **names: str)
     the affine is permuted along, and `attributes["axes"]` ("2,1,0") says which stored axis became
     slice, row and column, so that a writer can put an array back.
 
-    Integer files keep their type, slope and intercept; floating-point ones become float32 with
-    slope and intercept applied; complex ones complex64.
+    Integer files keep their type, slope and intercept. Floating-point files become float32 with
+    slope and intercept applied, complex files complex64.
 
     Raises:
         UserError: unreadable, not NIfTI, truncated or corrupt, not 3D, no voxels, colour, NaN or
-            infinite values, the same value everywhere, or a position in space that cannot be.
+            infinite values, the same value everywhere, or an impossible position in space.
     """
     from nibabel.affines import voxel_sizes
 
@@ -88,7 +88,7 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None
     content = image.to_bytes()
     with atomic(path) as temporary:
         if Path(path).name.lower().endswith(".gz"):
-            # a gzip header holds time and name: neither may reach a file that is checksummed
+            # leave time and name out of the gzip header: they would change the checksum
             with (
                 open(temporary, "wb") as raw,
                 gzip.GzipFile("", "wb", compresslevel=1, fileobj=raw, mtime=0) as packed,
@@ -120,7 +120,7 @@ def _unpacked_size(path: Path) -> int:
 
 
 def _open(path: Path) -> Any:
-    """The header, parsed; no voxel is read yet."""
+    """Parse the header; no voxels are read yet."""
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
@@ -138,11 +138,11 @@ def _open(path: Path) -> Any:
 
 def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     if len(shape) > 3 and all(size == 1 for size in shape[3:]):
-        shape = shape[:3]  # a time axis of one
+        shape = shape[:3]  # a time axis of length one
     if len(shape) != 3:
         raise UserError(
             f"{path.name} is {len(shape)}D {_times(shape)}, a 3D volume is needed;"
-            " save the volume you mean as a file of its own"
+            " save the volume you want as a separate file"
         )
     if min(shape) < 1:
         raise UserError(f"{path.name} has no voxels ({_times(shape)}); remove or replace the file")
@@ -159,7 +159,7 @@ def _affine(path: Path, affine: np.ndarray) -> np.ndarray:
     sizes = voxel_sizes(affine)
     if sizes.min() < _VOXEL_MM[0] or sizes.max() > _VOXEL_MM[1]:
         found = " x ".join(f"{size:.3g}" for size in sizes)
-        raise UserError(f"{path.name}: a voxel of {found} mm cannot be{advice}")
+        raise UserError(f"{path.name}: a voxel of {found} mm is impossible{advice}")
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
         raise UserError(f"{path.name}: the affine is singular, axes coincide{advice}")
     if np.abs(affine[:3, 3]).max() > _FAR_MM:
@@ -182,7 +182,7 @@ def _voxels(path: Path, image: Any, size: int) -> tuple[np.ndarray, float, float
     slope, intercept = float(proxy.slope), float(proxy.inter)
     if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
         raise UserError(
-            f"{path.name}: scl_slope {slope:g} and scl_inter {intercept:g} are no scaling;"
+            f"{path.name}: scl_slope {slope:g} and scl_inter {intercept:g} are not a scaling;"
             " correct them or convert the scan again"
         )
     if dtype.kind in "fc" and (slope, intercept) != (1.0, 0.0):

@@ -2,13 +2,13 @@
 
 The scans are those of Lesjak, Pernus, Likar and Spiclin, "Validation of White-Matter Lesion Change
 Detection Methods on a Novel Publicly Available MRI Image Database", Neuroinformatics 2016 (CC BY;
-cite it where you use them). They come from the public repository muschellij2/open_ms_data, folder
-longitudinal/raw, at one commit: patients 01, 03, 04 and 12, two visits each as far as they are
-there. Every file is pinned by its SHA-256.
+cite it if you use them). They come from the public repository muschellij2/open_ms_data, folder
+longitudinal/raw, at one commit: patients 01, 03, 04 and 12, up to two visits each. Every file is
+pinned by its SHA-256.
 
 All are axial stacks (third stored axis: slices of 3 to 4 mm, 0.5 to 0.9 mm in plane) and are read
-as a whole: nothing of the head is cropped. T1W and T2W of one visit share the scanner's
-coordinates, which is what `pair` says; their grids differ.
+without cropping. T1W and T2W of one visit share the scanner's coordinates, so they share a `pair`;
+their grids differ.
 
 `source`: empty for $MRSR_MIRROR or, without one, the repository's raw URLs; otherwise a folder,
 file:// or http(s):// base which holds `patient01/study1_T1W.nii.gz` and so on (folders may also be
@@ -51,10 +51,10 @@ _LAYOUTS = ("", "longitudinal/raw", "open_ms_data/longitudinal/raw")
 
 
 def prepare(folder: Path, settings: Any) -> None:
-    """Fetch or copy the files that are not there yet, each verified.
+    """Fetch or copy missing files and verify each.
 
     Raises:
-        UserError: the source lacks a file, cannot be reached or serves another one.
+        UserError: the source lacks a file, cannot be reached or serves a different file.
     """
     base = _base(settings)
     for name, sha256 in FILES.items():
@@ -68,7 +68,7 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
     Raises:
         UserError: no such contrast, or a file is missing.
     """
-    del settings  # which file is whose stands in FILES
+    del settings  # FILES has the subjects
     if contrast not in CONTRASTS:
         raise UserError(f"openms has no contrast '{contrast}'; it has {', '.join(CONTRASTS)}")
     volumes = []
@@ -97,7 +97,7 @@ def read_volume(ref: VolumeRef) -> Volume:
 
 
 def _base(settings: Any) -> str:
-    """The URL or folder which holds patient01/ and the others."""
+    """The URL or folder with patient01/ and the others."""
     source = settings.source or os.environ.get("MRSR_MIRROR", "")
     if not source:
         return PUBLISHER

@@ -1,10 +1,10 @@
-"""The embedded default: simulated brains (and a procedural knee) that need no network.
+"""The embedded default: simulated brains (and a procedural knee), available without a network.
 
-Brains are spin-echo simulations over the MNI152 2009a tissue maps (Fonov et al., NeuroImage 2011)
-that nilearn carries: each subject gets a random smooth deformation, its own T1, T2 and PD values,
-skull and scalp shells, a coil's bias field and Rician noise. They lie under IXI's file names. All
-subjects share one template, which table captions must say: scores here show that the chain works,
-not how well a method does on people. The knee is made by `phantom_knee`.
+Brains are spin-echo simulations from the MNI152 2009a tissue maps (Fonov et al., NeuroImage 2011)
+included in nilearn. Each subject gets a random smooth deformation, its own T1, T2 and PD values,
+skull and scalp shells, a coil's bias field and Rician noise. File names follow IXI's. All subjects
+share one template, and table captions must say so: scores here show that the pipeline works, not
+how well a method does on people. `phantom_knee` makes the knee.
 
     data/raw/phantom/T1/SIM001-Phantom-0001-T1.nii.gz       likewise T2/, PD/; int16
     data/raw/phantom/labels/SIM001-Phantom-0001-labels.nii.gz     uint8, see LABELS
@@ -44,15 +44,15 @@ SETTINGS: dict[str, Any] = {
 CONTRASTS = ("T1", "T2", "PD")
 LABELS = {0: "background", 1: "CSF", 2: "GM", 3: "WM", 4: "other head tissue"}
 
-_SHAPE = (192, 224)  # (x, y) voxels of 1 mm: the head with its scalp fits after deformation
+_SHAPE = (192, 224)  # (x, y) voxels of 1 mm: fits the deformed head with its scalp
 _CENTRE = (98.0, 116.0, 86.0)  # template voxel in the middle of the stack
 _SPACING = 2.0  # mm between axial slices
 _MOST_SLICES = 60  # above and below, the template has no brain
 _POINT_SPREAD = 0.6  # mm, standard deviation in plane: bicubic at 2x then scores about 33 dB on T1
-_SHELL_EDGE = 2.0  # mm over which one shell of the head passes into the next
+_SHELL_EDGE = 2.0  # mm, width of the transition between shells of the head
 _FULL_SCALE = 1000.0  # int16 value of the 99.9th percentile
 
-# T1 ms, T2 ms, proton density at 1.5 T, within the ranges of textbooks
+# T1 in ms, T2 in ms, proton density at 1.5 T, within textbook ranges
 _TISSUES = {
     "csf": (3800.0, 1500.0, 1.00),
     "gm": (1000.0, 95.0, 0.78),
@@ -80,7 +80,7 @@ def prepare(folder: Path, settings: Any) -> None:
     settings: as in SETTINGS.
 
     Raises:
-        UserError: a number outside what can be simulated.
+        UserError: a setting outside its valid range.
     """
     folder = Path(folder)
     brains, knees = len(_dealt(settings.subjects)), len(_dealt(settings.knee))
@@ -105,7 +105,7 @@ def prepare(folder: Path, settings: Any) -> None:
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
-    """What lies there of one contrast: T1, T2, PD (brain), KNEE_PD, KNEE_PDFS (knee)."""
+    """The volumes of one contrast: T1, T2, PD (brain), KNEE_PD, KNEE_PDFS (knee)."""
     folder = Path(folder)
     if contrast in phantom_knee.ACQUISITIONS:
         name = f"*-{phantom_knee.ACQUISITIONS[contrast]}.h5"
@@ -119,7 +119,7 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
     splits = _dealt(counts)
     if len(paths) != len(splits):
         raise UserError(
-            f"{folder} holds {len(paths)} phantom {contrast} volumes, settings ask for"
+            f"{folder} has {len(paths)} phantom {contrast} volumes, the settings ask for"
             f" {len(splits)}; remove the folder and run `mrsr raw phantom` again"
         )
     refs = []
@@ -157,7 +157,7 @@ def template() -> Template:
         getattr(datasets, f"load_mni152_{name}template")(resolution=1)
         for name in ("", "gm_", "wm_")
     )
-    # the skull follows the brain's hull, not its sulci; 2 mm is enough for a smooth distance
+    # the skull follows the brain's hull, not its sulci; a 2 mm grid is enough for a smooth distance
     mask = np.asarray(brain.dataobj)[::2, ::2, ::2] > 0
     hull = ndimage.binary_closing(np.pad(mask, 8), iterations=6)[8:-8, 8:-8, 8:-8]
     outside = ndimage.distance_transform_edt(~hull)
@@ -195,7 +195,7 @@ def memberships(
 
     gm, wm = sample(maps.gm, 1.0), sample(maps.wm, 1.0)
     csf = np.clip(1 - gm - wm, 0, 1)
-    # sulci and borders of a template are blurred by averaging; a power makes them one person's
+    # averaging has blurred the template's sulci and borders; a power sharpens them again
     powers = [np.power(np.clip(part, 0, 1), np.float32(sharpness)) for part in (csf, gm, wm)]
     total = sum(powers) + np.float32(1e-6)
 

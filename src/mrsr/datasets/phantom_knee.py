@@ -1,7 +1,7 @@
-"""The phantom's second organ: a drawn coronal knee with k-space, in fastMRI's HDF5 layout.
+"""The phantom's second organ: a procedural coronal knee with k-space, in fastMRI's HDF5 layout.
 
 Bones with cortex, trabeculae and growth-plate scars, cartilage, menisci, ligaments, joint fluid,
-muscle with fascia, fat with septa, vessels and skin are painted as soft shapes whose measures vary
+muscle with fascia, fat with septa, vessels and skin are drawn as soft shapes whose dimensions vary
 between subjects. Each knee gives two registered files, proton density (CORPD_FBK) and
 fat-suppressed (CORPDFS_FBK). The complex image has a smooth phase and complex noise; its k-space
 is a centred orthonormal FFT. Unlike the real protocol there is no twofold readout oversampling:
@@ -25,7 +25,7 @@ _SLICES = 6
 _ENCODED, _RECON = (352, 336), (320, 320)
 _SPACING = (4.5, 0.4375, 0.4375)  # mm: slice, row, column; 140 mm across the reconstruction
 _SCALE = 2.0**-12  # fastMRI's values are of the order of 1e-4
-_FS_NOISE = 1.5  # suppressing fat costs signal
+_FS_NOISE = 1.5  # noise factor with fat suppression, which costs signal
 
 # brightness in (PD, fat-suppressed PD)
 _TISSUES = {
@@ -48,7 +48,7 @@ _TISSUES = {
 def write_pair(folder: Path, seed: int, noise: float, index: int) -> None:
     """Write the PD and the fat-suppressed file of knee number `index`.
 
-    noise: standard deviation of the complex noise's parts, relative to the brightest fat's range.
+    noise: standard deviation of the noise's real and imaginary part, in units of `_TISSUES`.
     """
     rng = np.random.default_rng([seed, 2, index])
     images = draw(rng)
@@ -82,7 +82,7 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     images = np.zeros((2, *shape), np.float32)
 
     def paint(tissue: str, inside: np.ndarray, texture: np.ndarray | float = 1.0) -> None:
-        """`inside`: mm from the shape's border, positive within; about a voxel of soft edge."""
+        """`inside`: mm from the shape's border, positive inside; soft edge of about a voxel."""
         mask = edge(inside, 0.7)
         for image, value in zip(images, _TISSUES[tissue], strict=True):
             image += mask * (np.float32(value) * texture - image)
@@ -124,7 +124,7 @@ def draw(rng: np.random.Generator) -> np.ndarray:
     tibia = np.minimum(shin - np.abs(x), plateau - z)
     fibula = np.minimum(5.5 - np.abs(x - 37), -17 - z)
 
-    # the joint between them
+    # the joint between the bones
     joint = np.minimum(_ellipse(x, z, 0.0, -1.0, 40.0, 13.0), muscle - 2)
     paint("fluid", joint, texture(8.0, 0.03))
     thick = rng.uniform(1.9, 2.6)
@@ -193,12 +193,12 @@ def _write(path: Path, kspace: np.ndarray, acquisition: str, subject: str) -> No
 
 
 def _ellipse(x: np.ndarray, z: np.ndarray, cx: Any, cz: Any, rx: Any, rz: Any) -> np.ndarray:
-    """About how many mm within an ellipse a point lies; negative outside."""
+    """Approximate depth of a point inside an ellipse in mm; negative outside."""
     return (1 - np.hypot((x - cx) / rx, (z - cz) / rz)) * np.minimum(rx, rz)
 
 
 def _phase(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """Smooth phase in radians: what field and coil leave in a real image."""
+    """Smooth phase in radians, as field and coil cause in real images."""
     offset, tilt = rng.uniform(-np.pi, np.pi), rng.normal(0, 1.0, 2)
     rows, columns = np.linspace(-1, 1, shape[1]), np.linspace(-1, 1, shape[2])
     plane = offset + tilt[0] * rows[:, None] + tilt[1] * columns[None]

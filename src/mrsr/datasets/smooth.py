@@ -1,4 +1,4 @@
-"""Random smooth fields and soft edges: what the simulated anatomy is varied and drawn with."""
+"""Random smooth fields and soft edges, to vary and draw simulated anatomy."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def smooth_field(
     """
     bases = [_spline_basis(n, scale / step) for n, step in zip(shape, spacing, strict=True)]
     field = rng.standard_normal([basis.shape[1] for basis in bases]).astype(np.float32)
-    for basis in bases:  # each turn moves the axis it has served to the end
+    for basis in bases:  # each pass moves its axis to the end
         field = np.tensordot(field, basis, axes=(0, 1))
-    # a B-spline averages its knots: on average the squared weights sum to 0.48 an axis
+    # a B-spline averages its knots: on average the squared weights sum to 0.48 per axis
     return field / np.float32(0.479 ** (len(bases) / 2))
 
 
 def edge(distance: np.ndarray, width: float) -> np.ndarray:
-    """0 where `distance` is well below 0, 1 well above; rises over about `width` (same unit)."""
+    """0 for `distance` well below 0, 1 well above; rises over about `width` (same unit)."""
     return np.clip(distance / np.float32(width) + np.float32(0.5), 0, 1)
 
 

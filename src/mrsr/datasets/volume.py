@@ -1,4 +1,4 @@
-"""A volume as every dataset gives it: slices first, with where it lies in space."""
+"""The volume type of all datasets: slices first, with its position in space."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class VolumeRef:
     """A volume on disk that has not been read yet."""
 
     path: Path
-    subject: str  # what splits are made by; visits of one person share it
+    subject: str  # splits are by subject; all visits of a person share it
     contrast: str  # "T1", "T2", "PD", "PDFS", ...
     organ: str  # "brain", "knee", ...
-    visit: str = ""  # tells several scans of one subject apart
-    split: str = ""  # "train", "validation", "test" where the publisher or a list fixes it
-    labels: Path | None = None  # tissue labels on the same grid, where there are any
+    visit: str = ""  # distinguishes several scans of one subject
+    split: str = ""  # "train", "validation", "test" if the publisher or a list sets it
+    labels: Path | None = None  # tissue labels on the same grid, if there are any
     pair: str = ""  # volumes with the same non-empty `pair` are registered contrasts of one scan
 
     @property

@@ -1,16 +1,15 @@
 """One file per network; the file's name is the `model:` of an entry under `methods:`.
 
 Each has `build(scale, **options) -> nn.Module`, whose forward takes LR images (batch, 1, h, w) in
-normalised intensities and returns (batch, 1, scale * h, scale * w). A file may say more, by
-literals:
+normalised intensities and returns (batch, 1, scale * h, scale * w). Two optional constants:
 
-- `SCALES = (2, 4)`: the scales its design allows, where not all of 2, 3, 4 and 8;
+- `SCALES = (2, 4)`: the scales that the design allows, if not all of 2, 3, 4 and 8;
 - `GUIDED = True`: forward also takes the second contrast at HR, (batch, 1, scale * h, scale * w).
 
-In training mode a network may return side outputs too: (SR, {"reconstruction": LR-sized,
-"guide": HR-sized}), which the losses of those names look at.
+In training mode a network may also return side outputs: (SR, {"reconstruction": LR-sized,
+"guide": HR-sized}). The losses with those names use them.
 
-Files of one's own are found in `models/` of the folders that MRSR_PLUGINS names.
+Your own files go into `models/` of a folder listed in MRSR_PLUGINS.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ __path__ += [str(folder / "models") for folder in PLUGINS]
 
 
 def module(name: str) -> ModuleType:
-    """The module of a network, by the file's name.
+    """Import the module of a network by its file name.
 
     Raises:
         UserError: there is no such file.
@@ -37,16 +36,16 @@ def module(name: str) -> ModuleType:
     if not name.isidentifier() or importlib.util.find_spec(f"mrsr.models.{name}") is None:
         raise UserError(
             f"no model '{name}': expected a file src/mrsr/models/{name}.py, or models/{name}.py "
-            "in a folder that MRSR_PLUGINS names"
+            "in a folder listed in MRSR_PLUGINS"
         )
     return importlib.import_module(f"mrsr.models.{name}")
 
 
 def build(name: str, scale: int, options: dict[str, Any]) -> Any:
-    """Build a network; an option that its `build` does not know is an error, not ignored.
+    """Build a network. Unknown options raise an error; they are not ignored.
 
     Raises:
-        UserError: an unknown option, or a value that no network can be built with.
+        UserError: an unknown option, or a value for which the network cannot be built.
     """
     factory = module(name).build
     known = list(inspect.signature(factory).parameters)[1:]
@@ -65,18 +64,18 @@ def build(name: str, scale: int, options: dict[str, Any]) -> Any:
 
 
 def check_guide(name: str, given: bool) -> None:
-    """Refuse a guide for a network that takes none, and the lack of one for a network that does.
+    """Check that a guide is given exactly if the network needs one.
 
     Raises:
-        UserError: `given`, whether there is a guide, is not what the model's `GUIDED` says.
+        UserError: `given` (whether there is a guide) does not match the model's `GUIDED`.
     """
     needed = bool(getattr(module(name), "GUIDED", False))
     if needed and not given:
-        raise UserError(f"model '{name}' needs a second contrast; give it by --guide")
+        raise UserError(f"model '{name}' needs a second contrast; give it with --guide")
     if given and not needed:
         raise UserError(f"model '{name}' takes no second contrast; leave --guide out")
 
 
 def outputs(answer: Any) -> tuple[Any, dict[str, Any]]:
-    """What a network's forward returned, as SR image and side outputs (none in most)."""
+    """Split the result of a forward pass into the SR image and side outputs (usually none)."""
     return answer if isinstance(answer, tuple) else (answer, {})

@@ -1,31 +1,30 @@
 """The disentangling auto-encoder (Fig. 1b, section 3.3, sizes of section 4.1).
 
-An image becomes a structure code z_str, a map of a quarter of its height and width (64x64 for
-256x256), and a texture code z_tex, a vector of 256. The decoder makes the image of any two codes,
-so the structure of one image can meet the texture of another (swapping auto-encoder, Park et al.,
-NeurIPS 2020, reference [162] of the paper).
+The encoder maps an image to a structure code z_str, a map with a quarter of its height and width
+(64x64 for 256x256), and a texture code z_tex, a vector of length 256. The decoder maps any two
+codes to an image, so it can combine the structure of one image with the texture of another
+(swapping auto-encoder, Park et al., NeurIPS 2020, reference [162] of the paper).
 
-Encoder, as printed: four 3x3 convolutions of 64, 64, 32, 32 maps with ReLU, pooling after each.
-The paper's pooling is by maximum (`pooling: max`), which forgets where in its 2x2 pixels the
-maximum was; `pooling: mean`, the default, keeps what can be kept. The map after two poolings,
-projected 1x1 to `structure_channels`, gives z_str (the paper prints 1; 8 by default,
-docs/replication.md argues it). The statistics over the image of the map after four poolings give
-z_tex.
+Encoder, as published: four 3x3 convolutions of 64, 64, 32, 32 maps with ReLU, each followed by
+pooling. The paper uses max pooling (`pooling: max`), which loses the position of the maximum within
+its 2x2 pixels. The default is `pooling: mean`. z_str is the map after two poolings, projected 1x1
+to `structure_channels` (1 in the paper, 8 by default; docs/replication.md says why). z_tex comes
+from the statistics over the image of the map after four poolings.
 
-What makes the two codes different things, and is not printed:
+The paper does not say what keeps the two codes apart. Here:
 
 - z_str is normalised: each channel of each image has mean 0, and all channels together have
-  variance 1, before a learned gain per channel. How bright and how strong the image is, it cannot
-  say; its means and deviation go into z_tex instead. (With a deviation for each channel, how sharp
-  the image is would go there too, and the centre-patch swap of section 3.3 wants that in z_str.)
-- The decoder gets z_tex only as one factor and one offset per map of each of its layers (affine
-  modulation), so z_tex cannot say where anything is.
+  variance 1, before a learned gain per channel. So z_str carries no brightness and no contrast; its
+  means and deviation go into z_tex. (With one deviation per channel, sharpness would go there too,
+  but the centre-patch swap of section 3.3 needs sharpness in z_str.)
+- The decoder gets z_tex only as one scale and one shift per map of each layer (affine modulation),
+  so z_tex carries no positions.
 
-The decoder mirrors the encoder's maps (32, 32, 64, 64); pixel shuffle undoes the poolings that
-z_str has seen. Nothing depends on the image's size, which must only divide by 16.
+The decoder mirrors the encoder's maps (32, 32, 64, 64); pixel shuffle undoes the two poolings
+before z_str. Any image size that is a multiple of 16 works.
 
-With mean pooling the network starts as the best linear auto-encoder of its kind, not from noise
-(`autoencoder_start.py`): it reconstructs from the first step, and training need not find that.
+With mean pooling the network is initialised as the best linear auto-encoder of its shape
+(`autoencoder_start.py`), not randomly, so it reconstructs from the first step.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ POOLINGS = {"mean": F.avg_pool2d, "max": F.max_pool2d}
 
 
 def _conv(inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
-    # zeros around a patch of tissue are an edge that training would fit before the anatomy
+    # zero padding would put an artificial edge around a tissue patch; training would fit that first
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode="replicate")
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.zeros_(layer.bias)
@@ -92,7 +91,7 @@ class Encoder(nn.Module):
 
 
 class Modulation(nn.Module):
-    """Maps (batch, n, h, w) times a factor plus an offset per map, both linear in z_tex."""
+    """Scale and shift maps (batch, n, h, w) by values per map that are linear in z_tex."""
 
     def __init__(self, texture: int, maps: int) -> None:
         super().__init__()
@@ -153,11 +152,11 @@ class AutoEncoder(nn.Module):
         self.decoder = Decoder(structure_channels, texture, channels)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (batch, 1, H, W), as `prepare` gives them, to z_str and z_tex."""
+        """Images (batch, 1, H, W) from `prepare` to z_str and z_tex."""
         return self.encoder(image)
 
     def decode(self, z_str: Tensor, z_tex: Tensor) -> Tensor:
-        """The image (batch, 1, H, W) of two codes, whichever images they come from."""
+        """Decode two codes, possibly from different images, to an image (batch, 1, H, W)."""
         return self.decoder(z_str, z_tex)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -165,13 +164,13 @@ class AutoEncoder(nn.Module):
 
 
 def prepare(image: Tensor, hr_size: tuple[int, int], size: int = 256) -> Tensor:
-    """What the auto-encoder takes, the same way for LR, HR, output and patches. Differentiable.
+    """Bring LR, HR, output and patches alike to the auto-encoder's input. Differentiable.
 
     Args:
-        image: (batch, 1, h, w), normalised. hr_size: height and width of the HR grid, to which
-            an image of another size is resized (the bicubic kernel of `degrade`).
-        size: then cropped or padded with zeros about the centre to this height and width; 0 pads
-            only as far as the four poolings need.
+        image: (batch, 1, h, w), normalised. hr_size: height and width of the HR grid; an image of
+            another size is resized to it with the bicubic kernel of `degrade`.
+        size: the image is then cropped or zero-padded about its centre to this height and width; 0
+            pads only as much as the four poolings need.
     """
     if tuple(image.shape[-2:]) != tuple(hr_size):
         image = bicubic(image, (int(hr_size[0]), int(hr_size[1])))
@@ -183,7 +182,7 @@ def prepare(image: Tensor, hr_size: tuple[int, int], size: int = 256) -> Tensor:
 
 
 def unprepare(image: Tensor, hr_size: tuple[int, int]) -> Tensor:
-    """The HR grid's part of a prepared image (batch, 1, H, W): less the zeros around it."""
+    """Remove the padding of `prepare` from an image (batch, 1, H, W)."""
     for dim, length in ((-2, hr_size[0]), (-1, hr_size[1])):
         missing = image.shape[dim] - length
         if missing > 0:
@@ -200,12 +199,12 @@ def build(
     pooling: str = "mean",
     start: str = "linear",
 ) -> nn.Module:
-    """The auto-encoder; it works on the HR grid, so it is built alike for every scale.
+    """The auto-encoder. It works on the HR grid, so it is the same for every scale.
 
     Args:
-        structure_channels: maps of z_str (1 as printed). texture: length of z_tex.
+        structure_channels: maps of z_str (1 as published). texture: length of z_tex.
         size: height and width for `prepare`, a multiple of 16, or 0. channels: of the four blocks.
-        pooling: `mean`, or `max` as printed (which always starts from random weights).
+        pooling: `mean`, or `max` as published (always initialised randomly).
         start: `linear` (see `autoencoder_start.py`), or `random`, as a control.
 
     Raises:

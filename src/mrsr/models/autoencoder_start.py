@@ -1,17 +1,17 @@
-"""Weights that make the auto-encoder, before any training, a linear one that is good.
+"""Initialise the auto-encoder as a good linear auto-encoder, without training.
 
-Two ReLU maps of opposite sign, relu(a) - relu(-a) = a, make layers linear ("looks-linear", Balduzzi
-et al., ICML 2017), and mean pooling is linear. What is left to choose:
+Pairs of ReLU maps of opposite sign, relu(a) - relu(-a) = a, make layers linear ("looks-linear",
+Balduzzi et al., ICML 2017), and mean pooling is linear. That leaves two choices:
 
-- the code: two 3x3 derivative filters, one before each of the two poolings, per channel of z_str.
-  The order in `FILTERS` was found by adding, one by one, the channel that lowered most the error
+- the code: per channel of z_str two 3x3 derivative filters, one before each of the two poolings.
+  The order in `FILTERS` comes from adding, one at a time, the channel that most reduced the error
   of the best linear decoder on T1W slices (MS patients and phantom, training subjects);
-- the decoder: a 3x3 least-squares filter from the code to each of the 4x4 pixels behind a code
-  point, fitted when the network is built, on noise with the spectrum of images (no data needed).
+- the decoder: a 3x3 least-squares filter from the code to each of the 4x4 pixels of a code point,
+  fitted when the network is built, on noise with the spectrum of images (no data needed).
 
 Measured on 128x128 patches of training slices with 8 channels: 31.9 dB on real T1W (bicubic from
 2x: 30.7) and 35.3 dB on the phantom (33.3). From random weights the reconstruction is still at
-25 dB after 300 steps. The unused maps start random, as everything does where the maps are too few.
+25 dB after 300 steps. Unused maps are initialised randomly, as are all maps if there are too few.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-PIXELS = 16  # 4x4 behind each point of z_str
-# (before the first pooling, before the second), each counts derivatives 3 * rows + columns
+PIXELS = 16  # 4x4 pixels per point of z_str
+# (before the first pooling, before the second); a number is 3 * row derivative + column derivative
 FILTERS = (
     *((0, 0), (0, 1), (0, 3), (1, 5), (1, 2), (3, 3)),
     *((2, 2), (3, 7), (3, 6), (4, 7), (1, 0), (6, 0)),
@@ -33,7 +33,7 @@ FILTERS = (
 
 
 def fits(structure_channels: int, texture: int, channels: Sequence[int]) -> bool:
-    """Whether there are enough maps for the linear paths."""
+    """Whether there are enough maps for the linear initialisation."""
     return (
         structure_channels <= len(FILTERS)
         and texture > structure_channels
@@ -44,14 +44,14 @@ def fits(structure_channels: int, texture: int, channels: Sequence[int]) -> bool
 
 
 def _kernels(smooth: Sequence[float]) -> Tensor:
-    """(9, 3, 3): products of one row and one column filter, of unit norm; `smooth` is the 0th."""
+    """(9, 3, 3): unit-norm products of a row and a column filter; `smooth` has order 0."""
     rows = torch.tensor([smooth, [1.0, 0.0, -1.0], [-1.0, 2.0, -1.0]], dtype=torch.float64)
     rows = rows / rows.norm(dim=1, keepdim=True)
     return torch.einsum("ai,bj->abij", rows, rows).reshape(9, 3, 3)
 
 
 def _code_filters() -> tuple[Tensor, Tensor]:
-    """Filters before the first and before the second pooling."""
+    """The filters before the first and the second pooling."""
     return _kernels([0.0, 1.0, 0.0]), _kernels([1.0, 1.0, 1.0])
 
 
@@ -59,8 +59,8 @@ def _code_filters() -> tuple[Tensor, Tensor]:
 def _decoder_filters(structure_channels: int) -> tuple[Tensor, Tensor]:
     """Gains (C,) and, for the code with those gains, least-squares filters (16, C, 3, 3).
 
-    The gains bring the channels' strengths half way together. The filters estimate 4x4 pixels from
-    a 3x3 neighbourhood of the code.
+    The gains halve (in logarithm) the differences in strength between channels. The filters
+    estimate 4x4 pixels from a 3x3 neighbourhood of the code.
     """
     random, size = np.random.default_rng(0), 128
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.fftfreq(size))
@@ -87,7 +87,7 @@ def _decoder_filters(structure_channels: int) -> tuple[Tensor, Tensor]:
 
 
 def _write(layer: nn.Conv2d, plus: int, minus: int, row: Tensor) -> None:
-    """Give output maps `plus` and `minus` the filters `row` (inputs, 3, 3) and its negative."""
+    """Set output maps `plus` and `minus` to the filter `row` (inputs, 3, 3) and its negative."""
     layer.weight[plus] = row.to(layer.weight.dtype)
     layer.weight[minus] = -row.to(layer.weight.dtype)
 
@@ -98,7 +98,7 @@ def _row(layer: nn.Conv2d) -> Tensor:
 
 @torch.no_grad()
 def linear(encoder: nn.Module, decoder: nn.Module) -> None:
-    """Write the linear auto-encoder into the parts of a network that `fits`."""
+    """Write the linear auto-encoder into a network for which `fits` is true."""
     channels = encoder.structure.out_channels
     first, second = _code_filters()
     gains, pixels = _decoder_filters(channels)
@@ -112,9 +112,9 @@ def linear(encoder: nn.Module, decoder: nn.Module) -> None:
         _write(encoder.blocks[1], index, channels + index, row)
         encoder.structure.weight[index, index] = 1
         encoder.structure.weight[index, channels + index] = -1
-    # fine channels are faint (to 1/90): stronger, they count in a cosine of two codes
+    # fine channels are weak (down to 1/90); amplified, they count in the cosine of two codes
     encoder.gain.copy_(gains[:, None, None])
-    # z_tex begins with the means and the deviation that z_str lost, and the decoder puts them back;
+    # z_tex starts with the means and deviation removed from z_str, which the decoder restores;
     # the rest of it starts small
     encoder.texture.weight.mul_(0.1)
     encoder.texture.weight[: channels + 1] = torch.eye(
@@ -130,13 +130,13 @@ def linear(encoder: nn.Module, decoder: nn.Module) -> None:
     restore.bias[:channels] = -1
 
     expand, keep, shuffle, merge = decoder.blocks
-    half = 4  # pixels behind a point of the map of half size
+    half = 4  # pixels per point of the half-size map
     for index in range(PIXELS):
         _write(expand, index, PIXELS + index, pixels[index])
         row = _row(keep)
         row[index, 1, 1], row[PIXELS + index, 1, 1] = 1, -1
         _write(keep, index, PIXELS + index, row)
-        # pixel (y, x) of 4x4: which point of half size, and which pixel behind that
+        # pixel (y, x) of 4x4: which point of the half-size map, and which pixel of that point
         y, x = divmod(index, 4)
         point, pixel = 2 * (y // 2) + x // 2, 2 * (y % 2) + x % 2
         row = _row(shuffle)

@@ -1,4 +1,4 @@
-"""Bicubic interpolation, the first row of the paper's tables: nothing is trained.
+"""Bicubic interpolation, the first method of the paper's tables. Not trained.
 
 The kernel is that of the `bicubic` degradation (`mrsr.degrade.upsample`, MATLAB's imresize).
 """
@@ -22,5 +22,5 @@ class Bicubic(nn.Module):
 
 
 def build(scale: int) -> nn.Module:
-    """The interpolation as a network, so that it is evaluated by the code that evaluates all."""
+    """Bicubic interpolation as a network, so that the same code evaluates every method."""
     return Bicubic(scale)

@@ -1,24 +1,24 @@
-"""CSN: the channels are split into a residual branch and a dense branch that merge and run.
+"""CSN: channels split into a residual and a dense branch, linked by merge-and-run.
 
 Zhao, Zhang, Zhang, Zou, "Channel Splitting Network for Single MR Image Super-Resolution", IEEE
 Transactions on Image Processing 2019 (arXiv 1810.06453), reference [194] of the paper.
 
-From the publication's abstract: the features are divided into two branches with different
-information transmission, a residual one (reuses features) and a dense one (finds new ones), and
-merge-and-run mapping carries information between them. Merge-and-run (Zhao et al., arXiv
-1611.07718): the mean of the branches' inputs is added to the output of each branch.
+From the publication's abstract: the features are split into two branches, a residual one that
+reuses features and a dense one that explores new ones, and merge-and-run mapping exchanges
+information between them. Merge-and-run (Zhao et al., arXiv 1611.07718): the mean of the branches'
+inputs is added to the output of each branch.
 
-The rest is ours, because no more than that was at hand: a unit has two 3x3 convolutions in the
+The rest is ours, because only the abstract was available: a unit has two 3x3 convolutions in the
 residual branch and `layers` densely connected 3x3 convolutions with a 1x1 fusion in the dense one;
 a block is `units` units, a 1x1 convolution over both branches and a skip; a skip runs around all
-blocks; pixel shuffles without activation enlarge; widths, depths and initialisation.
+blocks; pixel shuffles without activation upsample; widths, depths and initialisation.
 
-At our defaults 13,863,425 parameters for one channel at 2x. That is our own count: the published
-one was not found, and neither were the published widths and depths.
+Our defaults have 13,863,425 parameters for one channel at 2x. We did not find the published count,
+nor the published widths and depths.
 
-Initialisation: He; the last convolution of each branch and block, and of the trunk, starts ten
-times smaller, so that the variance does not grow with depth. With the bicubic skip the output
-convolution starts a hundred times smaller.
+Initialisation: He; the last convolution of each branch and block, and of the trunk, is scaled by
+0.1, so that the variance does not grow with depth. With the bicubic skip the output convolution is
+scaled by 0.01.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class ResidualBranch(nn.Module):
 
 
 class DenseBranch(nn.Module):
-    """Each 3x3 convolution adds `growth` maps to what the next one sees; 1x1 back to the width."""
+    """Each 3x3 convolution adds `growth` maps to the next one's input; then 1x1 to `features`."""
 
     def __init__(self, features: int, growth: int, layers: int) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class DenseBranch(nn.Module):
 
 
 class Unit(nn.Module):
-    """Both branches once; the mean of their inputs is added to both outputs (merge and run)."""
+    """Apply both branches and add the mean of their inputs to both outputs (merge-and-run)."""
 
     def __init__(self, features: int, growth: int, layers: int) -> None:
         super().__init__()

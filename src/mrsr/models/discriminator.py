@@ -1,17 +1,18 @@
 """The paper's discriminator (Fig. 6b): convolutions n64s1 n64s2 n128s1 n128s2 ... n512s2, dense.
 
-Serves the super-resolution training (Eq. 21) and the auto-encoder's (Eq. 4, 5). It returns logits:
-D(x) of the paper is their sigmoid, and `mrsr.adversarial` takes the logarithms without it.
+Used by the super-resolution training (Eq. 21) and by the auto-encoder's (Eq. 4, 5). It returns
+logits: the paper's D(x) is their sigmoid, and `mrsr.adversarial` computes the logarithms from the
+logits.
 
-Where this departs from the figure, each an option:
+Departures from the figure, each an option:
 
-- `pool: true` averages each map before the dense layers: a dense layer on all pixels of a 240x240
-  slice alone has 118 million weights and fits no other size. `pool: false` is as drawn and needs
-  `size`, the height and width of the images it will see.
+- `pool: true` averages each map before the dense layers, because a dense layer on all pixels of a
+  240x240 slice has 118 million weights and fits no other size. `pool: false` is as drawn and needs
+  `size`, the height and width of the images.
 - `norm: batch` is as drawn (none in the first layer, as in SRGAN, Ledig et al., CVPR 2017);
-  `norm: none` suits gradient penalties and batches of very few images.
+  use `norm: none` for gradient penalties and very small batches.
 
-64 base maps with pooling have 5,214,273 weights, 32 have 1,305,633. By hand:
+With pooling, 64 base maps have 5,214,273 weights and 32 have 1,305,633. By hand:
 `python -c "from mrsr.models.discriminator import build; print(build(2, base=32))"`.
 """
 
@@ -25,8 +26,8 @@ from mrsr.errors import UserError
 
 SLOPE = 0.2  # of the leaky ReLU, as in SRGAN
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
-WIDTHS = (1, 1, 2, 2, 4, 4, 8, 8)  # in base maps
-DENSE = 16  # units of the dense layer, in base maps: 1024 for 64
+WIDTHS = (1, 1, 2, 2, 4, 4, 8, 8)  # multiples of the base maps
+DENSE = 16  # units of the dense layer, a multiple of the base maps: 1024 for 64
 
 
 def _initialised(layer: nn.Module) -> nn.Module:
@@ -67,7 +68,7 @@ class Discriminator(nn.Module):
 def build(
     scale: int, base: int = 64, pool: bool = True, norm: str = "batch", size: int = 0
 ) -> nn.Module:
-    """The discriminator; it looks at HR images, so it is the same for every scale.
+    """The discriminator. Its input is HR images, so it is the same for every scale.
 
     Args:
         base: maps of the first layer. pool: average each map before the dense layers.
@@ -81,5 +82,7 @@ def build(
     if norm not in ("batch", "none"):
         raise UserError(f"discriminator: norm must be batch or none, not '{norm}'")
     if not pool and size < 1:
-        raise UserError("discriminator: without pool its dense layer needs the images' size")
+        raise UserError(
+            "discriminator: without pool the dense layer needs size, the images' height and width"
+        )
     return Discriminator(base, pool, norm, size)

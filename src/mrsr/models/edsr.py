@@ -1,4 +1,4 @@
-"""EDSR: residual blocks without normalisation, and a small factor on each residual.
+"""EDSR: residual blocks without normalisation, with scaled residuals.
 
 Lim, Son, Kim, Nah, Lee, "Enhanced Deep Residual Networks for Single Image Super-Resolution",
 CVPR Workshops 2017, reference [56] of the paper. The file follows its Fig. 2c (block), Fig. 3
@@ -10,17 +10,17 @@ The defaults are the large network, 32 blocks of 256 maps with a residual scale 
 parameters for one channel at 2x (the publication's 43 M are for three channels at 4x). Its baseline
 is `features: 64, blocks: 16, residual_scale: 1.0`: 1,367,553 parameters at 2x.
 
-Where this departs from the publication, or had to choose:
+Departures and choices:
 
-- No shift by the mean colour of natural images: intensities are normalised already.
-- Initialisation (ours): He. The second convolution of a block starts such that the residual is a
-  tenth of its input whatever `residual_scale` is, so the variance does not grow with depth.
-- Training starts near the image with each pixel repeated (`begin`, ours), or with
-  `skip: bicubic` (ours), which adds the interpolated input, near that; `none` is as published.
+- No subtraction of the mean colour of natural images: intensities are already normalised.
+- Initialisation (ours): He. The second convolution of a block is scaled so that the residual is a
+  tenth of its input for any `residual_scale`, so the variance does not grow with depth.
+- The initial output is close to the input with each pixel repeated (`begin`, ours), or, with
+  `skip: bicubic` (ours, adds the interpolated input), close to bicubic; `none` is as published.
 - 8x (ours): three stages of 2x, as 4x has two.
 
-Other networks with the same outer layers (RDN, RCAN, CSN, SERAN, FB-GACN) take `convolution`,
-`Upsampler`, `check` and, the first two, `begin` from here.
+Other networks with the same outer layers (RDN, RCAN, CSN, SERAN, FB-GACN) import `convolution`,
+`Upsampler` and `check` from here; RDN and RCAN also `begin`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ SCALES = (2, 3, 4, 8)
 def convolution(
     inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0, bias: bool = True
 ) -> nn.Conv2d:
-    """Convolution of odd kernel that keeps the size; He initialisation times `gain`, bias 0."""
+    """Size-preserving convolution, odd kernel; He initialisation times `gain`, bias 0."""
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     if layer.bias is not None:
@@ -50,11 +50,11 @@ def convolution(
 
 @torch.no_grad()
 def begin(head: nn.Conv2d, enlarge: nn.Sequential, last: nn.Conv2d, skip: bool) -> None:
-    """Let training begin near an enlarged image instead of noise (ours; weights only).
+    """Initialise the network to output an upsampled image instead of noise (ours; weights only).
 
-    The output convolution becomes a hundred times smaller. With the bicubic skip that is all;
-    without it map 0 carries the image through: centre taps of 1 in `head`, in every enlarging
-    convolution and in `last`, which together repeat each pixel.
+    The output convolution is scaled by 0.01. With the bicubic skip nothing else is needed. Without
+    it, map 0 passes the image through: `head`, every upsampling convolution and `last` get centre
+    taps of 1, which together repeat each pixel.
     """
     last.weight.mul_(0.01)
     if skip:
@@ -70,7 +70,7 @@ def begin(head: nn.Conv2d, enlarge: nn.Sequential, last: nn.Conv2d, skip: bool) 
 class Upsampler(nn.Sequential):
     """(b, features, h, w) to (b, features, scale * h, scale * w): sub-pixel convolutions.
 
-    One stage for 2x and 3x, stages of 2x for 4x and 8x; nothing between convolution and shuffle.
+    One stage for 2x and 3x, several 2x stages for 4x and 8x; no activation in between.
     """
 
     def __init__(self, features: int, scale: int) -> None:
@@ -82,7 +82,7 @@ class Upsampler(nn.Sequential):
 
 
 def check(name: str, scale: int, skip: str, **counts: int) -> None:
-    """Refuse a scale, a skip or a count below 1 with a `UserError` that names the network."""
+    """Raise a `UserError` that names the network for a bad scale or skip, or a count below 1."""
     if scale not in SCALES:
         raise UserError(f"{name}: scale must be one of {list(SCALES)}, not {scale}")
     if skip not in ("none", "bicubic"):
@@ -93,7 +93,7 @@ def check(name: str, scale: int, skip: str, **counts: int) -> None:
 
 
 class Block(nn.Module):
-    """Residual block of Fig. 2c with the residual scaled (section 3.2)."""
+    """Residual block of Fig. 2c with scaled residual (section 3.2)."""
 
     def __init__(self, features: int, residual_scale: float) -> None:
         super().__init__()

@@ -1,33 +1,32 @@
-"""FB-GACN: a graph of similar sub-regions beside a content branch, refined by feedback.
+"""FB-GACN: a graph of similar sub-regions and a content branch, refined by feedback.
 
 Hu, Yan, Ren, Li, Bayat, Zhao, Menze, "Feedback Graph Attention Convolutional Network for MR Images
 Enhancement by Exploring Self-Similarity Features", MIDL 2021 (PMLR 143:327-337; arXiv 2006.13863).
-The paper's [37], which it describes only as graph convolution networks for MR super-resolution;
-that this publication is meant is our reading.
+We take this to be the paper's [37], which it describes only as graph convolution networks for MR
+super-resolution.
 
-From the publication's abstract: sub-regions of the feature map at LR are the nodes of a graph and
-are linked, wherever they lie, by their similarity; this graph similarity branch runs in parallel
-to a content branch and gives it priors; a recurrent feedback refines low-level features with
-high-level ones; a reconstruction makes the image of both branches.
+From the publication's abstract: sub-regions of the LR feature map are the nodes of a graph, linked
+by similarity wherever they are; this graph similarity branch runs in parallel to a content branch
+and gives it priors; recurrent feedback refines low-level features with high-level ones; the image
+is reconstructed from both branches.
 
-The rest is ours, because no more than the abstract was at hand:
+The rest is ours, because only the abstract was available:
 
 - a node is the embedding of one `patch` x `patch` tile of the features (a strided convolution);
-- each node is linked to the `neighbours` nodes of largest cosine similarity, itself among them;
-- graph attention in the form of Brody et al. (ICLR 2022), where an edge's weight depends on both
-  ends; several heads; a pixel shuffle spreads each node over its tile again;
-- the content branch is residual blocks; a 1x1 convolution merges both branches into the state,
-  which is fed back and joined to the shallow features by another; `iterations` passes with the
-  same weights, the first of which is fed the shallow features;
-- only the last pass makes an image: losses on each pass, if the publication has them, are not here;
-- widths, depths and initialisation (He; the second convolution of a block ten times smaller, and
-  with the bicubic skip the output convolution a hundred times smaller).
+- each node is linked to the `neighbours` nodes of largest cosine similarity, including itself;
+- graph attention as in Brody et al. (ICLR 2022), where the weight of an edge depends on both ends,
+  with several heads; a pixel shuffle spreads each node over its tile again;
+- the content branch consists of residual blocks; a 1x1 convolution merges both branches into the
+  state, and another joins the fed-back state to the shallow features; `iterations` passes share
+  their weights, and the first gets the shallow features as state;
+- only the last pass produces an image, so there are no losses on each pass;
+- widths, depths and initialisation (He; the second convolution of a block scaled by 0.1, and with
+  the bicubic skip the output convolution by 0.01).
 
-At our defaults 749,121 parameters for one channel at 2x, our own count: the published one was not
-found.
+Our defaults have 749,121 parameters for one channel at 2x. We did not find the published count.
 
-Memory: similarities are computed for `ROWS` nodes at a time and only the indices of the neighbours
-are kept, so that memory grows with nodes x neighbours and not with the square of the nodes.
+Memory: similarities are computed for `ROWS` nodes at a time and only the neighbours' indices are
+kept, so memory grows with nodes x neighbours, not with the square of the nodes.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ from mrsr.errors import UserError
 from mrsr.models.edsr import Upsampler, check, convolution
 
 SCALES = (2, 3, 4, 8)
-ROWS = 1024  # nodes whose similarities to all others are in memory at the same time
+ROWS = 1024  # nodes whose similarities to all others are in memory at once
 
 
 def _full_precision(device: torch.device) -> AbstractContextManager:
-    """Autocast off, where the device has it (the meta device has not)."""
+    """Turn autocast off if the device has it (the meta device does not)."""
     if torch.amp.is_autocast_available(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()
@@ -71,7 +70,7 @@ def nearest(nodes: Tensor, neighbours: int, rows: int = ROWS) -> Tensor:
 
 
 class GraphAttention(nn.Module):
-    """Nodes (batch, n, d): each becomes the attention-weighted sum of its neighbours."""
+    """Replace each node of (batch, n, d) by the attention-weighted sum of its neighbours."""
 
     def __init__(self, width: int, heads: int, neighbours: int) -> None:
         super().__init__()
@@ -181,8 +180,8 @@ def build(
 
     Args:
         features: maps of every layer and length of a node. blocks: of the content branch.
-        iterations: passes of the feedback, with the same weights.
-        patch: side of a sub-region in LR pixels. neighbours: links of a node, itself among them.
+        iterations: feedback passes, with the same weights.
+        patch: side of a sub-region in LR pixels. neighbours: links of a node, including itself.
         heads: of the graph attention, a divisor of `features`.
         skip: `none`, or `bicubic` to add the interpolated input.
 

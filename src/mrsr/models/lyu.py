@@ -1,26 +1,27 @@
-"""Multi-contrast super-resolution through a progressive network, after Lyu et al.
+"""Multi-contrast super-resolution with a progressive network, after Lyu et al.
 
 Lyu, Shan, Steber, Helis, Whitlow, Chan, Wang, "Multi-Contrast Super-Resolution MRI Through a
 Progressive Network", IEEE Transactions on Medical Imaging 39(9), 2020, reference [59] of the paper.
 
-Written from the publication's abstract alone (nothing else of it was at hand): the layers inside
-are ours. From there come
+Written from the publication's abstract alone, which was all that was available. From there:
 
-- one level for a low factor, two for a high one: here one for 2x and 3x, and at 4x a second level
-  of 2x on what the first made. `progressive: false` is the comparison, one level for any factor;
-- the contrasts meet as features, after layers of their own, which the publication finds better than
-  joining them as images; `fusion: pixels` does that, at the level's input.
+- one level for a low factor, two for a high one: here one for 2x and 3x, and at 4x a second 2x
+  level on the output of the first. `progressive: false` is the comparison, one level for any
+  factor;
+- the contrasts are joined as features, after separate layers, which the publication finds better
+  than joining the images; `fusion: pixels` joins the images at the level's input.
 
 Its loss (squared error, adversarial, perceptual and texture terms) is not part of this file.
 
-Ours: three 3x3 convolutions with ReLU for each contrast; a sub-pixel convolution that brings the
-target's features to the guide's size; a convolution of both contrasts' features; residual blocks
-with a skip around them; an output convolution. A level of 2x with 64 maps and 4 blocks has 666,497
-parameters. The guide enters each level at that level's size, shrunk with the bicubic kernel of
-`mrsr.degrade`. 8x has three levels. All levels are trained at once, through the last image.
+The layers are ours: three 3x3 convolutions with ReLU for each contrast; a sub-pixel convolution
+that brings the target's features to the guide's size; a convolution of both contrasts' features;
+residual blocks with a skip around them; an output convolution. A 2x level with 64 maps and 4 blocks
+has 666,497 parameters. Each level gets the guide at its own size, downsampled with the bicubic
+kernel of `mrsr.degrade`. 8x has three levels. All levels are trained together, through the last
+image.
 
-Initialisation: He, residuals ten times smaller. `skip: bicubic` adds at each level the interpolated
-input to the image; output convolutions then start a hundred times smaller.
+Initialisation: He, residuals scaled by 0.1. `skip: bicubic` adds the interpolated input to the
+image at each level; output convolutions are then scaled by 0.01.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from mrsr.models.edsr import Block, Upsampler, check, convolution
 
 SCALES = (2, 3, 4, 8)
 GUIDED = True
-LAYERS = 3  # of each contrast before they meet
+LAYERS = 3  # of each contrast before they are joined
 
 
 class Encoder(nn.Sequential):
@@ -49,7 +50,7 @@ class Encoder(nn.Sequential):
 
 
 class Level(nn.Module):
-    """Enlarge (b, 1, h, w) by `factor`, with a guide (b, 1, factor * h, factor * w)."""
+    """Upsample (b, 1, h, w) by `factor`, with a guide (b, 1, factor * h, factor * w)."""
 
     def __init__(self, factor: int, features: int, blocks: int, fusion: str, skip: bool) -> None:
         super().__init__()
@@ -108,8 +109,8 @@ def build(
 
     Args:
         features: maps of every layer. blocks: residual blocks of each level.
-        progressive: levels of 2x where the scale is 4 or 8; otherwise one level.
-        fusion: the contrasts meet as `features` or as `pixels`.
+        progressive: 2x levels if the scale is 4 or 8; otherwise one level.
+        fusion: join the contrasts as `features` or as `pixels`.
         skip: `none`, or `bicubic` to add the interpolated input at each level.
 
     Raises:

@@ -1,37 +1,37 @@
-"""MINet: two contrasts, whose features are integrated over all stages of both.
+"""MINet: two contrasts whose features are integrated over all stages of both.
 
 Feng, Fu, Yuan, Xu, "Multi-Contrast MRI Super-Resolution via a Multi-Stage Integration Network",
-MICCAI 2021, reference [29] of the paper. The features of the LR target are enlarged first; then one
-branch for each contrast runs at HR, with stages that are residual groups of RCAN and a convolution:
+MICCAI 2021, reference [29] of the paper. The features of the LR target are upsampled first. Then
+one branch per contrast runs at HR; its stages are residual groups of RCAN and a convolution:
 
-- after each stage the target's features get a 1x1 convolution of both contrasts' features added;
-- multi-stage integration: each stage's features of either contrast are compared with all others,
-  and the enriched ones of all stages go through one convolution;
-- channel-spatial attention: each branch's last features times 1 + a factor from a 3x3x3
-  convolution over channels, rows and columns;
-- the target's output sees both, the guide's output the second alone.
+- after each stage, a 1x1 convolution of both contrasts' features is added to the target's features;
+- multi-stage integration: the features of each stage of either contrast are compared with all
+  others, and the enriched features of all stages go through one convolution;
+- channel-spatial attention: the last features of each branch are multiplied by 1 + a factor from a
+  3x3x3 convolution over channels, rows and columns;
+- the target's output uses both; the guide's output uses only the attention.
 
-The layout follows the authors' published program (facts only; 6 groups of 6 blocks of 64 maps).
-It registers 10,662,899 parameters at 2x, the 10.7 M that are reported, but never calls 4,172,758 of
-them: a third branch, of which only the enlargement acts, the target's own enlargement and other
-layers. With the integration's convolution as it has to be (258,048 more, see below) the parameters
-that act are 6,748,189, the count here; `tests/test_model_minet.py` has the sums.
+The layout follows the authors' published code (facts only; 6 groups of 6 blocks of 64 maps). It
+registers 10,662,899 parameters at 2x, the reported 10.7 M, but never uses 4,172,758 of them: a
+third branch, of which only the upsampling is used, the target's own upsampling and other layers.
+With the integration's convolution corrected (258,048 more, see below) 6,748,189 parameters are
+used, and that is the count here; `tests/test_model_minet.py` has the sums.
 
-The guide enters at HR, at its own size, as published. In training mode forward returns (SR image,
-{"guide": the guide restored by its branch}), which the publication's loss compares too.
+The guide is used at HR, at its own size, as published. In training mode forward returns (SR image,
+{"guide": the guide reconstructed by its branch}), because the publication's loss uses both.
 
-Where this departs from the publication, or had to choose:
+Departures and choices:
 
-- The program gives the integration features of 2 * (groups + 1) stages and its convolution the
-  channels of groups + 1, which cannot run. Here that convolution has the channels it gets.
-- As published, the similarities of stages are sums over the whole feature map (so they depend on
-  the image's size) and the least similar stages weigh most, as in HAN, from where it comes.
-- The two attentions' strengths start at 0 in the program; here at 0.1, or the 3x3x3 convolutions
-  would have no gradient at first (ours).
-- The program's enlargement is for 2x; 3x, 4x and 8x use EDSR's stages (ours).
-- Initialisation (ours): He, residuals small (see rcan.py).
-- `skip: bicubic` (ours) adds the interpolated input to the SR image; its output convolution then
-  starts a hundred times smaller.
+- The published code passes features of 2 * (groups + 1) stages to a convolution built for groups +
+  1, which cannot run. Here that convolution has the channels that it receives.
+- As published, similarities between stages are sums over the whole feature map (so they depend on
+  the image's size), and the least similar stages have the largest weights, as in HAN, their source.
+- The gains of the two attentions start at 0 in the published code; here at 0.1, because otherwise
+  the 3x3x3 convolutions have no gradient at first (ours).
+- The published upsampling is for 2x; 3x, 4x and 8x use EDSR's stages (ours).
+- Initialisation (ours): He, with small residuals (see rcan.py).
+- `skip: bicubic` (ours) adds the interpolated input to the SR image; its output convolution is then
+  scaled by 0.01.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from mrsr.models.t2net import full_precision
 
 SCALES = (2, 3, 4, 8)
 GUIDED = True
-START = 0.1  # of the attentions' strengths
+START = 0.1  # initial strength of both attentions
 
 
 class Integration(nn.Module):
@@ -69,10 +69,10 @@ class Integration(nn.Module):
 
 
 class ChannelSpatial(nn.Module):
-    """Features (b, c, h, w) times 1 + strength * a factor in 0..1 for each of their values.
+    """Multiply each value of features (b, c, h, w) by 1 + strength * a factor in 0..1.
 
-    The factor comes from one 3x3x3 kernel over channels, rows and columns. It runs as a 2D layer
-    whose weights are that kernel on three diagonals: the same sums, many times faster on a CPU.
+    The factor comes from one 3x3x3 kernel over channels, rows and columns. It is computed as a 2D
+    convolution with that kernel on three diagonals: the same sums, many times faster on a CPU.
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class ChannelSpatial(nn.Module):
 
 
 class Branch(nn.Module):
-    """One contrast: its stages, and the way from features (b, inputs, h, w) to its image."""
+    """One contrast: its stages, and the layers from features (b, inputs, h, w) to its image."""
 
     def __init__(
         self, features: int, groups: int, blocks: int, reduction: int, inputs: int, gain: float
@@ -156,12 +156,12 @@ def build(
     reduction: int = 16,
     skip: str = "none",
 ) -> nn.Module:
-    """MINet for `scale` 2, 3, 4 or 8; defaults as in the authors' program.
+    """MINet for `scale` 2, 3, 4 or 8; defaults as in the authors' code.
 
     Args:
         features: maps of every layer. groups: residual groups of each contrast.
         blocks: blocks of each group.
-        reduction: divides the maps inside the blocks' attention, and so must divide `features`.
+        reduction: of the maps inside the blocks' attention; must divide `features`.
         skip: `none`, or `bicubic` to add the interpolated input.
 
     Raises:

@@ -1,7 +1,7 @@
-"""RCAN: residual groups of residual blocks that weigh their channels by global content.
+"""RCAN: residual groups of residual blocks with channel attention.
 
 Zhang, Li, Li, Wang, Zhong, Fu, "Image Super-Resolution Using Very Deep Residual Channel Attention
-Networks", ECCV 2018; not in the paper's tables, a row added here. The file follows its section 3
+Networks", ECCV 2018; not in the paper's tables, added here. The file follows its section 3
 with Fig. 2 (residual in residual), Fig. 3 (channel attention) and Fig. 4 (block):
 
 - block: 3x3 convolution, ReLU, 3x3 convolution, channel attention, plus the input;
@@ -9,23 +9,24 @@ with Fig. 2 (residual in residual), Fig. 3 (channel attention) and Fig. 4 (block
   convolution back, sigmoid; the maps are multiplied by it;
 - group: blocks and a 3x3 convolution, plus the input (short skip); all groups and a 3x3
   convolution, plus the shallow features (long skip);
-- sub-pixel enlargement as in EDSR, and an output convolution.
+- sub-pixel upsampling as in EDSR, and an output convolution.
 
 10 groups of 20 blocks with 64 maps and reduction 16 have 15,442,337 parameters for one channel at
-2x and 15,590,049 at 4x (15.59 M is what others count for three channels).
+2x and 15,590,049 at 4x (others report 15.59 M for three channels).
 
-Where this departs from the publication, or had to choose:
+Departures and choices:
 
-- Initialisation (ours): He; the convolution that ends a block, a group or the trunk starts ten
-  times smaller, so the variance does not grow with depth. The attention's first bias starts at
-  0.5: its few units see one number per image, and with a bias of 0 all of a block's can start dead.
-- As in EDSR here, training starts near the image with each pixel repeated (ours), or with
-  `skip: bicubic` (ours), which adds the interpolated input, near that; `none` is as published.
-- 8x: three stages of 2x, as 4x has two (the publication has 8x too; its stages as recalled, not
-  verified).
+- Initialisation (ours): He; the last convolution of a block, a group or the trunk is scaled by 0.1,
+  so the variance does not grow with depth. The attention's first bias starts at 0.5: its few units
+  get one number per image, and with a bias of 0 all units of a block can start dead.
+- As in EDSR here, the initial output is close to the input with each pixel repeated (ours), or,
+  with `skip: bicubic` (ours, adds the interpolated input), close to bicubic; `none` is as
+  published.
+- 8x: three stages of 2x, as 4x has two (the publication has 8x too; its stages are recalled,
+  not verified).
 
-The attention averages over what it is given: patches in training, whole slices afterwards, as in
-the publication.
+The attention averages over its whole input: patches in training, whole slices afterwards, as in the
+publication.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ SCALES = (2, 3, 4, 8)
 
 
 class ChannelAttention(nn.Module):
-    """(b, features, h, w) times one factor in 0..1 for each image and map."""
+    """Multiply each map of (b, features, h, w) by one factor in 0..1 per image and map."""
 
     def __init__(self, features: int, reduction: int) -> None:
         super().__init__()
@@ -115,7 +116,7 @@ def build(
 
     Args:
         features: maps of every layer. groups: residual groups. blocks: blocks of each group.
-        reduction: divides the maps inside the attention, and so must divide `features`.
+        reduction: of the maps inside the attention; must divide `features`.
         skip: `none`, or `bicubic` to add the interpolated input.
 
     Raises:

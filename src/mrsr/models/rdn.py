@@ -5,21 +5,22 @@ reference [192] of the paper. The file follows its section 3 with Fig. 2 (networ
 (block), in the publication's letters:
 
 - shallow features: two 3x3 convolutions, the first one's result F_-1 kept for the global residual;
-- D residual dense blocks: C layers of 3x3 convolution and ReLU, each seeing the block's input and
-  the G maps of every layer before it (contiguous memory); a 1x1 convolution fuses them (local
+- D residual dense blocks: C layers of 3x3 convolution and ReLU, each with the block's input and the
+  G maps of every earlier layer as input (contiguous memory); a 1x1 convolution fuses them (local
   feature fusion); plus the block's input (local residual learning);
 - global feature fusion: 1x1 over the outputs of all D blocks, then 3x3, plus F_-1;
-- sub-pixel enlargement as in EDSR, and an output convolution.
+- sub-pixel upsampling as in EDSR, and an output convolution.
 
 D = 16, C = 8, G = 64 with G0 = 64 maps between blocks have 22,121,089 parameters for one channel
-at 2x (22.12 M is what others count for three channels).
+at 2x (others report 22.12 M for three channels).
 
-Where this departs from the publication, or had to choose:
+Departures and choices:
 
-- Initialisation (ours): He; each block's fusion and the last layer of the global fusion start ten
-  times smaller, so the variance does not grow with depth.
-- As in EDSR here, training starts near the image with each pixel repeated (ours), or with
-  `skip: bicubic` (ours), which adds the interpolated input, near that; `none` is as published.
+- Initialisation (ours): He; each block's fusion and the last layer of the global fusion are scaled
+  by 0.1, so the variance does not grow with depth.
+- As in EDSR here, the initial output is close to the input with each pixel repeated (ours), or,
+  with `skip: bicubic` (ours, adds the interpolated input), close to bicubic; `none` is as
+  published.
 - 8x (ours): three stages of 2x, as 4x has two.
 """
 
@@ -93,7 +94,7 @@ def build(
 
     Args:
         features: maps between blocks (G0). blocks: residual dense blocks (D).
-        layers: dense layers of a block (C). growth: maps that each of them adds (G).
+        layers: dense layers of a block (C). growth: maps added by each layer (G).
         skip: `none`, or `bicubic` to add the interpolated input.
 
     Raises:

@@ -1,27 +1,26 @@
-"""SERAN: residual blocks with squeeze, reasoning and excitation over the whole image.
+"""SERAN: residual blocks with squeeze and excitation reasoning attention.
 
 Zhang, Li, Li, Fu, "MR Image Super-Resolution with Squeeze and Excitation Reasoning Attention
 Network", CVPR 2021, reference [191] of the paper.
 
-What the publication's abstract says, and how it stands here:
+What the publication's abstract says, and what we made of it:
 
-- squeeze: attention over all positions gathers global descriptors, here a softmax over the
+- squeeze: attention over all positions yields global descriptors, here with a softmax over the
   positions for each of `descriptors` maps;
-- reasoning: relations among the descriptors refine them ("primitive relationship reasoning
+- reasoning: the descriptors are refined by their relations ("primitive relationship reasoning
   attention"), here a graph convolution over their softmax similarity plus the descriptor itself;
 - excitation: an attention vector at each position selects among the descriptors, here a softmax
   over them, and the selection is added to the features ("complement each spatial location");
-- residual scaling: what is added is multiplied by a constant, `scaling`.
+- residual scaling: the addition is multiplied by a constant, `scaling`.
 
 Those equations, the backbone (residual blocks of two 3x3 convolutions, one attention in each, a
 skip around all, pixel shuffles), every width and depth, and the scaling of 0.1 are ours, because
-no more than the abstract was at hand. So is the initialisation: He, with the second convolution of
-a block and the trunk ten times smaller, and with the bicubic skip the output convolution a hundred
-times smaller.
+only the abstract was available. So is the initialisation: He, with the second convolution of a
+block and the trunk scaled by 0.1, and with the bicubic skip the output convolution by 0.01.
 
-At our defaults 1,891,457 parameters for one channel at 2x. That is our own count: the published one
-was not found. Three maps have no bias, because softmax would not see it: squeeze, and in the
-reasoning the keys; the graph convolution has none either.
+Our defaults have 1,891,457 parameters for one channel at 2x. We did not find the published count.
+Squeeze and the keys of the reasoning have no bias, because it would cancel in the softmax; the
+graph convolution has none either.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ SCALES = (2, 3, 4, 8)
 
 
 def _linear(width: int, bias: bool) -> nn.Linear:
-    """Square linear map with unit variance (no ReLU follows)."""
+    """Square linear layer that preserves variance (no ReLU follows)."""
     layer = nn.Linear(width, width, bias=bias)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
     if bias:
@@ -47,12 +46,12 @@ def _linear(width: int, bias: bool) -> nn.Linear:
 
 
 def _softmax(x: Tensor, dim: int) -> Tensor:
-    """Softmax in float32 at least, returned in the type of `x`."""
+    """Softmax in at least float32, returned in the dtype of `x`."""
     return x.softmax(dim, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
 
 
 class Reasoning(nn.Module):
-    """Descriptors (batch, K, width): each plus what the related ones tell it."""
+    """Add to each descriptor of (batch, K, width) a graph convolution of related ones."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -144,7 +143,7 @@ def build(
     Args:
         features: maps of every layer. blocks: residual blocks, each with an attention.
         descriptors: global descriptors of an attention, 2 or more. width: length of each.
-        scaling: factor of what the attention adds, above 0.
+        scaling: factor on the attention's output, above 0.
         skip: `none`, or `bicubic` to add the interpolated input.
 
     Raises:

@@ -1,34 +1,35 @@
-"""SMORE: a network of the EDSR kind that learns from the test volume itself.
+"""SMORE: an EDSR-like network trained on the test volume itself.
 
 Zhao, Dewey, Pham, Calabresi, Reich, Prince, "SMORE: A Self-Supervised Anti-Aliasing and
 Super-Resolution Algorithm for MRI Using Deep Learning", IEEE TMI 2021, reference [193] of the
 paper. Its network is EDSR (Lim et al., CVPR Workshops 2017): residual blocks of two convolutions
 without normalisation, a skip around them, pixel shuffle without activations. Depth and width are
-those of EDSR-baseline, 16 blocks of 64 maps (ours: the ones that SMORE trains were not verified):
+those of the EDSR baseline, 16 blocks of 64 maps (ours: SMORE's own were not verified):
 1,367,553 parameters for one channel at 2x.
 
-The publication takes volumes with a fine plane and thick slices: pairs made by degrading the fine
-in-plane direction teach the network the through-plane one. It is then applied in several
-orientations and the results are combined by Fourier burst accumulation (Delbracio and Sapiro,
-CVPR 2015): each frequency is a mean of the orientations' coefficients, weighted by their
-magnitudes to a power p.
+The publication handles volumes with a fine plane and thick slices. It trains on pairs made by
+degrading the fine in-plane direction and applies the network through the plane, in several
+orientations. The results are combined by Fourier burst accumulation (Delbracio and Sapiro, CVPR
+2015): each frequency is a mean of the orientations' coefficients, weighted by their magnitudes to a
+power p.
 
-Our protocol reduces both in-plane axes alike and leaves no direction of high resolution, so the
-direction that teaches is not there and the pairs come from across scales: the LR slices of the test
-volume, degraded once more, and those slices themselves. What is kept: no other data than the
-volume at hand, the network's kind, the application in several orientations, and their combination.
-What is not: the teaching direction, and the anti-aliasing network for 2D acquisitions (thick
-slices alias, our LR slices do not). The training loop is elsewhere; it trains this network per
-volume, from scratch (earlier versions of the authors' program started from trained weights).
+Our protocol degrades both in-plane axes, which leaves no high-resolution direction to train on. So
+the pairs come from across scales: the LR slices of the test volume, degraded once more, and those
+slices themselves. We keep the restriction to the one volume, the type of network, the application
+in several orientations, and their combination. We drop the high-resolution direction and the
+anti-aliasing network for 2D acquisitions (thick slices alias, our LR slices do not). The training
+loop is elsewhere; it trains this network per volume, from scratch (earlier versions of the authors'
+code started from trained weights).
 
-In training mode forward applies the network once. In evaluation mode it applies it in
-`orientations` quarter turns (ours: turns that need no interpolation), turns the results back and
-combines them. With p = 0 that is their mean; p grows towards the coefficient of largest magnitude.
-The weights are not smoothed over frequencies (theirs are), because the orientations see the same
-image, not differently blurred ones. p is 11 in Delbracio and Sapiro (as recalled; not verified).
+In training mode forward applies the network once. In evaluation mode it applies it to the image
+rotated by `orientations` multiples of 90 degrees (ours: they need no interpolation), rotates the
+results back and combines them. p = 0 gives their mean; a large p favours the coefficient of largest
+magnitude. The weights are not smoothed over frequencies (theirs are), because all orientations show
+the same image, not differently blurred ones. p is 11 in Delbracio and Sapiro (recalled, not
+verified).
 
 Initialisation: He, scaled for depth as in `srresnet.py`. `skip: bicubic` (ours, default `none`)
-adds the interpolated image; the last convolution then starts a hundred times smaller.
+adds the interpolated image; the last convolution is then scaled by 0.01.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ SCALES = (2, 3, 4, 8)
 def accumulate(images: Tensor, power: float) -> Tensor:
     """Fourier burst accumulation of (images, ..., H, W) real images to one (..., H, W).
 
-    The weight of an image at a frequency is its magnitude there to `power`, over the sum of all
-    images'. The result has the images' mean for power 0. float32 or float64.
+    The weight of an image at a frequency is its magnitude there to the power `power`, divided by
+    the sum over all images. Power 0 gives the mean of the images. float32 or float64.
     """
     spectra = torch.fft.rfft2(images.to(torch.promote_types(images.dtype, torch.float32)))
     size = spectra.abs()
-    # relative to the largest one, so that no power of it over- or underflows
+    # relative to the largest, so that powers neither overflow nor underflow
     largest = size.amax(dim=0).clamp(min=torch.finfo(size.dtype).tiny)
     weights = (size / largest) ** power
     weights = weights / weights.sum(dim=0).clamp(min=torch.finfo(size.dtype).tiny)
@@ -88,7 +89,7 @@ class Smore(nn.Module):
         self.last = _conv(features, 1, 3, gain=0.01 if skip else 0.5**0.5)
 
     def once(self, lr: Tensor) -> Tensor:
-        """The network applied to (batch, 1, h, w) as it lies."""
+        """Apply the network to (batch, 1, h, w) without rotation."""
         shallow = self.first(lr)
         x = shallow + self.trunk(self.blocks(shallow))
         for factor, stage in zip(self.factors, self.stages, strict=True):
@@ -119,7 +120,7 @@ def build(
 
     Args:
         features: maps of every layer. blocks: residual blocks.
-        orientations: quarter turns, 1 to 4, in which it is applied in evaluation mode.
+        orientations: rotations by multiples of 90 degrees in evaluation mode, 1 to 4.
         power: p of the Fourier burst accumulation, 0 for the plain mean.
         skip: `none`, or `bicubic` to add the interpolated input.
 

@@ -4,16 +4,16 @@ Dong, Loy, He, Tang, "Image Super-Resolution Using Deep Convolutional Networks",
 reference [26] of the paper. 9-1-5 with 64 and 32 maps has 8,129 parameters for one channel;
 9-5-5 has 57,281.
 
-Where this departs from the publication:
+Departures:
 
-- `init: identity` (default): one chain of centre taps passes the image through the three layers
-  and the other weights are He-initialised (the last layer's ten times smaller), so that training
-  starts near bicubic. `init: gaussian` is as published (standard deviation 0.001); from there
-  Adam spends its first few hundred steps on finding the identity.
-- The border is replicated before the first convolution and the convolutions then add none: the
-  output has the input's size. The publication shrinks the image.
-- Trained with Adam and one learning rate, as all rows are, in place of SGD with a rate of its own
-  for the last layer.
+- `init: identity` (default): one chain of centre taps passes the image through the three layers.
+  The other weights are He-initialised (the last layer's scaled by 0.1), so training starts near
+  bicubic. `init: gaussian` is as published (standard deviation 0.001); from there Adam spends its
+  first few hundred steps learning the identity.
+- The image is padded by replication before the first convolution, so the output has the input's
+  size. In the publication the image shrinks.
+- Trained with Adam and one learning rate, like all methods, instead of SGD with a separate rate for
+  the last layer.
 - `skip: bicubic` adds the interpolated image to the output; `none` is as published.
 """
 
@@ -54,14 +54,14 @@ class SRCNN(nn.Module):
 
 @torch.no_grad()
 def _identity(network: SRCNN) -> None:
-    """He initialisation, with channel 0 of each layer carrying the image (it is not negative)."""
+    """He initialisation; channel 0 of each layer passes the (non-negative) image through."""
     layers = [network.extract, network.map, network.reconstruct]
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
         nn.init.zeros_(layer.bias)
     network.reconstruct.weight.mul_(0.1)
     if network.skip:
-        return  # the skip carries the image already
+        return  # the skip already passes the image through
     for layer in layers:
         centre = layer.kernel_size[0] // 2
         if layer is not network.reconstruct:

@@ -1,23 +1,23 @@
-"""SRGAN's generator: SRResNet as its authors have it, with PReLU and batch normalisation.
+"""SRGAN's generator: the original SRResNet, with PReLU and batch normalisation.
 
 Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial
-Network", CVPR 2017; a row that we add to the paper's tables. Follows its Fig. 4 and section 2.1.1:
+Network", CVPR 2017; not in the paper's tables, added here. Follows its Fig. 4 and section 2.1.1:
 a 9x9 convolution and PReLU, 16 residual blocks of 64 maps, a convolution, batch norm and a skip
 around them, pixel-shuffle stages with PReLU, a 9x9 convolution. Convolutions, normalisation and
-their initialisation are those of `srresnet.py`, whose ReLU gives way to PReLU here.
+their initialisation are those of `srresnet.py`, with PReLU instead of ReLU.
 1,381,011 parameters for one channel at 2x: SRResNet's 1,380,993 and 18 slopes.
 
 What makes it SRGAN is the loss, not this file: `losses: {l1: 1, adversarial: 0.001}`. The
-discriminator is the project's (`discriminator.py`, the one of SRGAN, with its pooling).
+discriminator is `discriminator.py`, SRGAN's with added pooling.
 
-Where this departs from the publication:
+Departures:
 
-- No VGG: its weights are not part of mrsr, so the content term compares pixels (L1) and the row's
-  label says 'SRGAN (no VGG)'. What is left of the publication is the adversarial term (weight
-  0.001) and the pixel-only start, which `train.adversarial.warmup` stands for.
-- A PReLU has one slope, starting at 0.25, for all maps of its layer (ours: the publication does
-  not say whether there is one for each map).
-- Scales: the publication has 4x; stages are added or left out for 2x, 3x and 8x.
+- No VGG: mrsr does not include its weights, so the content term compares pixels (L1) and the
+  method's label is 'SRGAN (no VGG)'. What remains of the publication's training is the adversarial
+  term (weight 0.001) and the pixel-only start, set by `train.adversarial.warmup`.
+- A PReLU has one slope, initially 0.25, for all maps of its layer (ours: the publication does not
+  say whether each map has its own).
+- Scales: the publication has 4x; 2x, 3x and 8x have fewer or more stages.
 - `norm: none` and `skip: bicubic` are options as in `srresnet.py`; the defaults are as published.
 """
 
@@ -35,7 +35,7 @@ SCALES = (2, 3, 4, 8)
 
 
 class PReLU(nn.Module):
-    """x where it is positive, a learned slope times x elsewhere, in x's own precision."""
+    """x where positive, a learned slope times x elsewhere, in the dtype of x."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ class Block(srresnet.Block):
 
 
 class Stage(srresnet.Stage):
-    """SRResNet's enlarging stage with PReLU."""
+    """SRResNet's upsampling stage with PReLU."""
 
     def __init__(self, features: int, factor: int) -> None:
         super().__init__(features, factor)
@@ -73,7 +73,7 @@ class Generator(nn.Module):
 
     def __init__(self, scale: int, features: int, blocks: int, norm: str, skip: bool) -> None:
         super().__init__()
-        # the outer layers are SRResNet's; its blocks and stages are made anew with PReLU
+        # the outer layers are SRResNet's; blocks and stages are built here, with PReLU
         outer = srresnet.SRResNet(scale, features, 0, norm, skip, first_kernel=9, last_kernel=9)
         self.scale = scale
         self.skip = skip

@@ -4,15 +4,14 @@ Layout of SRResNet (Ledig et al., CVPR 2017): convolution and ReLU, residual blo
 convolutions, one convolution and a skip around them all, stages that double the size, output
 convolution. 16 blocks of 64 maps have 1,380,993 parameters for one channel at 2x.
 
-The paper prints batch normalisation and no skip from the input: `norm: batch`, `skip: none`, the
-defaults here. `norm: none` with `skip: bicubic` learns the difference to the interpolated image
-and is several dB better after the same steps (docs/replication.md has the figures).
-ReLU stands where SRResNet has PReLU, because appendix E says so.
+The paper has batch normalisation and no skip from the input: `norm: batch`, `skip: none`, the
+defaults here. `norm: none` with `skip: bicubic` learns the difference from the interpolated image
+and is several dB better after the same number of steps (figures in docs/replication.md).
+ReLU replaces SRResNet's PReLU, as appendix E says.
 
-Initialisation: He, scaled for depth. Without normalisation the second convolution of each block
-starts ten times smaller, so that the variance does not grow with the number of blocks; with the
-bicubic skip the output convolution starts a hundred times smaller, so that training starts from
-the interpolated image.
+Initialisation: He, scaled for depth. Without normalisation the second convolution of each block is
+scaled by 0.1, so that the variance does not grow with the number of blocks. With the bicubic skip
+the output convolution is scaled by 0.01, so that training starts from the interpolated image.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
 
 
 def _conv(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    """Convolution of odd kernel that keeps the size; He initialisation times `gain`."""
+    """Size-preserving convolution with odd kernel; He initialisation times `gain`."""
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     nn.init.zeros_(layer.bias)
@@ -57,7 +56,7 @@ class Block(nn.Module):
 
 
 class Stage(nn.Module):
-    """Enlarge by `factor`: convolution to factor**2 times the maps, pixel shuffle, ReLU."""
+    """Upsample by `factor`: convolution to factor**2 times the maps, pixel shuffle, ReLU."""
 
     def __init__(self, features: int, factor: int) -> None:
         super().__init__()
@@ -107,7 +106,7 @@ def build(
     first_kernel: int = 9,
     last_kernel: int = 9,
 ) -> nn.Module:
-    """The generator for `scale` 2, 3, 4 or 8; defaults as printed in the paper.
+    """The generator for `scale` 2, 3, 4 or 8; defaults as in the paper.
 
     Args:
         features: maps of every layer. blocks: residual blocks.

@@ -1,7 +1,7 @@
-"""SwinIR: attention within windows that shift from layer to layer, in residual groups.
+"""SwinIR: attention within shifted windows, in residual groups.
 
 Liang, Cao, Sun, Zhang, Van Gool, Timofte, "SwinIR: Image Restoration Using Swin Transformer",
-ICCV Workshops 2021; a row that we add to the paper's tables. Follows its Fig. 2 and section 3:
+ICCV Workshops 2021; not in the paper's tables, added here. Follows its Fig. 2 and section 3:
 a 3x3 convolution; groups of transformer layers that end in a 3x3 convolution, each with a skip
 around it; one more convolution and a skip around all groups; an upsampler. A layer is
 x + MSA(LN(x)), then x + MLP(LN(x)), and every second layer shifts its windows by half of one.
@@ -12,18 +12,19 @@ classical super-resolution) and 904,744 with `embed: 60`, `depths: [6, 6, 6, 6]`
 
 How the layers work here:
 
-- Any height and width: the LR image is padded to whole windows by repeating its border
-  (`mrsr.degrade.pad_to`) and the output cropped.
-- What may attend to what after the shift is worked out from the size of the image at hand, once per
-  call; nothing of a fixed size is stored. Along an axis of a single window nothing shifts.
-- A layer-norm stands before the first and after the last layer, as in the authors' published
-  configurations; these two are not in the publication's text.
+- Any height and width: the LR image is padded to whole windows by replication
+  (`mrsr.degrade.pad_to`) and the output is cropped.
+- The attention mask for shifted windows is computed from the image's size, once per call; nothing
+  of a fixed size is stored. An axis with a single window is not shifted.
+- There is a layer norm before the first and after the last layer, as in the authors' published
+  configurations; the publication's text does not mention them.
 
-Where this departs: no stochastic depth (the authors' configurations drop 10 % of the layers at
-most), a border repeated where theirs is reflected, no mean of natural images. Initialisation:
-linear layers and position biases from a normal of deviation 0.02 cut at two, convolutions uniform
-in 1 / sqrt(fan in), as the authors have them; biases zero (ours). `skip: bicubic` (ours, default
-`none`) adds the interpolated image; the last convolution then starts a hundred times smaller.
+Departures: no stochastic depth (the authors' configurations drop at most 10 % of the layers),
+replication padding instead of reflection, no mean of natural images. Initialisation: linear layers
+and position biases from a normal distribution with standard deviation 0.02, truncated at two
+deviations; convolutions uniform in 1 / sqrt(fan in), as the authors do; biases zero (ours).
+`skip: bicubic` (ours, default `none`) adds the interpolated image; the last convolution is then
+scaled by 0.01.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ def _linear(inputs: int, outputs: int) -> nn.Linear:
 
 
 class Norm(nn.LayerNorm):
-    """Layer-norm of the last axis, never in less than the precision of its own weights."""
+    """Layer norm of the last axis, at least in the precision of its weights."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.to(torch.promote_types(x.dtype, self.weight.dtype)))
@@ -80,7 +81,7 @@ def from_windows(x: Tensor, window: int, size: tuple[int, int]) -> Tensor:
 
 
 def offsets(window: int, device: torch.device) -> Tensor:
-    """(window**2, window**2): for each pair of a window's pixels the row of the bias table."""
+    """(window**2, window**2): index into the bias table for each pair of pixels of a window."""
     along = torch.arange(window, device=device)
     apart = along[:, None] - along + window - 1  # 0 ... 2 * window - 2
     pairs = apart[:, None, :, None] * (2 * window - 1) + apart[None, :, None, :]
@@ -88,14 +89,14 @@ def offsets(window: int, device: torch.device) -> Tensor:
 
 
 def shift_for(size: tuple[int, int], window: int) -> tuple[int, int]:
-    """By how much the windows of an image shift: half a window, 0 where there is only one."""
+    """Shift of an image's windows along both axes: half a window, 0 if there is only one."""
     return tuple(window // 2 if length > window else 0 for length in size)  # type: ignore[return-value]
 
 
 def strangers(
     size: tuple[int, int], window: int, shift: tuple[int, int], device: torch.device
 ) -> Tensor:
-    """(windows, window**2, window**2), true for pixels of a window that are no neighbours.
+    """Attention mask (windows, window**2, window**2): true for pixels from opposite borders.
 
     After the image is rolled by `shift`, its last windows hold pixels from two opposite borders.
     """
@@ -194,7 +195,7 @@ class PixelShuffle(nn.Module):
 
 
 class PixelShuffleDirect(nn.Module):
-    """Maps (batch, embed, h, w) to the image by a single convolution."""
+    """Maps (batch, embed, h, w) to the image with a single convolution."""
 
     def __init__(self, scale: int, embed: int, gain: float) -> None:
         super().__init__()
@@ -268,7 +269,7 @@ def build(
     Args:
         embed: maps of every layer, a multiple of `heads`. depths: layers of each group.
         window: height and width of a window in LR pixels; every second layer shifts by half of it.
-        mlp_ratio: hidden maps of the layers' perceptron, in `embed`.
+        mlp_ratio: hidden width of the layers' MLP, as a multiple of `embed`.
         upsampler: `pixelshuffle`, or `pixelshuffledirect` (lightweight: one convolution).
         features: maps of `pixelshuffle`. skip: `none`, or `bicubic` to add the interpolated input.
 

@@ -1,36 +1,37 @@
-"""T2Net: super-resolution and reconstruction side by side, linked by task transformers.
+"""T2Net: joint super-resolution and reconstruction, linked by task transformers.
 
 Feng, Yan, Fu, Chen, Xu, "Task Transformer Network for Joint MRI Reconstruction and
-Super-Resolution", MICCAI 2021, reference [30] of the paper. Two branches of EDSR's blocks see the
-LR image. One ends in the SR image, the other in a clean image of LR size. After each pair of blocks
-a task transformer brings features of the reconstruction to the SR branch:
+Super-Resolution", MICCAI 2021, reference [30] of the paper. Two branches of EDSR's blocks take the
+LR image. One outputs the SR image, the other a clean image of LR size. After each pair of blocks a
+task transformer passes features of the reconstruction to the SR branch:
 
 - relevance embedding: each 3x3 patch of the SR features is compared, by cosine similarity, with
   every 3x3 patch of the reconstruction features;
-- transfer (hard attention): the most similar patch is put in its place, overlaps are averaged;
-- soft attention: SR features and transferred ones, through a 1x1 convolution, times the similarity
-  of the match, are added to the SR features.
+- transfer (hard attention): the patch is replaced by the most similar one; overlaps are averaged;
+- soft attention: SR features and transferred features go through a 1x1 convolution, are multiplied
+  by the similarity of the match and added to the SR features.
 
-8 pairs of blocks of 64 maps have 1,473,282 parameters for one channel at 2x: the 1.47 M that are
-published. The layout was checked against the authors' published program, facts only.
+8 pairs of blocks of 64 maps have 1,473,282 parameters for one channel at 2x, the published 1.47 M.
+The layout was checked against the authors' published code, facts only.
 
 In training mode forward returns (SR image, {"reconstruction": image of LR size}).
 
-Where this departs from the publication, or had to choose:
+Departures and choices:
 
-- The published program builds the convolution that ends each of EDSR's bodies (73,856 parameters of
-  the 1.47 M) but never calls it; here it stands before the long skip, as in EDSR.
-- The similarities of all patches are never held at once: queries come in pieces, which changes no
-  result. What is held beside the features is `BUDGET` similarities, whatever the image's size.
-  The work still grows with the square of the number of pixels.
+- The published code builds the convolution at the end of each EDSR body (73,856 of the 1.47 M
+  parameters) but never calls it; here it comes before the long skip, as in EDSR.
+- Queries are processed in chunks, so the similarities of all patches are never in memory at once.
+  The result is the same. Besides the features, memory holds `BUDGET` similarities for any image
+  size. The computation still grows with the square of the number of pixels.
 - `window` (ours): 0 searches the whole image, as published. Otherwise the LR image is cut into
-  windows of that side and each patch is sought in its own, so the work grows with the image alone.
-- `transfer: none` (appendix G of the paper: without the task transformer) leaves all of it out: no
-  features pass between the branches. The reconstruction branch then learns from its own loss alone,
-  the SR branch is a small EDSR, and in evaluation mode the reconstruction is not computed.
-- Initialisation (ours): He; residuals and the fusions start small, so that depth adds no variance.
+  windows of that side and each patch is matched within its own, so computation grows linearly with
+  the image.
+- `transfer: none` (appendix G of the paper: without the task transformer) passes no features
+  between the branches. The reconstruction branch then learns from its own loss alone, the SR branch
+  is a small EDSR, and in evaluation mode the reconstruction is not computed.
+- Initialisation (ours): He; residuals and fusions start small, so that depth adds no variance.
 - `skip: bicubic` (ours) adds the interpolated input to the SR image and the input itself to the
-  reconstruction; the output layers then start a hundred times smaller. 8x: three stages of 2x.
+  reconstruction; the output layers are then scaled by 0.01. 8x: three stages of 2x.
 """
 
 from __future__ import annotations
@@ -46,12 +47,12 @@ from mrsr.errors import UserError
 from mrsr.models.edsr import Block, Upsampler, check, convolution
 
 SCALES = (2, 3, 4, 8)
-BUDGET = 2**24  # similarities held at once: 64 MB in float32
-SMALLEST = 1e-24  # of a squared norm, so that empty patches divide by something
+BUDGET = 2**24  # similarities in memory at once: 64 MB in float32
+SMALLEST = 1e-24  # lower bound of a squared norm, so that empty patches do not divide by 0
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
-    """No autocast, for sums of very many products (minet.py too). Meta tensors know none."""
+    """No autocast, for sums of very many products (also in minet.py, not on meta tensors)."""
     if x.device.type == "meta":
         return contextlib.nullcontext()
     return torch.autocast(x.device.type, enabled=False)
@@ -61,7 +62,7 @@ def full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
 def nearest(queries: Tensor, keys: Tensor, budget: int = BUDGET) -> Tensor:
     """For each query the index of the key with the largest scalar product, (n, Q).
 
-    queries: (n, d, Q); keys: (n, d, K). At most about `budget` products are held at once.
+    queries: (n, d, Q); keys: (n, d, K). Holds at most about `budget` products in memory.
     """
     piece = max(1, budget // (keys.shape[0] * keys.shape[-1]))
     keys = keys.transpose(1, 2)
@@ -69,7 +70,7 @@ def nearest(queries: Tensor, keys: Tensor, budget: int = BUDGET) -> Tensor:
 
 
 def windows(x: Tensor, side: int) -> Tensor:
-    """(b, c, h, w) to (b * windows, c, side * side); the last ones repeat the border's pixels."""
+    """(b, c, h, w) to (b * windows, c, side * side); the last windows repeat border pixels."""
     for dim in (-2, -1):
         size = x.shape[dim]
         if size % side:
@@ -80,7 +81,7 @@ def windows(x: Tensor, side: int) -> Tensor:
 
 
 def _match(queries: Tensor, keys: Tensor, size: tuple[int, int], window: int) -> Tensor:
-    """Index of the best key for each query, (b, h * w), in the image or in the query's window."""
+    """Index of the best key for each query, (b, h * w), in the image or the query's window."""
     batch, _, count = queries.shape
     if window == 0 or window >= max(size):
         return nearest(queries, keys)
@@ -100,10 +101,11 @@ def _norms(x: Tensor) -> Tensor:
 
 
 def transfer(query: Tensor, source: Tensor, window: int = 0) -> tuple[Tensor, Tensor]:
-    """The patches of `source` most similar to those of `query`, and how similar they are.
+    """Find for each patch of `query` the most similar patch of `source`, and the similarity.
 
     query, source: (b, c, h, w). Returns features (b, c, h, w) and cosine similarities (b, 1, h, w),
-    in float32 (float64 for float64). Gradients reach both inputs, but not the choice of patches.
+    in float32 (float64 for float64). Gradients flow to both inputs, but not through the choice of
+    patches.
     """
     with full_precision(query):
         dtype = torch.promote_types(query.dtype, torch.float32)
@@ -120,7 +122,7 @@ def transfer(query: Tensor, source: Tensor, window: int = 0) -> tuple[Tensor, Te
 
 
 class TaskTransformer(nn.Module):
-    """Features of the SR branch, enriched by those of the reconstruction: (b, c, h, w) each."""
+    """Add features of the reconstruction to those of the SR branch, (b, c, h, w) each."""
 
     def __init__(self, features: int, window: int) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ class TaskTransformer(nn.Module):
 
 
 class Branch(nn.Module):
-    """What both branches have: a 5x5 convolution, EDSR's blocks, a convolution after them."""
+    """Layers of either branch: a 5x5 convolution, EDSR's blocks, a final convolution."""
 
     def __init__(self, features: int, blocks: int, residual_scale: float) -> None:
         super().__init__()
@@ -202,7 +204,7 @@ def build(
         features: maps of every layer. blocks: residual blocks of each branch.
         residual_scale: factor on each block's residual, above 0 and at most 1.
         transfer: `transformer`, or `none` for two branches without a link.
-        window: side in LR pixels within which patches are sought; 0 is the whole image.
+        window: side, in LR pixels, of the windows that patches are matched in; 0: the whole image.
         skip: `none`, or `bicubic` to add the interpolated input.
 
     Raises:

@@ -1,20 +1,20 @@
 """UNETR (3D, MONAI's) and its encoder collapsed to 2D (section 3.2, appendix B).
 
-`build` gives the 3D segmentation network of Hatamizadeh et al. 2022 (reference [34]) whose encoder
-is pre-trained on labelled volumes. The super-resolution works on slices, so `collapse` turns that
-encoder into `Encoder2d`, in plain torch: a linear 16x16x16 patch embedding of a slice that is
-repeated 16 times equals a 16x16 embedding with the kernel summed over depth. Depth positions are
-averaged, in-plane positions interpolated bicubically to the image's grid. On a 16-slice slab of
-repeats, with those positions, both give the same hidden states (a test, to 1e-5).
+`build` returns the 3D segmentation network of Hatamizadeh et al. 2022 (reference [34]), whose
+encoder is pre-trained on labelled volumes. Super-resolution works on slices, so `collapse` turns
+that encoder into `Encoder2d`, in plain torch: a linear 16x16x16 patch embedding of a slice repeated
+16 times equals a 16x16 embedding with the kernel summed over depth. Depth positions are averaged,
+in-plane positions interpolated bicubically to the image's grid. On a slab of 16 copies of a slice,
+with those positions, both give the same hidden states (tested to 1e-5).
 
-Here a volume is (depth, height, width), slices first, as everywhere in this package: the depth
-axis is the first of a kernel. Images are in normalised intensities, as a store gives them.
+Volumes are (depth, height, width), slices first, as everywhere in this package, so depth is the
+first axis of a kernel. Images have normalised intensities, as read from a store.
 
-Where this departs from MONAI: attention is `scaled_dot_product_attention`; the number of layers is
-free (the skip connections leave after L/4, L/2 and 3L/4 layers, which is 3, 6, 9 for 12), and
+Departures from MONAI: attention is `scaled_dot_product_attention`; the number of layers is free
+(skip connections start after L/4, L/2 and 3L/4 layers, that is 3, 6, 9 of 12); and
 `norm_cross_attn`, which never gets a gradient (18,432 parameters at full size), is frozen.
 
-By hand: `python -m mrsr.models.unetr` prints the parameters at full size beside the paper's.
+By hand: `python -m mrsr.models.unetr` prints the parameters at full size and the paper's.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mrsr.degrade import bicubic, pad_to
 from mrsr.errors import UserError
 
 PATCH = 16
-# parts of MONAI's encoder that no gradient reaches: absent in older versions' weights, or there
+# parts of MONAI's encoder that get no gradient: missing from older versions' weights, or stored
 # under a second name
 _DEAD = ("norm_cross_attn", "cross_attn")
 # MONAI's names of the encoder's parameters -> ours
@@ -48,7 +48,7 @@ _NAMES = (
 
 
 class Block(nn.Module):
-    """One transformer layer, Eq. 1: attention and MLP, each on normalised tokens and added."""
+    """One transformer layer, Eq. 1: attention and MLP, each with layer norm and a residual."""
 
     def __init__(self, hidden: int, heads: int, mlp: int) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Block(nn.Module):
 
 
 class Encoder2d(nn.Module):
-    """The transformer of UNETR on slices; needs torch alone.
+    """The transformer of UNETR for slices; needs only torch.
 
     grid: (rows, columns) of patches that the stored positions belong to.
     """
@@ -89,10 +89,9 @@ class Encoder2d(nn.Module):
     def forward(self, images: Tensor, which: Sequence[int] | None = None) -> list[Tensor]:
         """Hidden states, each (batch, tokens, hidden), of images (batch, 1, H, W) of any size.
 
-        State i is the output of layer i + 1, as MONAI counts them; the last one, number `layers`
-        or -1, is the final output after the layer norm. which: the states wanted (None: all); no
-        layer after the last wanted one is computed. Images are padded by their edge, bottom and
-        right, to multiples of 16.
+        State i is the output of layer i + 1, as in MONAI; the last, number `layers` or -1, is the
+        final output after the layer norm. which: the states to return (None: all); later layers are
+        not computed. Images are padded by replication, bottom and right, to multiples of 16.
 
         Raises:
             UserError: there is no such state.
@@ -113,7 +112,7 @@ class Encoder2d(nn.Module):
         return bicubic(maps, grid).flatten(2).transpose(1, 2)
 
     def states(self, tokens: Tensor, which: Sequence[int] | None = None) -> list[Tensor]:
-        """The hidden states of tokens that have their positions; see `forward`."""
+        """The hidden states of tokens that include their positions; see `forward`."""
         layers = len(self.blocks)
         wanted = list(range(layers + 1)) if which is None else list(which)
         for number in wanted:
@@ -157,7 +156,7 @@ def _monai_class() -> type[nn.Module]:
             super().__init__(
                 1, img_size=size, hidden_size=hidden, mlp_dim=mlp, num_heads=heads, **options
             )
-            # made anew rather than changed: the constructor is what MONAI promises to keep
+            # rebuilt rather than modified, because MONAI keeps the constructor stable
             self.vit.blocks = nn.ModuleList(
                 TransformerBlock(hidden, mlp, heads, use_flash_attention=True)
                 for _ in range(layers)
@@ -193,15 +192,15 @@ def build(
     classes: int = 5,
     dimensions: int = 3,
 ) -> nn.Module:
-    """UNETR for volume patches of `size` (D, H, W); `dimensions` 2 gives its `Encoder2d` alone.
+    """UNETR for volume patches of `size` (D, H, W); `dimensions` 2 returns only its `Encoder2d`.
 
-    scale: ignored, a ViT has none. classes: labels with the background.
+    scale: ignored, a ViT has none. classes: labels including the background.
 
     Raises:
-        UserError: numbers that do not fit together, or MONAI is not there.
+        UserError: inconsistent sizes, or MONAI is not installed.
     """
     if patch != PATCH:
-        raise UserError(f"network.patch is {patch}; UNETR's decoder is made for {PATCH}")
+        raise UserError(f"network.patch is {patch}; UNETR's decoder needs {PATCH}")
     if len(size) != 3 or min(size) < 1 or any(number % PATCH for number in size):
         raise UserError(f"network.size must be three multiples of {PATCH}, not {list(size)}")
     if min(hidden, layers, heads, mlp, feature_size) < 1 or hidden % heads:
@@ -218,9 +217,9 @@ def build(
 
 
 def collapse(weights: dict[str, Tensor], options: dict[str, Any]) -> Encoder2d:
-    """The encoder of a 3D UNETR for slices: its state dict and the options that built it.
+    """The 2D encoder from a 3D UNETR's state dict and the options that built it.
 
-    The result trains like any network (fine-tuning does); `load_encoder` gives a frozen one.
+    The result can be trained (fine-tuning does that); `load_encoder` returns a frozen one.
     """
     encoder = build(**{**options, "dimensions": 2})
     depth, own = options["size"][0] // PATCH, {}
@@ -240,20 +239,20 @@ def collapse(weights: dict[str, Tensor], options: dict[str, Any]) -> Encoder2d:
 
 
 def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder2d:
-    """The feature extractor of a ViT checkpoint: 2D, frozen, in evaluation mode; torch alone.
+    """The feature extractor from a ViT checkpoint: 2D, frozen, in evaluation mode; only torch.
 
-    A checkpoint of the segmentation is collapsed, one of a pre-text is 2D already. Gradients go
-    through it to the image and never to its weights.
+    A segmentation checkpoint is collapsed; one of a pretext task is 2D already. Gradients pass
+    through to the image but not into the weights.
 
     Raises:
-        UserError: the file cannot be read, or is no checkpoint of a ViT.
+        UserError: the file cannot be read, or is not a checkpoint of a ViT.
     """
     from mrsr import checkpoint
 
     found = checkpoint.load(path)
     if found.model_name != "unetr":
         raise UserError(
-            f"{path} holds a '{found.model_name}', not a ViT; give the best.pt of train_vit"
+            f"{path} contains '{found.model_name}', not a ViT; use the best.pt of train_vit"
         )
     try:
         if found.options.get("dimensions", 3) == 2:
@@ -263,38 +262,38 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
             encoder = collapse(found.weights, found.options)
     except (TypeError, ValueError, RuntimeError, KeyError):
         raise UserError(
-            f"{path}: its weights do not fit the ViT of this version; train it again"
+            f"{path}: its weights do not fit this version's ViT; train it again"
         ) from None
     return encoder.to(device).eval().requires_grad_(False)
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:
-    """Put a user's own MONAI UNETR state dict into a 3D network; code in the file is never run.
+    """Load the user's own MONAI UNETR state dict into a 3D network; code in the file never runs.
 
-    A dictionary with `state_dict`, `model_state_dict` or `model` inside, and the `module.` of
-    DataParallel, are seen through. Weights of older MONAI versions lack the dead parameters.
+    Handles a dictionary with `state_dict`, `model_state_dict` or `model` inside, and the `module.`
+    prefix of DataParallel. Weights of older MONAI versions lack the unused parameters.
 
     Raises:
-        UserError: not readable as weights, or keys that do not match, each named.
+        UserError: not readable as weights, or mismatched keys, which are listed.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # on pickles that torch.save would not have made
+            warnings.simplefilter("ignore")  # about pickles not written by torch.save
             found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise UserError(
-            f"{path} is not a state dict, or holds code beside the weights, which is never run; "
-            "save network.state_dict() alone"
+            f"{path} is not a state dict, or holds code, which mrsr never runs; "
+            "save only network.state_dict()"
         ) from None
     except FileNotFoundError:
         raise UserError(f"{path}: no such file; check vit.weights") from None
-    except Exception:  # by the kind of damage torch raises RuntimeError, EOFError, ValueError...
-        raise UserError(f"{path} is damaged or holds no weights; fetch it again") from None
+    except Exception:  # torch raises RuntimeError, EOFError, ValueError... depending on the damage
+        raise UserError(f"{path} is damaged or has no weights; download it again") from None
     for inner in ("state_dict", "model_state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(inner), dict):
             found = found[inner]
     if not isinstance(found, dict) or not all(isinstance(v, Tensor) for v in found.values()):
-        raise UserError(f"{path} is not a state dict; save network.state_dict() alone")
+        raise UserError(f"{path} is not a state dict; save only network.state_dict()")
     given = {str(key).removeprefix("module."): value for key, value in found.items()}
     own = network.state_dict()
     problems = []
@@ -310,7 +309,7 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
     if problems:
         raise UserError(
             f"{path} does not fit the network of {len(own)} tensors; set vit.network and "
-            f"vit.classes to what it was trained with: {'; '.join(problems)}"
+            f"vit.classes as in its training: {'; '.join(problems)}"
         )
     network.load_state_dict(own | {key: value for key, value in given.items() if key in own})
 

@@ -1,21 +1,21 @@
-"""VDSR: twenty 3x3 convolutions learn what the bicubically upsampled image lacks.
+"""VDSR: twenty 3x3 convolutions learn the residual of the bicubically upsampled image.
 
 Kim, Lee, Lee, "Accurate Image Super-Resolution Using Very Deep Convolutional Networks", CVPR 2016,
 reference [47] of the paper. The file follows its section 3.1 and Fig. 2: interpolation first, then
-3x3 convolutions with ReLU between them, zeros at the borders so that the size stays, and the input
-added to the result. D layers see 2 D + 1 pixels: 41 for the published 20.
+3x3 convolutions with ReLU between them, zero padding, and the input added to the
+result. D layers have a receptive field of 2 D + 1 pixels: 41 for the published 20.
 
-20 layers of 64 maps have 664,704 weights, the 0.665 M that later papers give for it, and 1,217
-biases: 665,921 parameters for one channel. The number does not depend on the scale.
+20 layers of 64 maps have 664,704 weights, the 0.665 M that later papers report, and 1,217 biases:
+665,921 parameters for one channel. The number does not depend on the scale.
 
-Where this departs from the publication, or had to choose:
+Departures and choices:
 
-- One network per scale, as every row here; the publication's main network serves 2x, 3x and 4x.
-  8x was not published; nothing in the design forbids it.
-- He initialisation, as published; the last layer starts a hundred times smaller (ours), so that
-  training starts from the interpolated image.
-- Its training (SGD at a rate of 0.1 with gradients clipped by the rate) belongs to the settings,
-  not to this file.
+- One network per scale, like every method here; the publication's main network handles 2x, 3x and
+  4x. 8x was not published, but the design allows it.
+- He initialisation, as published; the last layer is scaled by 0.01 (ours), so that training starts
+  from the interpolated image.
+- Its training (SGD at a rate of 0.1 with gradients clipped by the rate) is set in params.yaml,
+  not here.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class VDSR(nn.Module):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
             chain += [layer, nn.ReLU()]
-        self.residual = nn.Sequential(*chain[:-1])  # the last layer gives signed differences
+        self.residual = nn.Sequential(*chain[:-1])  # the last layer outputs signed differences
         with torch.no_grad():
             self.residual[-1].weight.mul_(0.01)
 
