@@ -345,13 +345,11 @@ def plan(
     fresh: Annotated[bool, typer.Option("--fresh", help="As if nothing were there yet.")] = False,
     file: ParamsFile = PARAMS,
 ) -> None:
-    """Print what a target will cost: jobs, hours and disk by stage and row, and wall time."""
+    """Print what a target will cost: jobs, hours and disk by stage and method, and wall time."""
     from mrsr.plan import estimate
 
-    given = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
-    print(
-        estimate.run(target, experiment, **given, fresh=fresh, measure=measure, file=file), end=""
-    )
+    place = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
+    print(estimate.plan(target, experiment, place, fresh, measure, file), end="")
 
 
 @app.command(
