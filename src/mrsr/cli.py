@@ -290,10 +290,8 @@ def plan(
     """Estimate jobs, hours, disk space and wall time of a target."""
     from mrsr.plan import estimate
 
-    given = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
-    print(
-        estimate.run(target, experiment, **given, fresh=fresh, measure=measure, file=file), end=""
-    )
+    place = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
+    print(estimate.plan(target, experiment, place, fresh, measure, file), end="")
 
 
 @app.command(

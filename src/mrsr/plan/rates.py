@@ -1,49 +1,31 @@
-"""How fast networks train and are measured: from runs on disk, from dry measurements, or scaled.
+"""How long multiply-adds take: as runs on this computer tell, a measurement, or assumed.
 
-A `Rate` says what one step (or slice) takes for settings of one `speed` key: model and options,
-scale, patch, batch, precision, loss terms; not steps, seeds or learning rates. Rates come from
-
-- trainings and evaluations that ran on this computer: `log.jsonl` and metrics say how fast, and a
-  benchmark file of Snakemake, which lies under logs/ and is never copied elsewhere, that it was
-  here;
-- `mrsr plan --measure` (`measure.py`), kept in logs/plan.json;
-- the same on another device, scaled by what the makers print of both, and labelled so.
+A rate is known of the networks that ran. Another network takes the rate of the one whose
+multiply-adds for an image are nearest; another device is scaled by what the makers print.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import math
-import platform
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mrsr import methods
 from mrsr.errors import UserError
-from mrsr.files import write_json
-from mrsr.settings import digest
+from mrsr.plan import sizes
+from mrsr.plan.sizes import Geometry
 
-MEASURED = Path("logs/plan.json")
-TRAININGS = (
-    "train_vit_segmentation",
-    "train_vit_pretext",
-    "train_autoencoder",
-    "train_sr",
-    "train_self",
-)
-# what does not change how long a step takes; `network`, `dataset` and `scale` of the vision
-# transformer are handled in `speed`
-IDLE = {
-    *("experiment", "method", "label", "seed", "steps", "schedule", "clip_gradient", "explode"),
-    *("validate_every", "checkpoint_every", "log_every", "validation_slices", "validation_volumes"),
-    *("test_curve", "tracking", "normalise", "recipe", "weights_sha256", "full", "bootstrap"),
-    *("device", "place", "intensity_range", "encoder_rate", "mask_ratio", "temperature"),
-    *("gradient_norms_every", "threads", "phase"),
-}
-# what its maker prints: (dense TFLOPS in the precision that `auto` takes, GB/s of memory). A
-# network needs both; the geometric mean of the two ratios is taken. A CPU is one core of it.
+# seconds: a job's imports and delivery to MLflow; scoring a megapixel, on a CPU anyway
+START, SCORING = 9.0, 0.4
+WINDOWS = 16  # of a volume, about, when the vision transformer is validated
+SAME = 0.02  # works that differ by less are one
+# dense TFLOPS in the precision that `auto` takes and GB/s of memory, as printed by the maker; a
+# network needs both: the geometric mean of their ratios is taken. A CPU is one core of it
 DEVICES = {
     "H200": (989.0, 4800.0),
     "H100": (989.0, 3350.0),
@@ -60,265 +42,141 @@ DEVICES = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Rate:
-    """Seconds that work of one `speed` key takes on one device.
-
-    rule: Snakemake's. device: `cpu: NAME` or the GPU's name. step: one step of a training with its
-    whole batch, or one slice of an evaluation. check: one validation of all splits on `checked`
-    slices or volumes (0: all). fixed: the job's start and end. origin: for people.
-    """
+    """`pace`: seconds of one multiply-add, in work of a Snakemake rule on a device (cpu, or the
+    GPU's name) that has `image` multiply-adds for an image or slice. origin: for people."""
 
     rule: str
-    key: str
     device: str
-    step: float
-    fixed: float
-    check: float = 0.0
-    checked: int = 0
-    dataset: str = ""
-    origin: str = ""
+    image: float
+    pace: float
+    origin: str
 
 
-def is_gpu(device: str) -> bool:
-    """Whether a device's name is a GPU's."""
-    return not device.startswith("cpu")
+ASSUMED = Rate("", "cpu", 1.0, 1 / 20e9, "assumed")  # half of what a core can do at best
 
 
-def cpu_name() -> str:
-    """`cpu: ` and the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"cpu: {names[0] if names else platform.machine()}"
+def total(
+    rule: str, settings: dict[str, Any], networks: dict[str, Any], size: Geometry | None
+) -> float:
+    """Multiply-adds of a whole job; not a number where they depend on slices that nobody knows.
+
+    The arguments are those of `methods.work`; size: of the job's dataset, None for the vision
+    transformer and where nobody knows it yet.
+    """
+    image = methods.work(rule, settings, networks, pixels(size))
+    if rule == "evaluate":
+        return image * size.count("test") if size else math.nan
+    images = image * settings["steps"] * settings["batch"]
+    if rule == "train_self":  # so many of every test volume, and nothing to validate
+        return images * size.volumes["test"] if size else math.nan
+    asked = settings.get("validation_slices") or settings.get("validation_volumes")
+    whole = WINDOWS * image / methods.LEARNED
+    if size:
+        whole = methods.per_pixel(methods.network(rule, settings, networks))[1] * pixels(size)
+    checks = 2 * math.ceil(settings["steps"] / settings["validate_every"])  # also of the test split
+    return images + checks * (asked or 100) * whole
+
+
+def pixels(size: Geometry | None) -> int:
+    """Of a slice; of the paper's where nobody knows."""
+    return size.height * size.width if size else 240**2
+
+
+def overhead(rule: str, size: Geometry | None) -> float:
+    """Seconds of a job that are not multiply-adds."""
+    return START + (SCORING * size.megapixels("test") if size and rule == "evaluate" else 0.0)
+
+
+def choose(known: Iterable[Rate], rule: str, device: str, image: float) -> Rate:
+    """The rate for some work, with how it was come by in its origin; of equals, the first known."""
+
+    def away(rate: Rate) -> tuple[bool, bool, float]:
+        return rate.device != device, rate.rule != rule, abs(math.log(rate.image / image))
+
+    alike = (rate for rate in known if (rate.rule == "evaluate") == (rule == "evaluate"))
+    near = min(alike, key=away, default=ASSUMED)
+    elsewhere, another, distance = away(near)
+    how = ["another network"] if another or distance > SAME else []
+    how += [near.device] if elsewhere else []
+    origin = f"scaled from {' on '.join(how)}" if how and near is not ASSUMED else near.origin
+    return Rate(rule, device, image, near.pace * ratio(near.device, device), origin)
 
 
 def device_for(asked: str) -> str:
-    """The full name of `auto`, `cpu`, `cuda`, or of a GPU that is not here.
+    """`cpu`, or the full name of a GPU: of `auto`, `cuda`, or one that is not here.
 
     Raises:
         UserError: no such device is known.
     """
-    if asked == "cpu":
-        return cpu_name()
     if asked in ("auto", "cuda"):
-        from mrsr import loop
-
-        if loop.device_for(asked).type == "cpu":
-            return cpu_name()
         import torch
 
-        return torch.cuda.get_device_name()
-    _print_of(asked)
+        from mrsr import loop
+
+        here = loop.device_for(asked).type
+        return torch.cuda.get_device_name() if here == "cuda" else here
+    printed(asked)
     return asked
 
 
-def _print_of(device: str) -> tuple[float, float]:
+def printed(device: str) -> tuple[float, float]:
     """What DEVICES has of a device, by the part of its name that stands there."""
-    if not is_gpu(device):
-        return DEVICES["cpu"]
-    for name, printed in DEVICES.items():
+    for name, numbers in DEVICES.items():
         if name.lower() in device.lower():
-            return printed
+            return numbers
     known = ", ".join(DEVICES)
-    raise UserError(f"device '{device}' is not known; choose auto, cpu, cuda or one of: {known}")
+    raise UserError(f"device '{device}' is not known; choose auto, cuda or one of: {known}")
 
 
 def ratio(here: str, there: str) -> float:
     """How many times longer work takes on `there` than on `here`, by what is printed of both."""
-    one, two = _print_of(here), _print_of(there)
+    if here == there:
+        return 1.0
+    one, two = printed(here), printed(there)
     return math.sqrt(one[0] / two[0] * one[1] / two[1])
 
 
-def speed(rule: str, settings: dict[str, Any], network: dict[str, Any] | None = None) -> str:
-    """Twelve digits, the same for all settings that take as long per step.
-
-    network: of the vision transformer, for a pre-text's settings, which do not name it.
-    """
-    kept = {key: value for key, value in settings.items() if key not in IDLE}
-    if rule.startswith("train_vit"):
-        for name in ("dataset", "scale", "weights"):
-            kept.pop(name, None)
-        kept["network"] = kept.get("network") or network
-    if rule in TRAININGS:
-        kept.pop("dataset", None)  # a step takes patches of one size
-        kept["losses"] = sorted(settings.get("losses", {}))
-        kept["optimizer"] = settings["optimizer"]["name"]
-    rival = ("lr", "betas", "weight_decay", "decoupled", "schedule", "warmup")
-    for name, parts in (
-        ("adversarial", rival),
-        ("discriminator", rival),
-        ("features", ("random", "gradient_norms_every")),
-    ):
-        if isinstance(kept.get(name), dict):
-            table = {key: value for key, value in kept[name].items() if key not in parts}
-            kept[name] = table
-    return digest({"rule": rule, **kept})
-
-
-def from_runs(results: Path = Path("results"), logs: Path = Path("logs")) -> list[Rate]:
-    """Rates of every training and evaluation on disk; damaged files are passed over."""
+def from_runs(root: Path = Path()) -> list[Rate]:
+    """Rates of all trainings and evaluations under results/ that ran here; damaged files are passed
+    over."""
+    files = sorted(root.glob("results/*/checkpoints/**/log.jsonl"))
     found = []
-    for log in sorted(results.glob("*/checkpoints/**/log.jsonl")):
-        try:
-            found.append(_of_training(log, results, logs))
-        except (OSError, ValueError, KeyError, IndexError, TypeError, ZeroDivisionError):
-            continue
-    for file in sorted(results.glob("*/metrics/*/x*/*.json")):
-        try:
-            found.append(_of_evaluation(file, results, logs))
-        except (OSError, ValueError, KeyError, TypeError, ZeroDivisionError):
-            continue
-    return [rate for rate in found if rate is not None]
+    for file in [*files, *sorted(root.glob("results/*/metrics/*/x*/*.json"))]:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, ArithmeticError):
+            found.append(_read(root, file))
+    return found
 
 
-def _lines(log: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+def _lines(file: Path) -> list[dict[str, Any]]:
+    text = file.read_text(encoding="utf-8")
+    return [json.loads(text)] if file.suffix == ".json" else [*map(json.loads, text.splitlines())]
 
 
-def _of_training(log: Path, results: Path, logs: Path) -> Rate | None:
-    lines = _lines(log)
-    first, last = lines[0], lines[-1]
-    if last.get("event") != "end":
-        return None
-    settings = first["settings"]
-    rule = _rule(settings)
-    experiment, _, *training = log.parent.relative_to(results).parts
-    seconds = float(last["seconds"])
-    rates = [
-        line["metrics"]["images_per_second"]
-        for line in lines
-        if line.get("split") == "train" and "images_per_second" in line["metrics"]
-    ]
-    # of one step: the mean over the log's windows, which are of equally many steps
-    step = settings["batch"] * sum(1 / rate for rate in rates) / len(rates)
-    steps = max(line["step"] for line in lines if "step" in line)
-    checks = math.ceil(settings["steps"] / settings["validate_every"])
-    spent = _benchmark(logs / experiment / "benchmarks" / Path(*training))
-    network = None
-    if rule == "train_vit_pretext":
-        network = _lines(log.parent.parent / "segmentation" / "log.jsonl")[0]["settings"]["network"]
-    return Rate(
-        rule=rule,
-        key=speed(rule, settings, network),
-        device=_device(first["provenance"]["device"], log, results, spent is not None),
-        step=step,
-        fixed=max(0.0, spent - seconds) if spent else START,
-        check=max(0.0, seconds - steps * step) / checks,
-        checked=settings.get("validation_slices", settings.get("validation_volumes", 0)),
-        dataset=settings["dataset"],
-        origin=f"run {experiment}",
-    )
-
-
-def _rule(settings: dict[str, Any]) -> str:
-    if settings["dataset"] == "vit":
-        phase = settings["phase"]
-        return "train_vit_segmentation" if phase == "segmentation" else "train_vit_pretext"
-    if settings["method"] == "autoencoder":
-        return "train_autoencoder"
-    return "train_self" if settings.get("type") == "self" else "train_sr"
-
-
-START = 9.0  # seconds of a job's imports and delivery to MLflow, where nothing tells
-
-
-def _of_evaluation(file: Path, results: Path, logs: Path) -> Rate | None:
-    record = json.loads(file.read_text(encoding="utf-8"))
-    experiment = file.relative_to(results).parts[0]
-    own = file.relative_to(results / experiment).with_suffix("")
-    spent = _benchmark(logs / experiment / "benchmarks" / own)
-    if spent is None:
-        return None  # the forward passes alone are the smaller part
-    slices = record["n_slices"] + record.get("slices_without_signal", 0)
-    return Rate(
-        rule="evaluate",
-        key=evaluation_key(record),
-        device=_device(record["device"], file, results, True),
-        step=max(0.0, spent - START) / slices,
-        fixed=min(START, spent),
-        dataset=record["dataset"],
-        origin=f"run {experiment}",
-    )
-
-
-def evaluation_key(record: dict[str, Any]) -> str:
-    """Of a metrics record, or of an evaluation's settings."""
-    parts = {key: record[key] for key in ("dataset", "scale", "model", "precision")}
-    parts["preset"] = record["preset"]["name"]
-    return digest({"rule": "evaluate", **parts})
-
-
-def _benchmark(stem: Path) -> float | None:
-    """Seconds that Snakemake's benchmark file says of a job; None without one."""
-    try:
-        with open(stem.with_name(f"{stem.name}.tsv"), encoding="utf-8") as file:
-            return float(next(csv.DictReader(file, delimiter="\t"))["s"])
-    except (OSError, ValueError, KeyError, StopIteration, TypeError):
-        return None
-
-
-def _device(said: str, file: Path, results: Path, here: bool) -> str:
-    """The device's name. Logs say `cpu` or `cuda`; metrics name the GPU; nothing names a CPU."""
-    if said == "cpu":
-        return cpu_name() if here else "cpu: of another computer"
-    if said != "cuda":
-        return said
-    folder = results / file.relative_to(results).parts[0] / "metrics"
-    for path in sorted(folder.glob("*/x*/*.json")):
-        name = json.loads(path.read_text(encoding="utf-8")).get("device", "cpu")
-        if name != "cpu":
-            return str(name)
-    raise ValueError("a GPU whose name is not known")
-
-
-def read_measured(path: Path = MEASURED) -> list[Rate]:
-    """What `mrsr plan --measure` kept; nothing where the file is missing or of another version."""
-    try:
-        return [Rate(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    except (OSError, ValueError, TypeError):
-        return []
-
-
-def keep_measured(rates: Iterable[Rate], path: Path = MEASURED) -> None:
-    """Add rates to the file; a newer one of the same work replaces the older."""
-    table = {(r.rule, r.key, r.device, r.dataset): r for r in (*read_measured(path), *rates)}
-    write_json(path, [asdict(rate) for rate in table.values()])
-
-
-def choose(
-    rates: Iterable[Rate], rule: str, key: str, device: str, dataset: str = ""
-) -> Rate | None:
-    """The best rate for some work: of this device, of this dataset; else scaled; else None."""
-    fitting = [rate for rate in rates if (rate.rule, rate.key) == (rule, key)]
-    same = [rate for rate in fitting if rate.device == device]
-    if same:
-        # the last of equals is the newest measurement; a run tells more than a few steps
-        return max(reversed(same), key=lambda r: (r.origin.startswith("run"), r.dataset == dataset))
-    for rate in _usable(fitting):
-        return scaled(rate, device)
-    return None
-
-
-def _usable(rates: list[Rate]) -> Iterator[Rate]:
-    """Those of a device of which something is printed, GPUs first."""
-    for rate in sorted(rates, key=lambda rate: not is_gpu(rate.device)):
-        try:
-            _print_of(rate.device)
-        except UserError:
-            continue
-        yield rate
-
-
-def scaled(rate: Rate, device: str) -> Rate:
-    """A rate of another device, as it would be on `device`; starting a job is not scaled."""
-    factor = ratio(rate.device, device)
-    return replace(
-        rate,
-        device=device,
-        step=rate.step * factor,
-        check=rate.check * factor,
-        origin=f"extrapolated from {rate.device}",
-    )
+def _read(root: Path, file: Path) -> Rate:
+    _, experiment, stage, *own = file.relative_to(root).parts
+    folder, lines = root / "results" / experiment, _lines(file)
+    evaluated = stage == "metrics"
+    settings = lines[0] if evaluated else lines[0]["settings"]
+    rule = "train_self" if settings.get("type") == "self" else "train_sr"
+    rule = "train_autoencoder" if settings["method"] == "autoencoder" else rule
+    rule = f"train_vit_{settings['phase']}" if "phase" in settings else rule
+    rule = "evaluate" if evaluated else rule
+    others = {"vit": folder / "checkpoints/vit/segmentation/log.jsonl"}
+    others["autoencoder"] = file.parent.parent / "autoencoder/log.jsonl"
+    networks = {n: _lines(f)[0]["settings"]["network"] for n, f in others.items() if f.is_file()}
+    size = sizes.stored(folder / "slices" / settings["dataset"])
+    image = methods.work(rule, settings, networks, pixels(size))
+    # Snakemake's benchmark file is never copied elsewhere: where it lies, the job ran
+    stem = Path("metrics", *own).with_suffix("") if evaluated else Path(*own[:-1])
+    with open(root / "logs" / experiment / "benchmarks" / f"{stem}.tsv", encoding="utf-8") as table:
+        spent = float(next(csv.DictReader(table, delimiter="\t"))["s"])
+    device = settings["device"] if evaluated else lines[0]["provenance"]["device"]
+    if not evaluated:
+        spent = max(spent, lines[-1]["seconds"])  # the log knows of earlier starts, too
+    if device == "cuda":  # metrics have its name
+        metrics = (_lines(path)[0]["device"] for path in folder.glob("metrics/*/x*/*.json"))
+        device = next(name for name in metrics if name != "cpu")
+    pace = max(0.0, spent - overhead(rule, size)) / total(rule, settings, networks, size)
+    return Rate(rule, device, image, pace, f"run {experiment}")
