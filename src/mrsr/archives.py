@@ -19,6 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from mrsr.download import fetch
 from mrsr.errors import UserError
@@ -36,7 +37,7 @@ def fetch_archive(
     url: Callable[[], str],
     target: Path,
     archive: str,
-    only: Callable[[str], bool],
+    only: Callable[[str], object],
     *,
     hint: str,
     md5: str = "",
@@ -70,7 +71,7 @@ def safe_extract(
     archive: str | Path,
     folder: str | Path,
     *,
-    only: Callable[[str], bool] | None = None,
+    only: Callable[[str], object] | None = None,
     flat: bool = False,
     max_bytes: int = MAX_BYTES,
     max_files: int = MAX_FILES,
@@ -120,15 +121,18 @@ def safe_extract(
             )
         return target
 
-    def kept(member: tarfile.TarInfo, where: str) -> tarfile.TarInfo | None:
+    def kept(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
         target = place(member.name, member.size, member.isreg(), member.isdir())
         # ordinary permissions and today's date: scratch disks delete what looks old
-        changes = {"name": target, "mode": None, "mtime": None}
-        return tarfile.data_filter(member, where).replace(**changes) if target else None
+        changes: dict[str, Any] = {"name": target, "mode": None, "mtime": None}
+        return tarfile.data_filter(member, folder).replace(**changes) if target else None
 
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".unpack-", dir=folder.parent) as temporary:
+        where = tempfile.TemporaryDirectory(
+            prefix=".unpack-", dir=folder.parent, ignore_cleanup_errors=True
+        )
+        with where as temporary:
             inside = Path(temporary) / "files"
             inside.mkdir()
             if zipfile.is_zipfile(archive) and not tarfile.is_tarfile(archive):
@@ -142,8 +146,8 @@ def safe_extract(
                             info.filename = target
                             opened.extract(info, inside)
             else:
-                with tarfile.open(archive) as opened:  # one pass: 90 GB are unpacked once
-                    opened.extractall(inside, filter=kept)
+                with tarfile.open(archive) as tar:  # one pass: 90 GB are decompressed once
+                    tar.extractall(inside, filter=kept)
             if names:
                 inside.replace(folder)
     except _DAMAGE as error:

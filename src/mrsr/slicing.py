@@ -15,7 +15,7 @@ import multiprocessing
 import zlib
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -229,7 +229,8 @@ def _results(
     if pool is None:
         yield from ((ref, _read(source, ref, wanted)) for ref in refs)
         return
-    ref, todo, waiting = refs[0], iter(refs), deque()
+    ref, todo = refs[0], iter(refs)
+    waiting: deque[tuple[VolumeRef, Future[Sliced | UserError]]] = deque()
     try:
         while True:
             for new in islice(todo, ahead - len(waiting)):

@@ -194,6 +194,7 @@ def _volume(key: str, group: h5py.Group) -> StoredVolume:
     data, attrs = group["data"], group.attrs
     scale = float(attrs["scale"])
     index = tuple(int(i) for i in attrs["slice_index"])
+    z, y, x = (float(size) for size in attrs["voxel_size"])
     if data.ndim != 3 or len(index) != len(data) or not (np.isfinite(scale) and scale > 0):
         raise ValueError(f"volume {key}")
     has_labels = "labels" in group
@@ -207,7 +208,7 @@ def _volume(key: str, group: h5py.Group) -> StoredVolume:
         scale=scale,
         slice_index=index,
         affine=np.asarray(attrs["affine"], dtype=np.float64),
-        voxel_size=tuple(float(x) for x in attrs["voxel_size"]),
+        voxel_size=(z, y, x),
         shape=tuple(data.shape),
         dtype=data.dtype,
         has_labels=has_labels,

@@ -32,7 +32,7 @@ class Recon(NamedTuple):
     voxel_size: tuple[float, float, float]  # millimetres: slice, row, column
 
 
-def read_fastmri_file(path: str | Path, **names: str) -> Volume:
+def read_fastmri_file(path: str | Path, **names: Any) -> Volume:
     """Read one file: inverse FFT of each slice, cropped about the centre to the header's matrix.
 
     The transform is centred and orthonormal, so that the magnitude equals the publisher's

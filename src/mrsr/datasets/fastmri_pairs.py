@@ -65,7 +65,8 @@ def choose(files: list[Path], settings: Any) -> list[Pair]:
 
 def _derived(scans: list[Scan], settings: Any) -> list[Pair]:
     """Pairs by patient_id within a folder, equal numbers of slices first."""
-    pairs, used = [], set()
+    pairs: list[Pair] = []
+    used: set[Scan] = set()
     scans = sorted(scans, key=lambda scan: (str(scan.path.parent), scan.person))
     for _, of_person in groupby(scans, key=lambda scan: (scan.path.parent, scan.person)):
         person = list(of_person)

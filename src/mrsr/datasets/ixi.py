@@ -65,7 +65,7 @@ def prepare(folder: Path, settings: Any) -> None:
             partial(download.join, base, f"IXI-{contrast}.tar"),
             folder / f"IXI-{contrast}",
             f"IXI-{contrast}.tar",
-            only=lambda name, contrast=contrast: bool(_subject(name, contrast)),
+            only=partial(_subject, contrast),
             hint=f"file named like IXI002-Guys-0828-{contrast}.nii.gz; check data.sources.ixi",
             md5=md5,
             max_bytes=_MAX_BYTES,
@@ -154,7 +154,7 @@ def read_split(path: Path) -> dict[str, str]:
     split: dict[str, str] = {}
     for where, row in read_csv(path, ("subject", "split")):
         subject, part = row["subject"], row["split"]
-        if not _subject(f"{subject}-T1.nii.gz", "T1") or part not in SIZES:
+        if not _subject("T1", f"{subject}-T1.nii.gz") or part not in SIZES:
             raise UserError(
                 f"{where}: expected a subject like IXI002-Guys-0828 and one of {', '.join(SIZES)}"
             )
@@ -174,7 +174,7 @@ def write_split(folder: Path, path: Path) -> None:
     write_text(path, "".join(f"{subject},{part}\n" for subject, part in rows))
 
 
-def _subject(name: str, contrast: str) -> str:
+def _subject(contrast: str, name: str) -> str:
     """The subject of a file of this contrast; empty for any other file."""
     match = _NAME.fullmatch(Path(name).name)
     return match[1] if match and match[2] == contrast else ""
@@ -183,7 +183,7 @@ def _subject(name: str, contrast: str) -> str:
 def _subjects(folder: Path, contrast: str) -> dict[str, Path]:
     """subject -> file of one contrast."""
     inside = fetched(folder / f"IXI-{contrast}", "ixi")
-    found = {_subject(path.name, contrast): path for path in inside.iterdir()}
+    found = {_subject(contrast, path.name): path for path in inside.iterdir()}
     return {subject: path for subject, path in found.items() if subject}
 
 

@@ -35,7 +35,7 @@ def stem(path: str | Path) -> str:
     return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
 
 
-def read_nifti(path: str | Path, *, slice_axis: int | None = None, **names: str) -> Volume:
+def read_nifti(path: str | Path, *, slice_axis: int | None = None, **names: Any) -> Volume:
     """Read one 3D scan.
 
     names: subject, contrast, organ and visit of the volume.

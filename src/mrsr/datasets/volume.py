@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +25,7 @@ class VolumeRef:
     pair: str = ""  # volumes with the same non-empty `pair` are registered contrasts of one scan
 
     @property
-    def names(self) -> dict[str, str]:
+    def names(self) -> dict[str, Any]:
         """Subject, contrast, organ and visit, for the `Volume` that is read."""
         return {key: getattr(self, key) for key in ("subject", "contrast", "organ", "visit")}
 
@@ -71,7 +72,7 @@ def checked(stored: np.ndarray, name: str) -> np.ndarray:
         )
     if stored.size == 0:
         raise UserError(f"{name} has no voxels; leave the file out")
-    types = {"b": np.uint8, "f": np.float32, "c": np.complex64}
+    types: dict[str, Any] = {"b": np.uint8, "f": np.float32, "c": np.complex64}
     types |= dict.fromkeys("iu", stored.dtype.newbyteorder("="))
     if stored.dtype.kind not in types:
         raise UserError(f"{name} holds {stored.dtype} values; numbers are needed")
