@@ -207,8 +207,8 @@ def _store(path: Path, kind: str, seed: int, noise: float) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     organ, contrast = ("knee", "KNEE_PDFS") if kind == "knee" else ("brain", kind.upper())
     with h5py.File(path, "w") as file:
-        file.attrs.update(format=1, dataset=kind, organ=organ, contrast=contrast, split=path.stem)
-        file.attrs.update(settings="{}", digest=f"{kind}{seed}")
+        file.attrs.update(format=1, dataset=f"phantom_{kind}", organ=organ, contrast=contrast)
+        file.attrs.update(split=path.stem, settings="{}", digest=f"{kind}{seed}")
         for number, shape in enumerate(SHAPES[kind]):
             z, y, x = np.mgrid[: shape[0], : shape[1], : shape[2]]
             labels, data = np.zeros(shape, np.uint8), rng.integers(0, 40, shape)
