@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 from mrsr import adversarial
 from mrsr.models import discriminator
@@ -65,6 +66,44 @@ def test_frozen_passes_gradients_through_and_keeps_none() -> None:
     assert image.grad.abs().sum() > 0
     assert all(parameter.grad is None for parameter in network.parameters())
     assert network.logit.weight.requires_grad and not network.logit.bias.requires_grad
+
+
+def buffers(network: nn.Module) -> dict[str, Tensor]:
+    """Running statistics of a discriminator, copied."""
+    return {key: value.clone() for key, value in network.named_buffers()}
+
+
+def test_looking_through_a_discriminator_moves_none_of_its_statistics() -> None:
+    torch.manual_seed(0)
+    network = discriminator.build(2, base=4)
+    images = torch.rand(3, 1, 16, 16)
+    before = buffers(network)
+    with adversarial.frozen(network):
+        frozen = network(images)
+    assert before and all(
+        torch.equal(value, before[key]) for key, value in buffers(network).items()
+    )
+    assert torch.equal(frozen, network(images))  # in training mode: statistics of the batch
+    assert not all(torch.equal(value, before[key]) for key, value in buffers(network).items())
+
+
+def test_one_process_alone_judges_as_in_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    network = nn.SyncBatchNorm.convert_sync_batchnorm(discriminator.build(2, base=4))
+    images = torch.rand(3, 1, 16, 16)
+    with adversarial.frozen(network):
+        expected = network(images)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    with pytest.raises(ValueError, match="SyncBatchNorm"):  # it would wait for the others
+        network(images)
+    before = buffers(network)
+    with adversarial.on_batch_statistics(network):
+        found = network(images)
+    torch.testing.assert_close(found, expected)
+    assert network.training and all(module.training for module in network.modules())
+    after = buffers(network)
+    assert after.keys() == before.keys()
+    assert all(torch.equal(value, before[key]) for key, value in after.items())
 
 
 def test_a_discriminator_learns_to_tell_noise_from_flat_images() -> None:

@@ -260,6 +260,7 @@ def test_a_frozen_network_trained_anew_discards_the_state(
         ({"adversarial": {"base": 0}}, "", "base must be 1"),
         ({"adversarial": {"updates": 0}}, "", "updates must be 1"),
         ({"micro_batch": 3}, "", "adversarial.norm batch needs more than one image"),
+        ({"features": {"validation_patches": 1}}, "", "a larger patch or features.validation_p"),
     ],
 )
 def test_wrong_settings_are_one_line(

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from mrsr.precision import full
 
@@ -70,14 +71,47 @@ def discriminator_terms(
     return total, terms
 
 
+def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    return [module for module in network.modules() if isinstance(module, _BatchNorm)]
+
+
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Gradients pass through `network` to its input, and none is kept for its own weights."""
-    before = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
-    for parameter, _ in before:
+    """Gradients pass through `network` to its input, and nothing of the network itself changes.
+
+    Its weights get no gradient. Batch norm uses the statistics of the batch, as in any training
+    step, and its running ones stay as they are: they belong to the network's own step.
+    """
+    required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
+    tracked = [(norm, norm.track_running_stats) for norm in _batch_norms(network)]
+    for parameter, _ in required:
         parameter.requires_grad_(False)
+    for norm, _ in tracked:
+        norm.track_running_stats = False
     try:
         yield
     finally:
-        for parameter, required in before:
-            parameter.requires_grad_(required)
+        for parameter, before in required:
+            parameter.requires_grad_(before)
+        for norm, before in tracked:
+            norm.track_running_stats = before
+
+
+@contextlib.contextmanager
+def on_batch_statistics(network: nn.Module) -> Iterator[None]:
+    """For validation: batch norm uses the statistics of the batch, and its running ones stay.
+
+    Values then compare with those of a training step, which running statistics of true and
+    generated images mixed do not allow. One process can do this alone: nothing is synchronised.
+    """
+    norms = [(norm, norm.running_mean, norm.running_var) for norm in _batch_norms(network)]
+    before = network.training
+    network.eval()
+    for norm, _, _ in norms:  # in evaluation mode, batch norm without them uses the batch's
+        norm.running_mean = norm.running_var = None
+    try:
+        yield
+    finally:
+        for norm, mean, variance in norms:
+            norm.running_mean, norm.running_var = mean, variance
+        network.train(before)

@@ -44,18 +44,25 @@ class Opponent:
     settings: SimpleNamespace
 
 
-def build(job: SimpleNamespace, settings: SimpleNamespace, machine: loop.Machine) -> Opponent:
-    """The opponent of a training. job: its settings. settings: the table `adversarial`.
+def build(
+    job: SimpleNamespace, settings: SimpleNamespace, machine: loop.Machine, validated: int = 0
+) -> Opponent:
+    """The opponent of a training.
+
+    Args:
+        job: the training's settings. settings: the table `adversarial`, complete.
+        validated: images that the discriminator sees at once in validation; 0 if it sees none.
 
     Raises:
         UserError: an option is unknown, or batch norm would see a single number.
     """
     images = job.batch // machine.world
     smallest = images % (job.micro_batch or images) or min(job.micro_batch or images, images)
-    if settings.norm == "batch" and smallest == 1 and 0 < job.patch <= DOWN:
+    if settings.norm == "batch" and 1 in (smallest, validated) and 0 < job.patch <= DOWN:
+        key = "micro_batch" if smallest == 1 else "features.validation_patches"
         raise UserError(
             f"adversarial.norm batch needs more than one image of {job.patch} pixels at a time; "
-            "set a larger patch or micro_batch, or norm: none"
+            f"set a larger patch or {key}, or norm: none"
         )
     if settings.updates < 1 or settings.lr <= 0 or settings.r1 < 0:
         raise UserError("adversarial: updates must be 1 or more, lr above 0, r1 0 or more")

@@ -96,7 +96,9 @@ def train(
     optimizer = loop.optimizer_for(network, settings.optimizer)
     parts = {"network": network, "optimizer": optimizer}
     frozen = features.load(weights, watched, frozen_paths, machine, settings.seed)
-    rival = opponent.build(settings, rivalry, machine) if "adversarial" in weights else None
+    rival = None
+    if "adversarial" in weights:
+        rival = opponent.build(settings, rivalry, machine, watched.validation_patches)
     discriminator = rival.discriminator if rival else None
     parts |= {"discriminator": discriminator, "opponent": rival.optimizer} if rival else {}
     resume.seed(settings.seed + 1, machine.rank)

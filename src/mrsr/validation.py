@@ -3,6 +3,8 @@
 Pixel terms and the PSNR, which alone chooses `best.pt`, come from whole slices. The terms that look
 through another network come from a fixed set of patches of the training's size: that is cheap, and
 their values compare with the training's, since a transformer sees another grid in a whole slice.
+The discriminator judges all patches at once, with the statistics of that batch in its batch norm,
+as it does in training.
 """
 
 from __future__ import annotations
@@ -10,9 +12,9 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from mrsr import batches, features, loop, losses
+from mrsr import adversarial, batches, features, loop, losses
 
 
 @torch.no_grad()
@@ -73,8 +75,6 @@ def _on_patches(
     discriminator: nn.Module | None,
 ) -> dict[str, float]:
     """Means of the learned terms over patches that are the same at every call."""
-    if discriminator is not None:
-        discriminator.eval()
     lr, hr, *second = batches.batch(
         held,
         0,
@@ -84,21 +84,22 @@ def _on_patches(
         augment=False,
     )
     lr, hr, *second = (image.to(machine.dtype) for image in (lr, hr, *second))
-    sums: dict[str, Tensor] = {}
+    compared = {name: weight for name, weight in learned.items() if name != "adversarial"}
+    means: dict[str, float] = dict.fromkeys(compared, 0.0)
+    generated = []
     parts = loop.micro_batches(lr, hr, settings.micro_batch, *second)
     for lr_part, hr_part, portion, *second_part in parts:
         with machine.autocast():
             sr = network(*batches.seen(held, lr_part, second_part))
         sr = sr.to(machine.dtype)
-        context = SimpleNamespace(
-            lr=lr_part,
-            step=None,
-            codes=features.pair(frozen, learned, lr_part, sr, hr_part),
-            discriminator=discriminator,
-            autocast=machine.autocast,
-        )
-        for name, term in losses.weighted(learned, sr, hr_part, context)[1].items():
-            sums[name] = sums.get(name, 0.0) + portion * term
+        codes = features.pair(frozen, compared, lr_part, sr, hr_part)
+        context = SimpleNamespace(lr=lr_part, step=None, codes=codes)
+        for name, term in losses.weighted(compared, sr, hr_part, context)[1].items():
+            means[name] += portion * float(term)
+        generated.append(sr)
     if discriminator is not None:
-        discriminator.train()
-    return {name: float(value) for name, value in sums.items()}
+        context = SimpleNamespace(discriminator=discriminator, autocast=machine.autocast)
+        with adversarial.on_batch_statistics(discriminator):
+            term = losses.adversarial(torch.cat(generated), hr, context)
+        means["adversarial"] = float(term)
+    return means
