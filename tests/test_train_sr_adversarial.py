@@ -5,6 +5,7 @@ The discriminator's turn, the frozen networks, warm-up, what is logged, and the 
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 import signal
@@ -17,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 
-from mrsr import checkpoint, losses, train_sr
+from mrsr import checkpoint, losses, resume, train_sr
 from mrsr.adversarial import TERMS
 from mrsr.errors import INTERRUPTED
 from test_features import write_frozen
@@ -119,6 +120,41 @@ def test_the_tables_change_nothing_without_their_losses(tmp_path: Path) -> None:
     assert len(curve(plain, "train", "l1")) == 10
     with_norm = [line["step"] for line in lines(watched) if "gradient/l1" in str(line)]
     assert with_norm == [5, 10]
+
+
+def opponents(folder: Path, **changes: Any) -> dict[str, Any]:
+    """The discriminator's optimizer after a training, and its learning rate in each step."""
+    kept: dict[str, Any] = {}
+    save = resume.save
+
+    def keep(*arguments: Any, step: int, parts: dict[str, Any], **others: Any) -> None:
+        kept.update(copy.deepcopy(parts["opponent"].state_dict()["param_groups"][0]))
+        kept["rates"] = [*kept.get("rates", []), kept["lr"]]
+        save(*arguments, step=step, parts=parts, **others)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resume, "save", keep)
+        train(folder, **changes | {"checkpoint_every": 1})
+    return kept
+
+
+@pytest.mark.parametrize("decoupled", [True, False])
+def test_the_generators_decay_is_not_the_discriminators(tmp_path: Path, decoupled: bool) -> None:
+    optimizer = {"name": "adam", "lr": 1e-3, "betas": [0.9, 0.999], "weight_decay": 0.1}
+    group = opponents(tmp_path, optimizer=optimizer | {"decoupled": decoupled})
+    assert group["weight_decay"] == 0 and group["betas"] == (0.9, 0.999)
+
+
+def test_the_discriminator_has_an_optimizer_and_a_schedule_of_its_own(tmp_path: Path) -> None:
+    rival = {"weight_decay": 0.2, "decoupled": False, "betas": [0.5, 0.9]}
+    group = opponents(tmp_path, adversarial=rival)
+    assert group["weight_decay"] == 0.2 and group["betas"] == (0.5, 0.9)
+    assert not group["decoupled_weight_decay"]
+    followed = group["rates"]  # the generator's schedule: two steps of warm-up, then cosine
+    assert followed[1] == pytest.approx(1e-3) and followed[-1] < 0.2e-3
+    schedule = {"kind": "step", "every": 3, "factor": 0.1}
+    own = opponents(tmp_path, adversarial={**rival, "schedule": schedule})["rates"]
+    assert own == pytest.approx([1e-3] * 3 + [1e-4] * 3)
 
 
 def test_a_warm_up_is_the_pixel_training(tmp_path: Path) -> None:
@@ -259,6 +295,7 @@ def test_a_frozen_network_trained_anew_discards_the_state(
         ({}, "--autoencoder", "losses structure, texture: give"),
         ({"adversarial": {"base": 0}}, "", "base must be 1"),
         ({"adversarial": {"updates": 0}}, "", "updates must be 1"),
+        ({"adversarial": {"schedule": {"kind": "spiral"}}}, "", "schedule.kind must be cosine"),
         ({"micro_batch": 3}, "", "adversarial.norm batch needs more than one image"),
         ({"features": {"validation_patches": 1}}, "", "a larger patch or features.validation_p"),
     ],

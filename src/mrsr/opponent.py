@@ -1,10 +1,13 @@
 """The generator's opponent: the discriminator of Fig. 6b with its optimizer (Eq. 21).
 
 Settings are the table `adversarial` (`DEFAULTS`), none of it printed in the paper but the figure's
-64 base maps:
+64 base maps; `clip_gradient` is the training's:
 
 - `base`, `pool`, `norm`: of `models/discriminator.py`; 64, no pooling, batch norm are as drawn.
-- `lr`: its learning rate, on the generator's schedule; decay, betas and clipping are shared.
+- `lr`, `betas`, `weight_decay`, `decoupled`: of its Adam (`loop.optimizer_for`), which shares
+  nothing with the generator's: section 4.1 does not say that its decay of 0.1 is meant for both.
+- `schedule`: of its learning rate (`loop.learning_rate`), counted in steps of the training; null
+  follows the generator's, so that the two rates keep their ratio.
 - `r1`: weight of the penalty on its gradient at true images, 0 without.
 - `updates`: of the discriminator per step of the generator, on the images of that step.
 - `warmup`: steps in which pixel terms act alone and the discriminator is not trained.
@@ -22,12 +25,17 @@ from torch import Tensor, nn
 from mrsr import loop, models
 from mrsr.adversarial import TERMS, discriminator_terms
 from mrsr.errors import UserError
+from mrsr.settings import namespace
 
 DEFAULTS: dict[str, Any] = {
     "base": 64,
     "pool": True,
     "norm": "batch",
     "lr": 1e-4,
+    "betas": [0.9, 0.999],
+    "weight_decay": 0.0,
+    "decoupled": True,
+    "schedule": None,
     "r1": 0.0,
     "updates": 1,
     "warmup": 0,
@@ -64,19 +72,33 @@ def build(
             f"adversarial.norm batch needs more than one image of {job.patch} pixels at a time; "
             f"set a larger patch or {key}, or norm: none"
         )
-    if settings.updates < 1 or settings.lr <= 0 or settings.r1 < 0:
-        raise UserError("adversarial: updates must be 1 or more, lr above 0, r1 0 or more")
+    if settings.updates < 1 or settings.lr <= 0 or settings.r1 < 0 or settings.weight_decay < 0:
+        raise UserError(
+            "adversarial: updates must be 1 or more, lr above 0, r1 and weight_decay 0 or more"
+        )
     options = {"base": settings.base, "pool": settings.pool, "norm": settings.norm}
     network = models.build("discriminator", job.scale, {**options, "size": job.patch})
     network = loop.synchronised(machine.place(network), machine)
-    described = SimpleNamespace(**{**vars(job.optimizer), "lr": settings.lr})
-    return Opponent(network, loop.optimizer_for(network, described), settings)
+    described = SimpleNamespace(name="adam", **vars(settings))
+    opponent = Opponent(network, loop.optimizer_for(network, described), settings)
+    set_rate(opponent, job, job.steps)  # a wrong schedule is told now, not after the warm-up
+    return opponent
+
+
+def set_rate(opponent: Opponent, job: SimpleNamespace, step: int) -> None:
+    """Give the discriminator its learning rate of a step (counted from 1) of the training."""
+    own = opponent.settings.schedule
+    schedule = job.schedule if own is None else namespace(own)
+    rate = loop.learning_rate(step - 1, job.steps, opponent.settings.lr, schedule)
+    loop.set_rate(opponent.optimizer, rate)
 
 
 def update(
     opponent: Opponent, real: Tensor, fake: Tensor, job: SimpleNamespace, machine: loop.Machine
 ) -> Tensor:
     """One step of the discriminator on true and generated images, (batch, 1, H, W) each.
+
+    job: the training's settings, for its `micro_batch` and `clip_gradient`.
 
     Returns:
         The terms named in `TERMS`, before the step, averaged over the processes.

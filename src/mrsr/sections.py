@@ -154,12 +154,19 @@ class Loop(Section):
 
 
 class Adversarial(Section):
-    """The discriminator of Fig. 6(b) and how it is trained; see opponent.py."""
+    """The discriminator of Fig. 6(b) and how it is trained; see opponent.py.
+
+    Its Adam and schedule are its own. schedule: null follows the generator's.
+    """
 
     base: Positive = 64
     pool: bool = True
     norm: Literal["batch", "none"] = "batch"
     lr: Above = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    weight_decay: AtLeast = 0.0
+    decoupled: bool = True
+    schedule: Schedule | None = None
     r1: AtLeast = 0.0
     updates: Positive = 1
     warmup: Count = 0

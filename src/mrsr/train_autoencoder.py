@@ -250,7 +250,7 @@ def train(
 
             # discriminator
             if active:
-                loop.set_rate(rival.optimizer, rate / settings.optimizer.lr * rivalry.lr)
+                opponent.set_rate(rival, settings, step)
                 for _ in range(rivalry.updates):
                     scores = opponent.update(
                         rival, torch.cat(real), torch.cat(fake), settings, machine

@@ -200,7 +200,7 @@ def train(
 
             # discriminator: the true images against what the generator made just now
             if rival and "adversarial" in acting:
-                loop.set_rate(rival.optimizer, rate / settings.optimizer.lr * rivalry.lr)
+                opponent.set_rate(rival, settings, step)
                 for _ in range(rivalry.updates):
                     scores = opponent.update(rival, hr, torch.cat(fakes), settings, machine)
                 terms = torch.cat([terms, scores])

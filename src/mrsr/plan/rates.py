@@ -146,9 +146,10 @@ def speed(rule: str, settings: dict[str, Any], network: dict[str, Any] | None = 
         kept.pop("dataset", None)  # a step takes patches of one size
         kept["losses"] = sorted(settings.get("losses", {}))
         kept["optimizer"] = settings["optimizer"]["name"]
+    rival = ("lr", "betas", "weight_decay", "decoupled", "schedule", "warmup")
     for name, parts in (
-        ("adversarial", ("lr", "warmup")),
-        ("discriminator", ("lr", "warmup")),
+        ("adversarial", rival),
+        ("discriminator", rival),
         ("features", ("random", "gradient_norms_every")),
     ):
         if isinstance(kept.get(name), dict):
