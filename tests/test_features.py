@@ -77,31 +77,6 @@ def context_of(
     )  # fmt: skip
 
 
-def test_distance_is_one_minus_the_cosine() -> None:
-    a, b = torch.tensor([[1.0, 0.0], [1.0, 2.0], [3.0, 0.0]]), torch.tensor([[1.0, 1.0]] * 3)
-    b[1:] = torch.tensor([[2.0, 4.0], [-1.0, 0.0]])
-    found = features.distance(a, b).tolist()
-    assert found == pytest.approx([1 - 1 / math.sqrt(2), 0.0, 2.0], abs=1e-7)
-    a, b = torch.randn(7, 30, dtype=torch.float64), torch.randn(7, 30, dtype=torch.float64)
-    torch.testing.assert_close(features.distance(a, b), 1 - F.cosine_similarity(a, b))
-
-
-def test_nearly_parallel_codes_keep_their_digits_in_float32() -> None:
-    torch.manual_seed(0)
-    a = torch.randn(1000, dtype=torch.float64)
-    b = a + 1e-4 * torch.randn(1000, dtype=torch.float64)
-    exact = features.distance(a, b).item()
-    assert exact < 1e-8
-    assert features.distance(a.float(), b.float()).item() == pytest.approx(exact, rel=0.01)
-
-
-def test_a_code_of_zeros_counts_nothing_and_pulls_nowhere() -> None:
-    a = torch.zeros(2, 4, requires_grad=True)
-    value = features.distance(a, torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, 0]])).sum()
-    value.backward()
-    assert value.item() == 0 and torch.equal(a.grad, torch.zeros(2, 4))
-
-
 def test_eq_7_and_8_by_hand() -> None:
     # structure codes of two images, each taken as one vector: cos 0.8 and 0
     output = {

@@ -29,13 +29,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr import adversarial
+from mrsr import adversarial, distances
 from mrsr.errors import UserError
 from mrsr.models.autoencoder import prepare
-from mrsr.precision import full
 
 INTENSITIES = ("reconstruction", "patch_swap")
 TERMS = ("reconstruction", "adversarial", "swap", "patch_swap", "consistency")
+# added to cosine distances before they are divided: texture codes are often only 1e-6 apart, and
+# float32 has digits down to 1e-14
+ROUNDING = 1e-12
 
 
 def active(weights: dict[str, float], intensity_range: float = 1.0) -> dict[str, float]:
@@ -57,14 +59,14 @@ def active(weights: dict[str, float], intensity_range: float = 1.0) -> dict[str,
 
 
 def distance(one: Tensor, two: Tensor) -> Tensor:
-    """(batch,) 1 - cosine of two codes, as Eq. 7 compares them."""
-    return 1 - F.cosine_similarity(full(one).flatten(1), full(two).flatten(1))
+    """(batch,) cosine distance of two codes, each taken as one vector, as in Eq. 7."""
+    return distances.cosine(one.flatten(1), two.flatten(1))
 
 
 def share(code: Tensor, own: Tensor, other: Tensor) -> Tensor:
     """(batch,) in 0...1: below 0.5 where `code` is nearer to `own` than to `other`."""
-    near, far = distance(code, own), distance(code, other)
-    return near / (near + far + 1e-6)
+    near, far = distance(code, own) + ROUNDING, distance(code, other) + ROUNDING
+    return near / (near + far)
 
 
 def centre(images: Tensor, size: int) -> Tensor:

@@ -37,7 +37,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from mrsr import checkpoint, models
+from mrsr import checkpoint, distances, models
 from mrsr.degrade import bicubic
 from mrsr.errors import UserError
 from mrsr.files import sha256
@@ -57,7 +57,6 @@ DEFAULTS: dict[str, Any] = {
 NETWORKS = {"vit": "vit", "structure": "autoencoder", "texture": "autoencoder"}
 Paths = Mapping[str, Path | None]  # checkpoint of each network by its name
 REDUCTIONS = ("token", "pooled", "centred")
-TINY = 1e-8  # a code this short has no direction
 
 
 @dataclass(frozen=True)
@@ -198,19 +197,6 @@ def pair(
     )
 
 
-def distance(a: Tensor, b: Tensor) -> Tensor:
-    """1 - cosine similarity along the last dimension; (...) of two (..., n).
-
-    Computed as half the squared distance of the unit vectors, the same number: 1 - cos itself
-    loses all digits where the two are nearly parallel, which is the rule here. A vector of zeros
-    has no direction: it counts 0 and pulls nowhere.
-    """
-    long_a, long_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)
-    directed = ((long_a > TINY) & (long_b > TINY)).to(a.dtype)
-    difference = a / long_a.clamp_min(TINY) - b / long_b.clamp_min(TINY)
-    return 0.5 * (directed * difference).square().sum(dim=-1)
-
-
 def token_distance(output: list[Tensor], target: list[Tensor], reduce: str) -> Tensor:
     """Eq. 8 over hidden states (batch, tokens, hidden), reduced as `vit_reduce` says; a scalar."""
     values = []
@@ -220,5 +206,5 @@ def token_distance(output: list[Tensor], target: list[Tensor], reduce: str) -> T
         elif reduce == "centred":
             origin = wanted.mean(dim=1, keepdim=True)
             seen, wanted = seen - origin, wanted - origin
-        values.append(distance(seen, wanted).mean())
+        values.append(distances.cosine(seen, wanted).mean())
     return torch.stack(values).mean()

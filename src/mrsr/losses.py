@@ -21,7 +21,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional as F
 
-from mrsr import features
+from mrsr import distances, features
 from mrsr.adversarial import frozen, generator_loss
 from mrsr.errors import UserError
 
@@ -52,13 +52,13 @@ def vit(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
 def structure(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
     """Eq. 7, first line: 1 - cosine similarity of the structure codes, each taken as one vector."""
     codes = context.codes
-    return features.distance(codes.output["structure"], codes.target["structure"]).mean()
+    return distances.cosine(codes.output["structure"], codes.target["structure"]).mean()
 
 
 def texture(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
     """Eq. 7, second line: 1 - cosine similarity of the texture codes."""
     codes = context.codes
-    return features.distance(codes.output["texture"], codes.target["texture"]).mean()
+    return distances.cosine(codes.output["texture"], codes.target["texture"]).mean()
 
 
 def reconstruction(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
