@@ -99,6 +99,14 @@ def test_paper_numbers_are_the_papers() -> None:
     assert sr.steps * sr.batch == 100 * 48_000
 
 
+def test_no_experiment_pads_patches_to_the_canvas_of_a_slice() -> None:
+    """Zeros around a patch would be most of what the auto-encoder's codes say."""
+    for name in config.load(PARAMS).params.experiments:
+        for key, row in config.load(PARAMS, name).rows.items():
+            if "autoencoder" in row.frozen:
+                assert row.training.features.autoencoder_size <= row.training.patch, (name, key)
+
+
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [

@@ -17,6 +17,7 @@ from mrsr import checkpoint, features, gradients, losses, models
 from mrsr.degrade import degrade, upsample
 from mrsr.errors import UserError
 from mrsr.loop import Machine
+from mrsr.sections import Features
 
 EQ9 = {"adversarial": 1.0, "vit": 1.0, "structure": 1.0, "texture": 0.9}
 COSINES = ("vit", "structure", "texture")
@@ -235,6 +236,23 @@ def test_the_target_has_no_graph_and_each_network_looks_once_at_each(
     frozen.settings.autoencoder_size = 256
     assert features.codes(frozen, lr, (40, 48), EQ9)["structure"].shape == (2, 2 * 64 * 64)
     assert features.codes(frozen, lr, (40, 48), {"l1": 1.0}) == {}
+
+
+def test_without_a_canvas_the_structure_term_of_a_patch_pulls_harder() -> None:
+    """bench/autoencoder_canvas.py measures it on images."""
+    torch.manual_seed(0)
+    network = models.build("autoencoder", 2, {}).requires_grad_(False)
+    hr = 0.5 + 0.3 * F.avg_pool2d(torch.randn(1, 1, 100, 100), 5, 1)
+    lr = degrade(hr, 2, "bicubic")
+    pulls = {}
+    for size in (Features().autoencoder_size, 256):
+        frozen = features.Frozen(options(autoencoder_size=size), {"autoencoder": network})
+        sr = hr.clone().requires_grad_(True)
+        codes = features.pair(frozen, {"structure": 1.0}, lr, sr, hr)
+        term = losses.structure(sr, hr, SimpleNamespace(codes=codes))
+        term.backward()
+        pulls[size] = term.item(), sr.grad.norm().item()
+    assert all(own > 3 * wide for own, wide in zip(pulls[0], pulls[256], strict=True))
 
 
 def test_random_controls_have_other_weights_and_touch_no_random_state(

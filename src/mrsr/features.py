@@ -16,9 +16,10 @@ Settings are the table `features` (`DEFAULTS`), argued in docs/replication.md:
 - `vit_reduce`: `token` compares token by token; `pooled` the mean token, which hardly notices the
   difference between a blurred and a sharp image; `centred` token by token, after the mean token
   of the target is taken off both: what all tokens of an image share hides their differences.
-- `autoencoder_size`: 256 pads or crops the HR grid to 256x256 as the paper has it; 0 keeps its own
-  size (padded to a multiple of 16; the structure code is then a quarter of that in each
-  direction). A patch of 64 pixels costs 16 times less that way.
+- `autoencoder_size`: 0 keeps the image's own size (padded to a multiple of 16; the structure code
+  is then a quarter of that in each direction). 256 pads or crops it to 256x256 with zeros, the
+  paper's input, and is for training on whole slices: around a patch, the zeros become most of what
+  the codes compare, and the structure term pulls several times less (bench/autoencoder_canvas.py).
 - `random`: networks of the same shape with random weights, the control rows.
 - `validation_patches`: how many fixed patches the validation curves of these terms come from.
 - `gradient_norms_every`: steps between the logged norms of each term's gradient; 0 never.

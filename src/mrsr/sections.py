@@ -178,7 +178,7 @@ class Features(Section):
     target: Literal["lr", "hr"] = "lr"
     vit_layers: list[int] = Field([-1], min_length=1)
     vit_reduce: Literal["token", "pooled", "centred"] = "token"
-    autoencoder_size: Literal[0, 256] = 256
+    autoencoder_size: Literal[0, 256] = 0
     random: list[Literal["vit", "autoencoder"]] = []
     validation_patches: Positive = 16
     gradient_norms_every: Count = 0
