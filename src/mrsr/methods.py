@@ -30,7 +30,6 @@ from mrsr.rows import Row
 from mrsr.table_formats import pipes
 
 OUTPUT = 240  # pixels of the output's sides, the slices of the paper's section 4
-# what a type of method needs beside LR and HR slices of training subjects
 PATCH = 96  # pixels of the sides where `work` counts; the paper's patch
 # what a training step amounts to in forward passes: a network that learns goes forward and, at
 # twice the cost, backward; a frozen one codes target and output, and goes back to the output; a
@@ -39,6 +38,7 @@ PATCH = 96  # pixels of the sides where `work` counts; the paper's patch
 LEARNED, FROZEN, DISCRIMINATOR, AUTOENCODER = 3, 3, 8, 12
 # model, options as JSON, scale, and the sides in HR pixels of an image (in 3D: volume) to count
 Network = tuple[str, str, int, tuple[int, ...]]
+# what a type of method needs beside LR and HR slices of training subjects
 NEEDS = {"single": "", "guided": "second contrast", "self": "test volume", "joint": ""}
 
 
