@@ -115,7 +115,7 @@ def sync(
 
     folder = results / experiment if experiment else results
     delivered, failed = tracking.sync(folder)
-    print(f"{delivered} records sent, {failed} failed")
+    print(f"{delivered} delivered, {failed} failed")
     if failed:
         raise UserError("MLflow did not accept every record; start its server and run this again")
 

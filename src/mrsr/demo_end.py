@@ -102,7 +102,7 @@ def ending(tables: Path) -> str:
         sentence = meaning(column(csv.DictReader(text)))
     return f"""{sentence}
 
-Try next (after `source .venv/bin/activate`):
+Try next, after `source .venv/bin/activate`: enhance a scan, or train on real scans (a download).
   mrsr enhance {SCAN} finer.nii.gz --model {MODEL}
   snakemake --logger mrsr --cores 2 all --config experiment=openms
 """
