@@ -54,7 +54,7 @@ $(STAMP): envs/requirements.lock pyproject.toml
 demo: $(STAMP)
 	@$(BIN)/snakemake --logger mrsr --cores $(CORES) all --config experiment=demo
 	@$(BIN)/mrsr tables --experiment demo --print
-	@$(BIN)/python -m mrsr.demo_end --tables results/demo/tables
+	@$(BIN)/python -m mrsr.tables.demo_end --tables results/demo/tables
 
 test: test-fast test-slow
 

@@ -14,7 +14,7 @@ shell.prefix(
     f'export PATH="{Path(sys.executable).parent}:$PATH" '
     "MALLOC_MMAP_THRESHOLD_=${{MALLOC_MMAP_THRESHOLD_:-1073741824}} "
     "MALLOC_TRIM_THRESHOLD_=${{MALLOC_TRIM_THRESHOLD_:-1073741824}}; trap : TERM USR1; "
-    "trap 'code=$?; case $code in 75|143) python -m mrsr.cluster;; esac; exit $code' EXIT; "
+    "trap 'code=$?; case $code in 75|143) python -m mrsr.ops.cluster;; esac; exit $code' EXIT; "
 )
 
 PARAMS = mrsr_config.load(config.get("params", "params.yaml"), config.get("experiment"))

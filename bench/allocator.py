@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from mrsr import config
+from mrsr.params import loading
 
 KINDS = ("kept", "glibc's own")
 
@@ -38,12 +38,12 @@ def main() -> None:
     given = parser.parse_args()
     dataset, scale, method = given.cell
     results = Path("results") / given.experiment
-    settings = config.load("params.yaml", given.experiment).evaluate_settings(
+    settings = loading.load("params.yaml", given.experiment).evaluate_settings(
         dataset, int(scale), method
     )
     settings["tracking"] = {"enabled": False}
     saved = results / "checkpoints" / dataset / f"x{scale}" / method / "best.pt"
-    common = [sys.executable, "-m", "mrsr.evaluate", "--settings", json.dumps(settings)]
+    common = [sys.executable, "-m", "mrsr.metrics.evaluate", "--settings", json.dumps(settings)]
     common += ["--slices", str(results / "slices" / dataset / "test.h5")]
     common += ["--checkpoint", str(saved)]
     plain = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}

@@ -24,10 +24,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mrsr import batches, checkpoint, features, losses, models
+from mrsr import checkpoint, models
 from mrsr.datasets import phantom
-from mrsr.degrade import degrade
+from mrsr.method import features, losses
 from mrsr.models.autoencoder import prepare
+from mrsr.resampling import degrade
+from mrsr.slices import batches, holding
 
 TERMS = {"structure": 1.0, "texture": 1.0}
 
@@ -45,7 +47,7 @@ def heads(count: int) -> list[Tensor]:
 
 def stored(path: Path, count: int) -> list[Tensor]:
     """HR slices (1, 1, H, W) of a store."""
-    held = batches.load(path, scale=2, degradation="bicubic", device=torch.device("cpu"))
+    held = holding.load(path, scale=2, degradation="bicubic", device=torch.device("cpu"))
     return [hr for _, _, hr in batches.whole(held, batch=1, limit=count) if hr.max() > 0]
 
 

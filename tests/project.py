@@ -80,11 +80,11 @@ def snakemake(folder: Path, *arguments: str, check: bool = True) -> str:
 
 def edit_params(folder: Path, change: dict) -> None:
     """Merge `change` into the copy's params.yaml."""
-    from mrsr import config
+    from mrsr.params import loading
 
     file = folder / "params.yaml"
-    document = yaml.load(file.read_text(), Loader=config._UniqueKeys)
-    file.write_text(yaml.safe_dump(config.merge(document, change), sort_keys=False))
+    document = yaml.load(file.read_text(), Loader=loading._UniqueKeys)
+    file.write_text(yaml.safe_dump(loading.merge(document, change), sort_keys=False))
 
 
 def planned_jobs(text: str) -> dict[str, int]:

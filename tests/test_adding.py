@@ -19,7 +19,7 @@ METHOD = '''"""A toy: one convolution on the enlarged image."""
 
 from torch import Tensor, nn
 
-from mrsr.degrade import upsample
+from mrsr.resampling import upsample
 
 
 class Toy(nn.Module):
@@ -41,7 +41,7 @@ DATASET = '''"""A toy: blobs made on the spot."""
 
 import numpy as np
 
-from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.raw.volume import Volume, VolumeRef
 
 SETTINGS = {"subjects": 3}
 

@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mrsr import adversarial
-from mrsr.models import discriminator
+from mrsr.method import adversarial, discriminator
 
 
 def test_generator_loss_is_minus_log_of_the_sigmoid() -> None:

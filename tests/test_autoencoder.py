@@ -8,10 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from mrsr import degrade, disentangle, models, probe_autoencoder
-from mrsr.adversarial import frozen
+from mrsr import models, resampling
 from mrsr.errors import UserError
-from mrsr.models import autoencoder, discriminator
+from mrsr.method import discriminator, disentangling
+from mrsr.method.adversarial import frozen
+from mrsr.metrics import probe
+from mrsr.models import autoencoder
 
 SMALL = {"channels": [8, 8, 4, 4], "texture": 16, "structure_channels": 2, "size": 0}
 
@@ -70,7 +72,7 @@ def test_the_linear_start_reconstructs_and_more_channels_do_it_better(
         before, after = (error(network(image)) for network in networks)
     assert after < before
     if channels >= 8:
-        bicubic = degrade.upsample(degrade.degrade(image, 2, "bicubic"), 2)
+        bicubic = resampling.upsample(resampling.degrade(image, 2, "bicubic"), 2)
         assert after < 1.1 * error(bicubic)
 
 
@@ -99,10 +101,10 @@ def test_wrong_options_are_named(options: dict[str, object]) -> None:
 
 def test_prepare_resizes_to_the_hr_grid_and_pads_or_crops_alike() -> None:
     hr = blobs(1, size=40).requires_grad_(True)
-    lr = degrade.degrade(hr, 2, "bicubic")
+    lr = resampling.degrade(hr, 2, "bicubic")
     on_grid = autoencoder.prepare(lr, (40, 40), 0)
     assert on_grid.shape == (1, 1, 48, 48)
-    assert torch.allclose(autoencoder.unprepare(on_grid, (40, 40)), degrade.upsample(lr, 2))
+    assert torch.allclose(autoencoder.unprepare(on_grid, (40, 40)), resampling.upsample(lr, 2))
     padded, cropped = (autoencoder.prepare(hr, (40, 40), size) for size in (256, 32))
     assert padded.shape[-2:] == (256, 256) and cropped.shape[-2:] == (32, 32)
     assert (
@@ -117,17 +119,17 @@ def test_prepare_resizes_to_the_hr_grid_and_pads_or_crops_alike() -> None:
 def test_centre_patches_show_the_same_region() -> None:
     hr = blobs(1, size=64)
     lr = hr[..., ::2, ::2]
-    low, high = disentangle.centre_patches(lr, hr, 10)
+    low, high = disentangling.centre_patches(lr, hr, 10)
     assert low.shape[-2:] == (10, 10) and high.shape[-2:] == (20, 20)
     assert torch.equal(high[..., ::2, ::2], low)
-    assert disentangle.centre_patches(lr, hr, 99)[1].shape == hr.shape
+    assert disentangling.centre_patches(lr, hr, 99)[1].shape == hr.shape
 
 
 def test_share_is_zero_at_home_and_a_half_in_between() -> None:
     own, other = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
-    assert disentangle.share(own, own, other).item() == pytest.approx(0, abs=1e-5)
-    assert disentangle.share(other, own, other).item() == pytest.approx(1, abs=1e-5)
-    assert disentangle.share(own + other, own, other).item() == pytest.approx(0.5, abs=1e-5)
+    assert disentangling.share(own, own, other).item() == pytest.approx(0, abs=1e-5)
+    assert disentangling.share(other, own, other).item() == pytest.approx(1, abs=1e-5)
+    assert disentangling.share(own + other, own, other).item() == pytest.approx(0.5, abs=1e-5)
 
 
 class Stub(nn.Module):
@@ -147,13 +149,13 @@ def test_terms_against_hand_computed_values() -> None:
     """Eq. 3 to 6 on codes that are known: the swap is structure of x1, texture of x2."""
     image = torch.rand(4, 1, 32, 32, generator=torch.Generator().manual_seed(0)).double()
     image += torch.arange(1.0, 5.0)[:, None, None, None]
-    lr = degrade.bicubic(image, (16, 16))
+    lr = resampling.bicubic(image, (16, 16))
 
     def judge(images: torch.Tensor) -> torch.Tensor:
         return images.mean(dim=(1, 2, 3))[:, None]
 
     weights = {"reconstruction": 1.0, "adversarial": 0.7, "swap": 0.7, "patch_swap": 1.0}
-    each, made = disentangle.terms(Stub(), lr, image, weights, 8, judge)
+    each, made = disentangling.terms(Stub(), lr, image, weights, 8, judge)
     assert each["reconstruction"].item() == pytest.approx(0, abs=1e-6)
     means = image.mean(dim=(1, 2, 3))
     assert torch.allclose(made[2].mean(dim=(1, 2, 3)), means[[2, 3, 0, 1]])
@@ -162,13 +164,13 @@ def test_terms_against_hand_computed_values() -> None:
     )
     for name in ("adversarial", "swap"):
         assert each[name].item() == pytest.approx(torch.log1p(torch.exp(-means)).mean().item())
-    low, high = disentangle.centre_patches(lr, image, 8)
-    low = degrade.bicubic(low, (16, 16))
+    low, high = disentangling.centre_patches(lr, image, 8)
+    low = resampling.bicubic(low, (16, 16))
     swapped = [a * (b.mean((1, 2, 3), True) / a.mean((1, 2, 3), True)) - a for a, b in
                ((low, high), (high, low))]  # fmt: skip
     expected = sum(part.abs().mean() for part in swapped) / 2
     assert each["patch_swap"].item() == pytest.approx(expected.item(), rel=1e-4)
-    quiet, _ = disentangle.terms(Stub(), lr, image, weights, 8)
+    quiet, _ = disentangling.terms(Stub(), lr, image, weights, 8)
     assert set(quiet) == {"reconstruction", "patch_swap"}
 
 
@@ -176,15 +178,15 @@ def test_each_term_reaches_encoder_and_decoder_and_not_the_discriminator() -> No
     torch.manual_seed(0)
     network, rival = autoencoder.build(2, **SMALL), discriminator.build(2, base=4, norm="none")
     hr = blobs(2, size=32)
-    lr = degrade.degrade(hr, 2, "bicubic")
+    lr = resampling.degrade(hr, 2, "bicubic")
 
     def judge(images: torch.Tensor) -> torch.Tensor:
         with frozen(rival):
             return rival(images)
 
-    weights = dict.fromkeys(disentangle.TERMS, 1.0)
-    each, _ = disentangle.terms(network, lr, hr, weights, 8, judge)
-    assert set(each) == set(disentangle.TERMS)
+    weights = dict.fromkeys(disentangling.TERMS, 1.0)
+    each, _ = disentangling.terms(network, lr, hr, weights, 8, judge)
+    assert set(each) == set(disentangling.TERMS)
     for name, term in each.items():
         network.zero_grad()
         term.backward(retain_graph=True)
@@ -196,17 +198,17 @@ def test_each_term_reaches_encoder_and_decoder_and_not_the_discriminator() -> No
 
 
 def test_weights_are_checked() -> None:
-    assert disentangle.active({"reconstruction": 1, "swap": 0}) == {"reconstruction": 1.0}
-    grey = disentangle.active({"reconstruction": 1, "patch_swap": 0.5, "swap": 0.7}, 255)
+    assert disentangling.active({"reconstruction": 1, "swap": 0}) == {"reconstruction": 1.0}
+    grey = disentangling.active({"reconstruction": 1, "patch_swap": 0.5, "swap": 0.7}, 255)
     assert grey == {"reconstruction": 255, "patch_swap": 127.5, "swap": 0.7}
     with pytest.raises(UserError, match="no such term"):
-        disentangle.active({"reconstruction": 1, "rec": 1})
+        disentangling.active({"reconstruction": 1, "rec": 1})
     with pytest.raises(UserError, match="reconstruction"):
-        disentangle.active({"swap": 1})
+        disentangling.active({"swap": 1})
 
 
 def test_probe_distances() -> None:
     one, two = torch.zeros(2, 3), torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0]])
-    assert probe_autoencoder.euclidean(one, two).tolist() == [5.0, 1.0]
+    assert probe.euclidean(one, two).tolist() == [5.0, 1.0]
     image = torch.full((1, 1, 4, 4), 2.0)
-    assert probe_autoencoder.psnr(image - 0.2, image).item() == pytest.approx(20.0, abs=1e-4)
+    assert probe.psnr(image - 0.2, image).item() == pytest.approx(20.0, abs=1e-4)

@@ -24,11 +24,13 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, cli, models, resume, slicing, store, train_sr
+from mrsr import checkpoint, cli, models
+from mrsr.compute import Machine
 from mrsr.errors import UserError, guarded
 from mrsr.files import LOCK, alone, atomic, full_disk_told
-from mrsr.loop import Machine
 from mrsr.models import unetr
+from mrsr.slices import slicing, store
+from mrsr.training import resume, train_sr
 from test_resume import command, write_store
 
 HERE = Machine(torch.device("cpu"))
@@ -356,7 +358,7 @@ def bound() -> list[str]:
 def test_a_folder_without_permission_is_one_line(toy: Path) -> None:
     results = toy / "results"
     (results / "there").mkdir(parents=True)
-    training = [sys.executable, "-m", "mrsr.train_sr"]
+    training = [sys.executable, "-m", "mrsr.training.train_sr"]
     commands = [
         [*training, *command(toy, "results/new", steps=2)],
         [*training, *command(toy, "results/there", steps=2)],

@@ -23,10 +23,12 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, resume, slicing, store
+from mrsr import checkpoint
+from mrsr.compute import Machine
 from mrsr.errors import UserError
 from mrsr.files import write_text
-from mrsr.loop import Machine
+from mrsr.slices import slicing, store
+from mrsr.training import resume
 from project import copy_project, edit_params, run
 from publisher import serving
 from test_bad_worlds import bound
@@ -119,9 +121,9 @@ import sys
 from types import SimpleNamespace
 import numpy as np
 from mrsr import slicing
-from mrsr.datasets.volume import Volume, VolumeRef
+from mrsr.raw.volume import Volume, VolumeRef
 from mrsr.errors import guarded
-from mrsr.settings import namespace
+from mrsr.params.settings import namespace
 from pathlib import Path
 
 count, out = int(sys.argv[1]), Path(sys.argv[2])
@@ -189,7 +191,7 @@ def test_a_disk_that_fills_during_a_training(tmp_path: Path, disk: Callable[[int
         write_store(tmp_path / f"{split}.h5", number)
     folder = disk(4000)
     arguments = command(tmp_path, str(folder / "out"), steps=60, checkpoint_every=5)
-    order = [sys.executable, "-m", "mrsr.train_sr", *arguments]
+    order = [sys.executable, "-m", "mrsr.training.train_sr", *arguments]
     (folder / "filler").write_bytes(bytes(1024 * (4000 - 300)))
     done = subprocess.run(order, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
@@ -202,7 +204,9 @@ def test_a_disk_that_fills_during_a_training(tmp_path: Path, disk: Callable[[int
     again = subprocess.run(order, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     whole = command(tmp_path, "whole", steps=60, checkpoint_every=5)
-    subprocess.run([sys.executable, "-m", "mrsr.train_sr", *whole], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "mrsr.training.train_sr", *whole], check=True, capture_output=True
+    )
     pair = [checkpoint.load(path / "best.pt") for path in (folder / "out", tmp_path / "whole")]
     assert all(torch.equal(value, pair[1].weights[key]) for key, value in pair[0].weights.items())
 

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import batches, degrade, store
+from mrsr import resampling
 from mrsr.errors import UserError
+from mrsr.slices import batches, holding, store
 
 SHAPES = ((5, 22, 31), (3, 24, 24), (4, 17, 40))
 
@@ -58,7 +59,7 @@ def path(tmp_path_factory) -> Path:
 
 
 def load(path: Path, scale: int = 2, degradation: str = "bicubic", place: str = "device", **more):
-    return batches.load(
+    return holding.load(
         path, scale=scale, degradation=degradation, device="cpu", place=place, **more
     )
 
@@ -67,8 +68,8 @@ def slice_pair(path: Path, number: int, position: int, scale: int, kind: str):
     """A normalised whole slice and its LR, straight from the store."""
     volume = store.read_store(path)[number]
     image = torch.from_numpy(store.normalised(store.read_slices(path, volume), volume))[position]
-    hr, _ = degrade.pad_to(image, scale)
-    return hr, degrade.degrade(hr, scale, kind)
+    hr, _ = resampling.pad_to(image, scale)
+    return hr, resampling.degrade(hr, scale, kind)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_an_epoch_sees_every_slice_once(path: Path) -> None:
     slices = load(path)
     means = {}
     for index in range(slices.count):
-        (hr, _), where = batches._fetch(slices, np.array([index]))
+        (hr, _), where = holding._fetch(slices, np.array([index]))
         means[index] = set(hr[where[0]].flatten().tolist()) - {0.0}
     for size, steps in ((4, 6), (8, 3), (24, 1), (5, 12)):
         seen = []
@@ -227,15 +228,15 @@ def test_wrong_wishes_are_named(path: Path) -> None:
 
 
 def test_auto_takes_what_fits(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    needed = batches.memory_needed(path, 2)
+    needed = holding.memory_needed(path, 2)
     assert needed == 12 * (24 * 40 + 12 * 20) * 4
-    assert batches.memory_needed(path, 2, torch.float16) == needed // 2
+    assert holding.memory_needed(path, 2, torch.float16) == needed // 2
     assert load(path, place="auto").place == "device"
     monkeypatch.setattr(batches, "memory_available", lambda device: needed)
     assert load(path, place="auto").place == "stream"
     free = {"cuda": needed, "cpu": 3 * needed}
     monkeypatch.setattr(batches, "memory_available", lambda device: free[device.type])
-    assert batches._place(needed, torch.device("cuda")) == "host"
+    assert holding._place(needed, torch.device("cuda")) == "host"
 
 
 def test_half_precision_storage(path: Path) -> None:
@@ -260,14 +261,14 @@ def guide_store(path: Path, target: Path, shapes=SHAPES, dtype="int16", without=
     return path
 
 
-def second_of(slices: batches.Slices, number: int, position: int) -> torch.Tensor:
+def second_of(slices: holding.Slices, number: int, position: int) -> torch.Tensor:
     """The second image of one whole slice, straight from the store."""
     volume = slices.volumes[number]
     if slices.guide is None:
         return slice_pair(slices.path, number, position, slices.scale, slices.degradation)[1]
     other = next(v for v in store.read_store(slices.guide) if v.key == volume.key)
     stored = store.normalised(store.read_slices(slices.guide, other), other)[position]
-    image = degrade.pad_to(torch.from_numpy(stored), slices.scale)[0]
+    image = resampling.pad_to(torch.from_numpy(stored), slices.scale)[0]
     return image.abs() if image.is_complex() else image
 
 
@@ -309,7 +310,7 @@ def test_a_second_image_has_the_same_bits_in_every_place(
                 expected = second_of(slices, int(piece.volume.key), position)
                 assert torch.equal(second[row, 0], expected)
                 if role == "clean":
-                    assert torch.equal(lr[row, 0], degrade.undersample(second[row, 0], 4))
+                    assert torch.equal(lr[row, 0], resampling.undersample(second[row, 0], 4))
             assert batches.seen(slices, lr, [second])[1:] == ((second,) if role == "guide" else ())
             assert hr.shape[-2:] == (lr.shape[-2] * scale, lr.shape[-1] * scale)
 
@@ -391,7 +392,7 @@ def test_memory_of_a_second_image_counts(
     tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guide = guide_store(tmp_path / "guide.h5", path)
-    monkeypatch.setattr(batches, "memory_available", lambda _: 3 * batches.memory_needed(path, 2))
+    monkeypatch.setattr(batches, "memory_available", lambda _: 3 * holding.memory_needed(path, 2))
     assert load(path, place="auto").place == "device"
     assert load(path, place="auto", guide=guide).place == "stream"
 
@@ -443,6 +444,6 @@ def test_imports_need_little() -> None:
         "import sys\n"
         "for name in 'mlflow pandas matplotlib nibabel pydantic typer rich'.split():\n"
         "    sys.modules[name] = None\n"
-        "import mrsr.batches, mrsr.degrade, mrsr.store\n"
+        "import mrsr.slices.batches, mrsr.resampling, mrsr.slices.store\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

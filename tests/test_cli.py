@@ -13,8 +13,10 @@ import nibabel
 import numpy as np
 import pytest
 
-from mrsr import cli, evaluate, train_sr
+from mrsr import cli
 from mrsr.errors import BAD_INPUT
+from mrsr.metrics import evaluate
+from mrsr.training import train_sr
 
 SLICES = {
     "dataset": "own", "source": "folder", "contrast": "any", "organ": "brain", "crop": None,

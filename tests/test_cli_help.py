@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import mrsr
 from mrsr import cli
-from mrsr.cli_help import PANELS
+from mrsr.commands.help import PANELS
 
 GROUP = typer.main.get_command(cli.app)
 EXAMPLES = [

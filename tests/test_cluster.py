@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from mrsr import cluster
 from mrsr.errors import UserError
+from mrsr.ops import cluster
 
 UUID = "7a8d2ea5-33b3-45d3-a8ac-743b55aab61b"
 

@@ -13,9 +13,9 @@ import pytest
 from typer.testing import CliRunner
 
 from mrsr.cli import app
-from mrsr.coarsen import coarsen
-from mrsr.enhance import enhance
 from mrsr.errors import UserError
+from mrsr.scan.degrade import coarsen
+from mrsr.scan.enhance import enhance
 
 
 def scan(folder: Path, shape: tuple[int, int, int] = (32, 24, 4)) -> Path:

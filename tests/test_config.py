@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mrsr import config
 from mrsr.errors import UserError
+from mrsr.params import loading
 
 ROOT = Path(__file__).resolve().parent.parent
 PARAMS = ROOT / "params.yaml"
@@ -23,13 +23,15 @@ PARAMS = ROOT / "params.yaml"
 
 @pytest.fixture
 def document() -> dict[str, Any]:
-    return yaml.load(PARAMS.read_text(), Loader=config._UniqueKeys)
+    return yaml.load(PARAMS.read_text(), Loader=loading._UniqueKeys)
 
 
-def load(tmp_path: Path, document: dict[str, Any], experiment: str | None = None) -> config.InForce:
+def load(
+    tmp_path: Path, document: dict[str, Any], experiment: str | None = None
+) -> loading.InForce:
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False))
-    return config.load(file, experiment)
+    return loading.load(file, experiment)
 
 
 def refused(tmp_path: Path, document: dict[str, Any], experiment: str | None = None) -> str:
@@ -40,12 +42,12 @@ def refused(tmp_path: Path, document: dict[str, Any], experiment: str | None = N
     return message
 
 
-EXPERIMENTS = list(yaml.load(PARAMS.read_text(), Loader=config._UniqueKeys)["experiments"])
+EXPERIMENTS = list(yaml.load(PARAMS.read_text(), Loader=loading._UniqueKeys)["experiments"])
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_resolves(name: str) -> None:
-    in_force = config.load(PARAMS, name)
+    in_force = loading.load(PARAMS, name)
     assert in_force.name == name
     assert in_force.cells
     for cell in in_force.cells:
@@ -59,8 +61,8 @@ def test_every_experiment_resolves(name: str) -> None:
 
 
 def test_choices_differ_from_their_rows_by_one_thing() -> None:
-    choices = config.load(PARAMS, "openms_choices")
-    ablation = config.load(PARAMS, "openms_ablation")
+    choices = loading.load(PARAMS, "openms_choices")
+    ablation = loading.load(PARAMS, "openms_ablation")
     assert choices.params.vit == ablation.params.vit
     assert choices.params.autoencoder == ablation.params.autoencoder
     rows = {key: row.model_dump() for key, row in choices.rows.items()}
@@ -83,7 +85,7 @@ def test_choices_differ_from_their_rows_by_one_thing() -> None:
 
 
 def test_pretexts_differ_by_the_seed_of_the_pretext_alone() -> None:
-    found = [config.load(PARAMS, f"pretexts_{seed}") for seed in (0, 1, 2)]
+    found = [loading.load(PARAMS, f"pretexts_{seed}") for seed in (0, 1, 2)]
     for seed, in_force in enumerate(found):
         assert in_force.pretexts == ["organ", "masked", "contrastive"]
         resolved, first = in_force.resolved(), found[0].resolved()
@@ -95,25 +97,25 @@ def test_pretexts_differ_by_the_seed_of_the_pretext_alone() -> None:
 
 def test_a_pretext_is_degraded_as_the_experiment_is() -> None:
     """The scales at which a method looks through the ViT, and each dataset's own degradation."""
-    paper = config.load(PARAMS, "paper").vit_settings("pretext", "organ")
+    paper = loading.load(PARAMS, "paper").vit_settings("pretext", "organ")
     assert paper["scales"] == [2, 4]
     kinds = {"ixi_pd": "bicubic", "ixi_t1": "bicubic", "ixi_t2": "bicubic", "fastmri": "kspace"}
     assert paper["degradations"] == kinds
-    demo = config.load(PARAMS, "demo").vit_settings("pretext", "organ")
+    demo = loading.load(PARAMS, "demo").vit_settings("pretext", "organ")
     assert demo["scales"] == [2]  # its 4x methods do without
     assert demo["degradations"] == {"phantom_t1": "bicubic", "phantom_knee": "kspace"}
 
 
 def test_paper_numbers_are_the_papers() -> None:
-    sr = config.load(PARAMS, "paper").rows["srresnet"].training
+    sr = loading.load(PARAMS, "paper").rows["srresnet"].training
     assert (sr.batch, sr.optimizer.betas, sr.optimizer.weight_decay) == (256, (0.9, 0.999), 0.1)
     assert sr.steps * sr.batch == 100 * 48_000
 
 
 def test_no_experiment_pads_patches_to_the_canvas_of_a_slice() -> None:
     """Zeros around a patch would be most of what the auto-encoder's codes say."""
-    for name in config.load(PARAMS).params.experiments:
-        for key, row in config.load(PARAMS, name).rows.items():
+    for name in loading.load(PARAMS).params.experiments:
+        for key, row in loading.load(PARAMS, name).rows.items():
             if "autoencoder" in row.frozen:
                 assert row.training.features.autoencoder_size <= row.training.patch, (name, key)
 
@@ -217,7 +219,7 @@ def test_a_signed_address_has_no_place_here(
         table = table[key]
     table[path[-1]] = address
     message = refused(tmp_path, document)
-    assert ".".join(path) in message and "mrsr.download" in message
+    assert ".".join(path) in message and "mrsr.raw.download" in message
     assert "SECRET" not in message
 
 
@@ -243,7 +245,7 @@ def test_a_key_that_stands_twice(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(PARAMS.read_text() + "\nmetrics: {}\n")
     with pytest.raises(UserError, match="'metrics' stands twice"):
-        config.load(file)
+        loading.load(file)
 
 
 @pytest.mark.parametrize("text", ["", "- 1", "a: [", "\x00"])
@@ -251,22 +253,22 @@ def test_not_a_table(tmp_path: Path, text: str) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(text)
     with pytest.raises(UserError):
-        config.load(file)
+        loading.load(file)
 
 
 def test_absent_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run in the project's root"):
-        config.load(tmp_path / "params.yaml")
+        loading.load(tmp_path / "params.yaml")
 
 
 def test_schema_is_current() -> None:
     written = json.loads((ROOT / "docs" / "params.schema.json").read_text())
-    assert written == config.schema(), "run `mrsr schema` and commit docs/params.schema.json"
+    assert written == loading.schema(), "run `mrsr schema` and commit docs/params.schema.json"
 
 
 def test_config_imports_no_torch() -> None:
     code = (
-        "import sys, mrsr.config as c; c.load('params.yaml', 'paper').resolved();"
+        "import sys, mrsr.params.loading as c; c.load('params.yaml', 'paper').resolved();"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

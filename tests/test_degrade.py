@@ -15,7 +15,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrsr import degrade
+from mrsr import resampling
 from mrsr.errors import UserError
 
 KNOWN = json.loads((Path(__file__).parent / "data" / "imresize_known.json").read_text())["cases"]
@@ -70,7 +70,7 @@ def smallest_odd(scale: int, low: int) -> int:
 
 @pytest.mark.parametrize("case", KNOWN, ids=lambda case: case["name"])
 def test_bicubic_known_values(case: dict) -> None:
-    found = degrade.bicubic(torch.tensor(case["input"]).double(), tuple(case["size"]))
+    found = resampling.bicubic(torch.tensor(case["input"]).double(), tuple(case["size"]))
     np.testing.assert_allclose(found.numpy(), case["output"], rtol=0, atol=1e-6)
 
 
@@ -81,8 +81,8 @@ def test_bicubic_is_imresize(scale: int, dtype: torch.dtype, size: tuple[int, in
     """Whole image, borders included, down and up, in a batch."""
     x = images(scale, 2, 1, *size, dtype=dtype)
     small = (size[0] // scale, size[1] // scale)
-    down = degrade.bicubic(x, small)
-    up = degrade.upsample(down, scale)
+    down = resampling.bicubic(x, small)
+    up = resampling.upsample(down, scale)
     assert down.dtype == up.dtype == dtype
     assert up.shape == x.shape
     for i in range(2):
@@ -92,7 +92,7 @@ def test_bicubic_is_imresize(scale: int, dtype: torch.dtype, size: tuple[int, in
 
 @pytest.mark.parametrize("n_in,n_out", [(7, 3), (5, 13), (1, 4), (9, 1), (11, 11), (3, 2)])
 def test_matrix_of_any_size(n_in: int, n_out: int) -> None:
-    matrix = degrade.resize_matrix(n_in, n_out)
+    matrix = resampling.resize_matrix(n_in, n_out)
     np.testing.assert_allclose(matrix, imresize_weights(n_in, n_out), atol=1e-12)
     np.testing.assert_allclose(matrix.sum(axis=1), 1)
 
@@ -100,14 +100,14 @@ def test_matrix_of_any_size(n_in: int, n_out: int) -> None:
 @fast
 @given(
     scale=st.sampled_from(SCALES),
-    kind=st.sampled_from(degrade.KINDS),
+    kind=st.sampled_from(resampling.KINDS),
     value=st.floats(-100, 100),
     h=st.integers(1, 5),
     w=st.integers(1, 5),
 )
 def test_constant_stays_constant(scale: int, kind: str, value: float, h: int, w: int) -> None:
     value = abs(value) if kind == "kspace" else value  # a magnitude has no sign
-    found = degrade.degrade(torch.full((2, h * scale, w * scale), value), scale, kind)
+    found = resampling.degrade(torch.full((2, h * scale, w * scale), value), scale, kind)
     assert found.shape == (2, h, w)
     torch.testing.assert_close(found, torch.full_like(found, value))
 
@@ -119,8 +119,8 @@ def test_constant_stays_constant(scale: int, kind: str, value: float, h: int, w:
 def test_linear(scale: int, a: float, b: float, seed: int) -> None:
     x, y = images(seed, 2, 3 * scale, 4 * scale)
     for linear in (
-        lambda z: degrade.bicubic(z, (3, 4)),
-        lambda z: degrade.kspace_crop(z.to(torch.complex128), scale),
+        lambda z: resampling.bicubic(z, (3, 4)),
+        lambda z: resampling.kspace_crop(z.to(torch.complex128), scale),
     ):
         torch.testing.assert_close(linear(a * x + b * y), a * linear(x) + b * linear(y))
 
@@ -128,7 +128,7 @@ def test_linear(scale: int, a: float, b: float, seed: int) -> None:
 @fast
 @given(
     scale=st.sampled_from(SCALES),
-    kind=st.sampled_from(degrade.KINDS),
+    kind=st.sampled_from(resampling.KINDS),
     dims=st.sampled_from([(-1,), (-2,), (-2, -1)]),
     seed=st.integers(0, 99),
 )
@@ -139,22 +139,22 @@ def test_flips_commute(scale: int, kind: str, dims: tuple[int, ...], seed: int) 
     """
     x = images(seed, smallest_odd(scale, 9), smallest_odd(scale, 17), dtype=torch.float32)
     torch.testing.assert_close(
-        degrade.degrade(x.flip(dims), scale, kind), degrade.degrade(x, scale, kind).flip(dims)
+        resampling.degrade(x.flip(dims), scale, kind), resampling.degrade(x, scale, kind).flip(dims)
     )
 
 
 @pytest.mark.parametrize("scale", SCALES)
 def test_kspace_even_flip_of_both_axes(scale: int) -> None:
     x = images(5, 4 * scale, 6 * scale)
-    found = degrade.kspace_crop(x.flip(-2, -1), scale)
-    torch.testing.assert_close(found, degrade.kspace_crop(x, scale).flip(-2, -1))
+    found = resampling.kspace_crop(x.flip(-2, -1), scale)
+    torch.testing.assert_close(found, resampling.kspace_crop(x, scale).flip(-2, -1))
 
 
 @fast
 @given(scale=st.sampled_from(SCALES), seed=st.integers(0, 99))
 def test_kspace_keeps_the_mean(scale: int, seed: int) -> None:
     x = torch.complex(*images(seed, 2, 2 * scale, 5 * scale))
-    found = degrade.kspace_crop(x, scale)
+    found = resampling.kspace_crop(x, scale)
     assert found.is_complex()
     torch.testing.assert_close(found.mean(), x.mean())
 
@@ -164,7 +164,7 @@ def test_kspace_is_the_central_part(scale: int) -> None:
     """Against numpy's shifted transform: same moduli of k-space as a plain crop, centred pixels."""
     h, w = 6, 5
     x = torch.complex(*images(scale, 2, h * scale, w * scale))
-    found = degrade.kspace_crop(x, scale).numpy()
+    found = resampling.kspace_crop(x, scale).numpy()
     full = np.fft.fftshift(np.fft.fft2(x.numpy()))
     top, left = h * scale // 2 - h // 2, w * scale // 2 - w // 2
     plain = full[top : top + h, left : left + w] / scale**2
@@ -181,70 +181,74 @@ def test_both_kinds_show_the_same_place() -> None:
     """A blob's centre of mass, in HR pixels, stays where it is."""
     y, x = torch.meshgrid(torch.arange(48.0), torch.arange(64.0), indexing="ij")
     blob = torch.exp(-((y - 20.3) ** 2 + (x - 33.8) ** 2) / 60)
-    for kind in degrade.KINDS:
+    for kind in resampling.KINDS:
         for scale in (2, 4):
-            lr = degrade.degrade(blob, scale, kind)
+            lr = resampling.degrade(blob, scale, kind)
             rows = torch.arange(lr.shape[0]) * scale + (scale - 1) / 2
             columns = torch.arange(lr.shape[1]) * scale + (scale - 1) / 2
             assert abs((lr.sum(1) * rows).sum() / lr.sum() - 20.3) < 0.05
             assert abs((lr.sum(0) * columns).sum() / lr.sum() - 33.8) < 0.05
 
 
-@pytest.mark.parametrize("kind", degrade.KINDS)
+@pytest.mark.parametrize("kind", resampling.KINDS)
 def test_a_degraded_patch_is_no_patch_of_a_degraded_slice(kind: str) -> None:
     """Why whole slices are degraded before anything is cropped."""
     x = images(1, 48, 48)
-    whole = degrade.degrade(x, 2, kind)[4:16, 4:16]
-    patch = degrade.degrade(x[8:32, 8:32], 2, kind)
+    whole = resampling.degrade(x, 2, kind)[4:16, 4:16]
+    patch = resampling.degrade(x[8:32, 8:32], 2, kind)
     assert (whole - patch).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("kind", degrade.KINDS)
+@pytest.mark.parametrize("kind", resampling.KINDS)
 def test_complex_gives_a_magnitude(kind: str) -> None:
     x = torch.complex(*images(3, 2, 3, 12, 8, dtype=torch.float32))
-    found = degrade.degrade(x, 2, kind)
+    found = resampling.degrade(x, 2, kind)
     assert found.dtype == torch.float32
     assert found.shape == (3, 6, 4)
     expected = (
-        degrade.kspace_crop(x, 2).abs() if kind == "kspace" else degrade.bicubic(x.abs(), (6, 4))
+        resampling.kspace_crop(x, 2).abs()
+        if kind == "kspace"
+        else resampling.bicubic(x.abs(), (6, 4))
     )
     torch.testing.assert_close(found, expected)
 
 
 def test_integers_are_taken() -> None:
     x = torch.arange(64, dtype=torch.int16).reshape(8, 8)
-    for kind in degrade.KINDS:
-        torch.testing.assert_close(degrade.degrade(x, 2, kind), degrade.degrade(x.float(), 2, kind))
+    for kind in resampling.KINDS:
+        torch.testing.assert_close(
+            resampling.degrade(x, 2, kind), resampling.degrade(x.float(), 2, kind)
+        )
 
 
 def test_upsample_under_autocast_and_inference_mode() -> None:
     x = images(2, 1, 1, 6, 7, dtype=torch.float32)
     with torch.inference_mode():
-        first = degrade.upsample(x, 3)
+        first = resampling.upsample(x, 3)
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(degrade.upsample(x, 3), first)
+        assert torch.equal(resampling.upsample(x, 3), first)
     x.requires_grad_()
-    degrade.upsample(x, 3).sum().backward()
+    resampling.upsample(x, 3).sum().backward()
     assert x.grad is not None
     torch.testing.assert_close(x.grad.sum(), torch.tensor(6 * 7 * 9.0))
 
 
 def test_pad_repeats_the_edge() -> None:
     x = images(4, 2, 5, 7)
-    padded, size = degrade.pad_to(x, 4)
+    padded, size = resampling.pad_to(x, 4)
     assert size == (5, 7)
     assert padded.shape == (2, 8, 8)
     assert torch.equal(padded[..., :5, :7], x)
     assert torch.equal(padded[..., 5:, :7], x[..., 4:5, :].expand(2, 3, 7))
     assert torch.equal(padded[..., 7], padded[..., 6])
-    assert degrade.pad_to(padded, 4)[0] is padded
+    assert resampling.pad_to(padded, 4)[0] is padded
 
 
 def test_wrong_wishes_are_named() -> None:
     x = torch.zeros(10, 12)
     with pytest.raises(UserError, match="10x12 does not divide by scale 4"):
-        degrade.degrade(x, 4, "bicubic")
+        resampling.degrade(x, 4, "bicubic")
     with pytest.raises(UserError, match="scale 5"):
-        degrade.degrade(x, 5, "bicubic")
+        resampling.degrade(x, 5, "bicubic")
     with pytest.raises(UserError, match="'nearest' is not one of bicubic, kspace"):
-        degrade.degrade(x, 2, "nearest")
+        resampling.degrade(x, 2, "nearest")

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from mrsr import demo_end
-from mrsr.demo_end import FEATURES, column, ending, meaning
 from mrsr.errors import UserError
+from mrsr.tables import demo_end
+from mrsr.tables.demo_end import FEATURES, column, ending, meaning
 
 # the demo's table at 2x in docs/results.md
 MEASURED = {"bicubic": 33.70, "srcnn": 36.81, "srresnet": 38.06, "proposed": 37.94,

@@ -8,7 +8,7 @@ from torch import nn
 
 from mrsr import models
 from mrsr.errors import UserError
-from mrsr.models import discriminator
+from mrsr.method import discriminator
 
 
 def test_layers_are_those_of_the_figure() -> None:

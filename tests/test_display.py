@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from mrsr.log import Progress as TrainingProgress
+from mrsr.console import Progress as TrainingProgress
 from snakemake_logger_plugin_mrsr import clock, words
 from snakemake_logger_plugin_mrsr.time_left import USUAL, Progress, Spent, about
 from snakemake_logger_plugin_mrsr.words import WORDS, error_line, job_words, last_step

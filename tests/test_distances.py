@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from mrsr import disentangle, distances
+from mrsr.method import disentangling, distances
 
 
 def test_distance_is_one_minus_the_cosine() -> None:
@@ -44,12 +44,12 @@ def test_the_share_of_nearly_parallel_codes_keeps_its_digits() -> None:
     other = own + 2e-4 * torch.randn(3, 256, dtype=torch.float64)
     near, far = (1 - F.cosine_similarity(code, one) for one in (own, other))
     assert far.max() < 1e-6
-    found = disentangle.share(code.float(), own.float(), other.float()).double()
+    found = disentangling.share(code.float(), own.float(), other.float()).double()
     torch.testing.assert_close(found, near / (near + far), rtol=0.01, atol=0)
 
 
 def test_the_share_of_equal_codes_is_a_half_and_pulls_nowhere() -> None:
     code = torch.ones(1, 4, requires_grad=True)
-    share = disentangle.share(code, torch.ones(1, 4), torch.ones(1, 4))
+    share = disentangling.share(code, torch.ones(1, 4), torch.ones(1, 4))
     share.sum().backward()
     assert share.item() == 0.5 and torch.equal(code.grad, torch.zeros(1, 4))

@@ -1,7 +1,7 @@
 """Several processes are one training: `pytest tests/test_distributed.py`, and with `-m slow`.
 
 Same weights with two processes as with one; signals, dead processes and exit codes of
-`mrsr.launch`; the state that all this leaves.
+`mrsr.training.launch`; the state that all this leaves.
 """
 
 from __future__ import annotations
@@ -25,8 +25,9 @@ import test_train_autoencoder
 import test_train_sr
 import test_train_sr_adversarial
 import test_train_vit
-from mrsr import checkpoint, launch, loop, resume, train_autoencoder, train_sr, train_vit
+from mrsr import checkpoint, compute
 from mrsr.errors import INTERRUPTED
+from mrsr.training import launch, resume, train_autoencoder, train_sr, train_vit
 from test_resume import at_step, same
 
 FP64: dict[str, Any] = {"precision": "fp64", "steps": 20, "validate_every": 20, "log_every": 5}
@@ -39,9 +40,9 @@ def environment(folder: Path, **more: str) -> dict[str, str]:
 
 
 def launched(folder: Path, module: str, *arguments: str, count: int = 2) -> subprocess.Popen[str]:
-    """`mrsr.launch` of a module, its words in a pipe."""
+    """`mrsr.training.launch` of a module, its words in a pipe."""
     return subprocess.Popen(
-        [sys.executable, "-m", "mrsr.launch", str(count), "-m", module, *arguments],
+        [sys.executable, "-m", "mrsr.training.launch", str(count), "-m", module, *arguments],
         env=environment(folder), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -98,7 +99,7 @@ def test_wrong_use_is_one_line(given: list[str], capsys: pytest.CaptureFixture[s
     with pytest.raises(SystemExit) as stop:
         launch.main(given)
     assert stop.value.code == 2
-    assert capsys.readouterr().err.startswith("mrsr: error: usage: python -m mrsr.launch")
+    assert capsys.readouterr().err.startswith("mrsr: error: usage: python -m mrsr.training.launch")
 
 
 def test_children_are_found_by_their_parent() -> None:
@@ -170,18 +171,18 @@ def test_signals_reach_all_processes(tmp_path: Path, number: signal.Signals) -> 
     ("cuda", 2, nn.SyncBatchNorm), ("cuda", 1, nn.BatchNorm2d), ("cpu", 2, nn.BatchNorm2d),
 ])  # fmt: skip
 def test_batch_norm_over_all_gpus(device: str, world: int, kind: type[nn.Module]) -> None:
-    machine = loop.Machine(torch.device(device), world=world)
+    machine = compute.Machine(torch.device(device), world=world)
     network = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
     keys = list(network.state_dict())
-    network = loop.synchronised(network, machine)
+    network = compute.synchronised(network, machine)
     assert type(network[1]) is kind
     assert list(network.state_dict()) == keys  # a checkpoint fits either
 
 
 def test_a_lost_process_is_one_line() -> None:
-    with pytest.raises(loop.LostProcess, match=r"is gone \(closed by peer\)"), loop.meeting():
+    with pytest.raises(compute.LostProcess, match=r"is gone \(closed by peer\)"), compute.meeting():
         raise RuntimeError("closed by peer\nand a long trace")
-    loop.wait(loop.Machine(torch.device("cpu")))  # alone: nobody to wait for
+    compute.wait(compute.Machine(torch.device("cpu")))  # alone: nobody to wait for
 
 
 # --- two processes against one --------------------------------------------------------------------
@@ -242,16 +243,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         coder = {"discriminator": rival, "micro_batch": 0}
         pretext = {"phase": "pretext", "batch": 4, **FP64}
         return [
-            ("mrsr.train_sr", test_train_sr.command(sr, FP64, f"l1/{out}")),
+            ("mrsr.training.train_sr", test_train_sr.command(sr, FP64, f"l1/{out}")),
             (
-                "mrsr.train_sr",
+                "mrsr.training.train_sr",
                 test_train_sr_adversarial.command(sr, f"eq9/{out}", **FP64, **adversarial),
             ),
-            ("mrsr.train_autoencoder", test_train_autoencoder.command(ae, FP64 | coder, out)),
-            ("mrsr.train_vit", test_train_vit.command(vit, f"seg/{out}", **FP64)),
+            (
+                "mrsr.training.train_autoencoder",
+                test_train_autoencoder.command(ae, FP64 | coder, out),
+            ),
+            ("mrsr.training.train_vit", test_train_vit.command(vit, f"seg/{out}", **FP64)),
             *(
                 (
-                    "mrsr.train_vit",
+                    "mrsr.training.train_vit",
                     test_train_vit.command(
                         vit, f"{name}/{out}", organs, "seg/one/best.pt", pretext=name, **pretext
                     ),
@@ -341,7 +345,7 @@ def test_a_dead_process_ends_the_job_and_the_next_start_goes_on(tmp_path: Path, 
     assert job.returncode == INTERRUPTED, text
     assert "going on at step" in text and "Traceback" not in text
     state = resume.load(
-        tmp_path / "killed", loop.Machine(torch.device("cpu")), digest=digest_in(tmp_path)
+        tmp_path / "killed", compute.Machine(torch.device("cpu")), digest=digest_in(tmp_path)
     )
     assert state is not None and state["step"] >= 40
     generators = [random["torch"] for random in state["random"]]
@@ -350,8 +354,8 @@ def test_a_dead_process_ends_the_job_and_the_next_start_goes_on(tmp_path: Path, 
     # to the end, and beside it a run that nothing disturbed: bit for bit the same
     in_two(
         tmp_path,
-        ("mrsr.train_sr", test_train_sr.command(tmp_path, LONG, "killed")),
-        ("mrsr.train_sr", test_train_sr.command(tmp_path, LONG, "whole")),
+        ("mrsr.training.train_sr", test_train_sr.command(tmp_path, LONG, "killed")),
+        ("mrsr.training.train_sr", test_train_sr.command(tmp_path, LONG, "whole")),
     )
     same(tmp_path / "killed", tmp_path / "whole")
 

@@ -164,16 +164,22 @@ def test_parameters_named_in_replication_exist() -> None:
 
 def _defaulted(path: str, part: str) -> list[object]:
     """Fields that params.yaml leaves at their default stand in sections.py."""
-    from mrsr import sections
+    from mrsr.params import schema
 
-    fields = sections.Dataset.model_fields | sections.Training.model_fields
+    fields = schema.Dataset.model_fields | schema.Training.model_fields
     return [None] if part in fields else []
 
 
 def test_documented_exit_codes_are_the_code() -> None:
-    from mrsr import errors, loop
+    from mrsr import compute, errors
 
-    codes = {0, errors.BAD_INPUT, errors.DIVERGED, errors.INTERRUPTED, loop.LostProcess.exit_code}
+    codes = {
+        0,
+        errors.BAD_INPUT,
+        errors.DIVERGED,
+        errors.INTERRUPTED,
+        compute.LostProcess.exit_code,
+    }
     for page in (ROOT / name for name in ("README.md", "docs/design.md", "docs/reliability.md")):
         section = page.read_text(encoding="utf-8").split("## Exit codes")[1].split("\n## ")[0]
         assert {int(code) for code in re.findall(r"^\| (\d+) \|", section, re.MULTILINE)} == codes

@@ -13,10 +13,10 @@ import zipfile
 
 import pytest
 
-from mrsr import download
-from mrsr.archives import safe_extract
-from mrsr.download import fetch
 from mrsr.errors import UserError
+from mrsr.raw import download
+from mrsr.raw.download import fetch
+from mrsr.raw.unpack import safe_extract
 from publisher import serving
 
 DATA = os.urandom(300_000)

@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from mrsr import checkpoint, enhance, models
-from mrsr.datasets.nifti import read_nifti
-from mrsr.degrade import bicubic, degrade
+from mrsr import checkpoint, inference, models
 from mrsr.errors import UserError, one_line
-from mrsr.score import score_files
+from mrsr.raw.nifti import read_nifti
+from mrsr.resampling import bicubic, degrade
+from mrsr.scan import enhance
+from mrsr.scan.score import score_files
 
 
 def model(folder: Path, scale: int = 2, name: str = "bicubic", **settings: object) -> Path:
@@ -143,7 +144,7 @@ class Picky(nn.Module):
 
 def test_networks_that_need_padding_get_it():
     image = np.random.default_rng(0).random((3, 9, 14)).astype(np.float32)
-    fine = enhance.apply(Picky(), image, 2, device=torch.device("cpu"), batch=2)
+    fine = inference.apply(Picky(), image, 2, device=torch.device("cpu"), batch=2)
     assert np.array_equal(fine, image.repeat(2, 1).repeat(2, 2))
 
 
@@ -320,8 +321,9 @@ def own(folder: Path, **changes: object) -> Path:
 
 
 def test_a_method_that_learns_from_the_scan_is_trained_on_it(tmp_path, capfd):
-    from mrsr import loop, train_self
-    from mrsr.settings import namespace
+    from mrsr import compute
+    from mrsr.params.settings import namespace
+    from mrsr.training import train_self
     from test_train_self import settings
 
     affine = np.diag([1.0, 1.2, 4.0, 1.0])
@@ -334,7 +336,7 @@ def test_a_method_that_learns_from_the_scan_is_trained_on_it(tmp_path, capfd):
     image = read_nifti(source, subject="", contrast="", organ="").image
     unit = enhance.intensity_unit(image, 99.9, "")
     given = namespace(settings())
-    network = train_self.fit(torch.from_numpy(image / unit), given, loop.start(given), "")
+    network = train_self.fit(torch.from_numpy(image / unit), given, compute.start(given), "")
     with torch.no_grad():
         expected = network(torch.from_numpy(image / unit)[:, None])[:, 0].numpy() * unit
     got = nibabel.load(tmp_path / "out.nii").get_fdata().transpose(2, 1, 0)

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
-from mrsr import accepts, config
 from mrsr.errors import UserError
+from mrsr.params import declared, loading
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = {
@@ -29,8 +29,8 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     (tmp_path / "models").mkdir()
     for name, text in MODELS.items():
         (tmp_path / "models" / f"{name}.py").write_text(text)
-    monkeypatch.setattr(accepts, "PACKAGE_FOLDERS", (*accepts.PACKAGE_FOLDERS, tmp_path))
-    made = yaml.load((ROOT / "params.yaml").read_text(), Loader=config._UniqueKeys)
+    monkeypatch.setattr(declared, "PACKAGE_FOLDERS", (*declared.PACKAGE_FOLDERS, tmp_path))
+    made = yaml.load((ROOT / "params.yaml").read_text(), Loader=loading._UniqueKeys)
     made["methods"] = {
         "bicubic": {},
         "plain": {"model": "toy_plain", "losses": {"l1": 1}},
@@ -54,10 +54,10 @@ def document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return made
 
 
-def load(tmp_path: Path, document: dict[str, Any]) -> config.InForce:
+def load(tmp_path: Path, document: dict[str, Any]) -> loading.InForce:
     file = tmp_path / "params.yaml"
     file.write_text(yaml.safe_dump(document, sort_keys=False))
-    return config.load(file)
+    return loading.load(file)
 
 
 def refused(tmp_path: Path, document: dict[str, Any]) -> str:
@@ -231,6 +231,6 @@ def test_full_options_are_those_before_the_experiment(
 
 def test_the_packages_files_win_over_those_outside(tmp_path: Path, document: Any) -> None:
     (tmp_path / "models" / "srcnn.py").write_text("GUIDED = True\n\n\ndef build(scale, x): ...")
-    assert "x" not in (accepts.model_options("srcnn") or [])
-    assert not accepts.model_is_guided("srcnn")
-    assert accepts.model_options("toy_plain") == ["width"]
+    assert "x" not in (declared.model_options("srcnn") or [])
+    assert not declared.model_is_guided("srcnn")
+    assert declared.model_options("toy_plain") == ["width"]

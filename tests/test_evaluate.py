@@ -13,12 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, evaluate, metrics, models
-from mrsr.degrade import bicubic, degrade, pad_to
+from mrsr import checkpoint, models
 from mrsr.errors import UserError
 from mrsr.files import sha256
-from mrsr.record import BOOTSTRAP, bootstrap
-from mrsr.settings import digest, namespace
+from mrsr.metrics import definitions, evaluate
+from mrsr.metrics.record import BOOTSTRAP, bootstrap
+from mrsr.params.settings import digest, namespace
+from mrsr.resampling import bicubic, degrade, pad_to
 
 SETTINGS = {
     "experiment": "test",
@@ -74,17 +75,17 @@ def store(path: Path, volumes: list[tuple[str, str, tuple[int, ...]]] = VOLUMES)
 
 def by_hand(images: list, name: str = "slice") -> dict[str, list[dict[str, float]]]:
     """Bicubic's metrics of each slice with signal, or of each volume, by subject."""
-    preset, result = metrics.PRESETS[name], {}
+    preset, result = definitions.PRESETS[name], {}
     for subject, image in images:
         padded, (height, width) = pad_to(torch.from_numpy(image), 2)
         lr = degrade(padded, 2, "bicubic")
         sr = bicubic(lr, padded.shape[-2:])[..., :height, :width].numpy()
         if preset.level == "volume":
-            result.setdefault(subject, []).append(metrics.score(sr, image, preset))
+            result.setdefault(subject, []).append(definitions.score(sr, image, preset))
             continue
         for p, r in zip(sr, image, strict=True):
             if r.max() > 0:
-                value = metrics.score(p[None], r[None], preset)
+                value = definitions.score(p[None], r[None], preset)
                 result.setdefault(subject, []).append(value)
     return result
 
@@ -104,14 +105,14 @@ def train(path: Path, **changes: object) -> Path:
     return path
 
 
-@pytest.mark.parametrize("preset", list(metrics.PRESETS))
+@pytest.mark.parametrize("preset", list(definitions.PRESETS))
 def test_averages_go_from_slices_to_subjects(tmp_path, preset):
     images = store(tmp_path / "test.h5")
-    fields = vars(metrics.PRESETS[preset])
+    fields = vars(definitions.PRESETS[preset])
     out = tmp_path / "metrics" / "bicubic.json"
     record = evaluate.evaluate(settings(preset=fields), tmp_path / "test.h5", out)
     expected = by_hand(images, preset)
-    for name in metrics.METRICS:
+    for name in definitions.METRICS:
         subjects = [np.mean([value[name] for value in values]) for values in expected.values()]
         assert record[name]["mean"] == pytest.approx(np.mean(subjects), abs=1e-6)
         assert (record[name]["low"], record[name]["high"]) == (None, None)
@@ -121,7 +122,7 @@ def test_averages_go_from_slices_to_subjects(tmp_path, preset):
     assert record["n_slices"] == (8 if preset == "slice" else 9)
     assert record["slices_without_signal"] == 1
     assert bool(record["left_out"]) == (preset == "slice")
-    assert record["conventions"] == metrics.describe(metrics.PRESETS[preset])
+    assert record["conventions"] == definitions.describe(definitions.PRESETS[preset])
 
 
 def test_labels_and_slices_lie_beside(tmp_path):
@@ -157,7 +158,7 @@ def test_interval_from_six_subjects_on(tmp_path):
         evaluate.evaluate(settings(batch=batch), tmp_path / "test.h5", tmp_path / "x.json")
         for batch in (2, 1)
     )
-    for name in metrics.METRICS:
+    for name in definitions.METRICS:
         assert first[name]["low"] < first[name]["mean"] < first[name]["high"]
         assert first[name] == pytest.approx(second[name])  # seeded
     assert first["interval"] == BOOTSTRAP
@@ -165,14 +166,14 @@ def test_interval_from_six_subjects_on(tmp_path):
 
 def test_real_scans_give_the_known_bicubic_scores(mirror):
     """Central 32 slices of patient 12, T1W at 2x: 31.9 and 32.1 dB, measured independently."""
-    from mrsr.datasets.nifti import read_nifti
+    from mrsr.raw.nifti import read_nifti
 
     for study, expected in ((1, 31.9), (2, 32.1)):
         path = mirror / f"open_ms_data/longitudinal/raw/patient12/study{study}_T1W.nii.gz"
         image = read_nifti(path, subject="12", contrast="T1", organ="brain").image[8:-8]
         lr = degrade(torch.from_numpy(image), 2, "bicubic")
         sr = bicubic(lr, image.shape[1:]).numpy()
-        score = metrics.score(sr, image, metrics.PRESETS["slice"])
+        score = definitions.score(sr, image, definitions.PRESETS["slice"])
         assert score["psnr"] == pytest.approx(expected, abs=0.06)
 
 

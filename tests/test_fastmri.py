@@ -14,9 +14,9 @@ import h5py
 import numpy as np
 import pytest
 
-from mrsr import download
 from mrsr.datasets import fastmri
 from mrsr.errors import UserError
+from mrsr.raw import download
 from publisher import serving
 
 SECRET = "Signature=abc123topsecret"

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr import checkpoint, features, gradients, losses, models
-from mrsr.degrade import degrade, upsample
+from mrsr import checkpoint, models
+from mrsr.compute import Machine
 from mrsr.errors import UserError
-from mrsr.loop import Machine
-from mrsr.sections import Features
+from mrsr.method import features, gradients, losses
+from mrsr.params.schema import Features
+from mrsr.resampling import degrade, upsample
 
 EQ9 = {"adversarial": 1.0, "vit": 1.0, "structure": 1.0, "texture": 0.9}
 COSINES = ("vit", "structure", "texture")

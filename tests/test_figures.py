@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrsr.drawing import comparison, curves
 from mrsr.errors import UserError
-from mrsr.figures import comparison, curves
 
 
 def write_log(path: Path, last: str = "") -> Path:

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mrsr import store
 from mrsr.cli import app
 from mrsr.datasets import folder
-from mrsr.datasets.nifti import write_nifti
 from mrsr.errors import UserError
+from mrsr.raw.nifti import write_nifti
+from mrsr.slices import store
 
 
 def scan(path: Path) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mrsr.errors import UserError
-from mrsr.frozen_table import frozen_table
+from mrsr.tables.frozen import frozen_table
 
 
 def training(folder: Path, best: int) -> Path:

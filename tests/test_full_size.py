@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import config
+from mrsr.params import loading
 
 LIMIT = 12e9  # bytes
 # a step of everything: two (the auto-encoder, which pairs images: four) images, accumulated
@@ -97,7 +97,7 @@ def train(module: str, settings: dict[str, Any], out: Path, *arguments: Any) -> 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)  # a minute of computing; but beside other jobs a core is rarely free
 def test_every_training_takes_a_step_at_full_size(folder: Path, root: Path) -> None:
-    paper = config.load(root / "params.yaml", "paper")
+    paper = loading.load(root / "params.yaml", "paper")
     slices = {
         organ: [
             write_store(folder / organ / f"{split}.h5", (count, side, side), organ)

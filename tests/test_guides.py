@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from mrsr import datasets, guides, slicing, store
+from mrsr import datasets
 from mrsr.datasets import openms, phantom
-from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
-from mrsr.settings import namespace
+from mrsr.params.settings import namespace
+from mrsr.raw.volume import Volume, VolumeRef
+from mrsr.slices import guides, slicing, store
 
 AFFINE = np.array([[0, 0, 1.0, -20], [0, 1.2, 0, 5], [4.0, 0, 0, 9], [0, 0, 0, 1]])
 SHAPE = (6, 30, 26)

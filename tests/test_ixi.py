@@ -13,9 +13,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from mrsr import download
 from mrsr.datasets import ixi
 from mrsr.errors import UserError
+from mrsr.raw import download
 from publisher import serving
 
 EVERYWHERE = [f"IXI{number:03}-Guys-{900 + number:04}" for number in range(10, 15)]

@@ -9,11 +9,11 @@ import h5py
 import numpy as np
 import pytest
 
-from mrsr import slicing, store
-from mrsr.datasets.nifti import read_nifti, write_nifti
-from mrsr.datasets.volume import VolumeRef
 from mrsr.errors import UserError
-from mrsr.slicing import Cut, cut
+from mrsr.raw.nifti import read_nifti, write_nifti
+from mrsr.raw.volume import VolumeRef
+from mrsr.slices import slicing, store
+from mrsr.slices.slicing import Cut, cut
 
 SHAPE = (14, 12, 9)  # x, y, z
 AFFINE = np.diag([1.0, 1.0, 1.0, 1.0])  # no thick axis: only the volume says what a slice is

@@ -11,17 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from mrsr import loop
+from mrsr import compute
+from mrsr.console import clock
 from mrsr.errors import Diverged, UserError
-from mrsr.log import clock
+from mrsr.training import divergence, optimizers, session
 
-MACHINE = loop.Machine(torch.device("cpu"))
+MACHINE = compute.Machine(torch.device("cpu"))
 
 
 def rates(steps: int = 100, **schedule: object) -> list[float]:
     """Learning rates of a run."""
     given = SimpleNamespace(**schedule)
-    return [loop.learning_rate(step, steps, 1.0, given) for step in range(steps)]
+    return [optimizers.learning_rate(step, steps, 1.0, given) for step in range(steps)]
 
 
 def test_schedules() -> None:
@@ -46,7 +47,7 @@ def test_accumulated_gradients_are_those_of_the_batch(size: int) -> None:
     expected = [p.grad.clone() for p in layer.parameters()]
     layer.zero_grad()
     total = 0.0
-    for lr_part, hr_part, portion in loop.micro_batches(lr, hr, size):
+    for lr_part, hr_part, portion in compute.micro_batches(lr, hr, size):
         ((layer(lr_part) - hr_part).abs().mean() * portion).backward()
         total += portion
     assert total == pytest.approx(1)
@@ -61,7 +62,7 @@ def test_decoupled_and_coupled_decay() -> None:
         settings = SimpleNamespace(
             name=name, lr=0.1, betas=[0.9, 0.999], weight_decay=0.5, decoupled=decoupled
         )
-        optimizer = loop.optimizer_for(layer, settings)
+        optimizer = optimizers.optimizer_for(layer, settings)
         layer.weight.grad = torch.zeros(1, 1)
         optimizer.step()
         return layer.weight.item()
@@ -74,49 +75,49 @@ def test_decoupled_and_coupled_decay() -> None:
 
 
 def test_the_watch_names_step_and_term() -> None:
-    watch = loop.Watch(["l1", "vit"], 100.0)
+    watch = divergence.Watch(["l1", "vit"], 100.0)
     watch.add(1, torch.tensor([0.5, 2.0]))
     watch.add(2, torch.tensor([1.5, 4.0]))
     assert watch.means() == {"l1": 1.0, "vit": 3.0}
     assert watch.means() == {}
     for bad in (math.nan, math.inf, -math.inf, 101.0):
         with pytest.raises(Diverged, match=r"step 7: loss term 'vit'"):
-            loop.Watch(["l1", "vit"], 100.0).add(7, torch.tensor([0.5, bad]))
+            divergence.Watch(["l1", "vit"], 100.0).add(7, torch.tensor([0.5, bad]))
 
 
 def test_the_bound_judges_terms_and_not_their_weighted_total() -> None:
-    watch = loop.Watch(["l1", "total"], 100.0)
+    watch = divergence.Watch(["l1", "total"], 100.0)
     watch.add(1, torch.tensor([0.5, 5000.0]))  # a weight of 10,000
     assert watch.means() == {"l1": 0.5, "total": 5000.0}
     with pytest.raises(Diverged, match="loss term 'l1' exploded"):
         watch.add(2, torch.tensor([101.0, 1.0]))
     with pytest.raises(Diverged, match="loss term 'total' is not finite"):
-        loop.Watch(["l1", "total"], 100.0).add(2, torch.tensor([1.0, math.inf]))
+        divergence.Watch(["l1", "total"], 100.0).add(2, torch.tensor([1.0, math.inf]))
 
 
 def test_bad_weights_are_named() -> None:
     layer = nn.Linear(2, 2)
-    loop.check_weights(layer, 3)
+    divergence.check_weights(layer, 3)
     with torch.no_grad():
         layer.bias[1] = math.nan
     with pytest.raises(Diverged, match="step 3: weights of 'bias'"):
-        loop.check_weights(layer, 3)
+        divergence.check_weights(layer, 3)
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_is_noted_and_handlers_are_given_back(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with loop.Stop() as stop:
+    with session.Stop() as stop:
         assert not stop.asked(MACHINE)
         os.kill(os.getpid(), number)
         assert stop.asked(MACHINE) and stop.name == number.name
     assert signal.getsignal(number) is before
 
 
-def start(**changes: object) -> loop.Machine:
+def start(**changes: object) -> compute.Machine:
     """The machine that settings describe."""
     given = {"device": "cpu", "precision": "auto", "channels_last": "auto", "threads": 0}
-    return loop.start(SimpleNamespace(**given | changes))
+    return compute.start(SimpleNamespace(**given | changes))
 
 
 def test_precision_by_device() -> None:
@@ -147,16 +148,16 @@ def test_wrong_machine_settings(changes: dict[str, object], problem: str) -> Non
 def test_a_gpu_that_is_not_there() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
-    assert loop.device_for("auto").type == "cpu"
+    assert compute.device_for("auto").type == "cpu"
     with pytest.raises(UserError, match="no GPU"):
-        loop.device_for("cuda")
+        compute.device_for("cuda")
 
 
 def test_the_batch_divides_among_processes() -> None:
-    pair = loop.Machine(torch.device("cpu"), world=2)
-    assert loop.share(8, pair) == 4
+    pair = compute.Machine(torch.device("cpu"), world=2)
+    assert compute.share(8, pair) == 4
     with pytest.raises(UserError, match="does not divide"):
-        loop.share(7, pair)
+        compute.share(7, pair)
 
 
 def test_clock() -> None:

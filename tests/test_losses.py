@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mrsr import losses
 from mrsr.errors import UserError
+from mrsr.method import losses
 
 SR = torch.tensor([1.0, 2.0, 3.0, 4.0]).reshape(1, 1, 2, 2)
 HR = torch.tensor([1.0, 0.0, 3.0, 8.0]).reshape(1, 1, 2, 2)

@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from mrsr import metrics
 from mrsr.errors import UserError
-from mrsr.metrics import PRESETS, Preset
+from mrsr.metrics import definitions
+from mrsr.metrics.definitions import PRESETS, Preset
 
 
 def images(seed: int = 0, shape: tuple[int, ...] = (3, 40, 53)) -> tuple[np.ndarray, np.ndarray]:
@@ -50,7 +50,7 @@ def test_slices_agree_with_scikit_image(window, size, covariance, border):
         name="x", window=window, window_size=size, covariance=covariance, border=border, k1=0.02
     )
     pred, ref = images()
-    values = metrics.per_slice(pred, ref, preset)
+    values = definitions.per_slice(pred, ref, preset)
     inside = slice(border, -border or None)
     for index in range(len(ref)):
         p, r = pred[index][inside, inside], ref[index][inside, inside]
@@ -74,7 +74,7 @@ def test_ssim_averages_over_the_area_where_the_window_fits():
         use_sample_covariance=False,
         full=True,
     )
-    value = metrics.ssim(pred, ref, 2.0, PRESETS["slice"])
+    value = definitions.ssim(pred, ref, 2.0, PRESETS["slice"])
     assert value == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-10)
     assert abs(value - full.mean()) > 1e-6  # so the area matters
 
@@ -89,13 +89,13 @@ def test_fastmri_preset_is_fastmris_definition():
         ),
         "nmse": np.linalg.norm(ref - pred) ** 2 / np.linalg.norm(ref) ** 2,
     }
-    assert metrics.score(pred, ref, PRESETS["fastmri"]) == pytest.approx(expected, abs=1e-10)
+    assert definitions.score(pred, ref, PRESETS["fastmri"]) == pytest.approx(expected, abs=1e-10)
 
 
 def test_known_values():
     ref = np.full((1, 16, 16), 2.0)
     pred = ref + 0.2
-    value = metrics.score(pred, ref, PRESETS["slice"])
+    value = definitions.score(pred, ref, PRESETS["slice"])
     assert value["psnr"] == pytest.approx(20.0)
     assert value["nmse"] == pytest.approx(0.01)
     # constant images: only the luminance term is left
@@ -105,37 +105,37 @@ def test_known_values():
 
 def test_identical_images_are_finite():
     _, ref = images()
-    assert math.isinf(metrics.psnr(ref, ref, 1.0, PRESETS["slice"]))
+    assert math.isinf(definitions.psnr(ref, ref, 1.0, PRESETS["slice"]))
     for preset in PRESETS.values():
-        value = metrics.score(ref, ref, preset)
-        assert value == {"psnr": metrics.PSNR_CAP, "ssim": pytest.approx(1), "nmse": 0}
+        value = definitions.score(ref, ref, preset)
+        assert value == {"psnr": definitions.PSNR_CAP, "ssim": pytest.approx(1), "nmse": 0}
 
 
 def test_slices_without_signal_are_left_out_of_slice_averages():
     pred, ref = images()
     blank = np.zeros((1, *ref.shape[1:]))
     more_pred, more_ref = np.concatenate([blank + 0.1, pred]), np.concatenate([blank, ref])
-    values = metrics.per_slice(more_pred, more_ref, PRESETS["slice"])
+    values = definitions.per_slice(more_pred, more_ref, PRESETS["slice"])
     assert all(np.isnan(v[0]) and not np.isnan(v[1:]).any() for v in values.values())
-    assert metrics.score(more_pred, more_ref, PRESETS["slice"]) == pytest.approx(
-        metrics.score(pred, ref, PRESETS["slice"])
+    assert definitions.score(more_pred, more_ref, PRESETS["slice"]) == pytest.approx(
+        definitions.score(pred, ref, PRESETS["slice"])
     )
     assert (
-        metrics.score(more_pred, more_ref, PRESETS["volume"])["psnr"]
-        != metrics.score(pred, ref, PRESETS["volume"])["psnr"]
+        definitions.score(more_pred, more_ref, PRESETS["volume"])["psnr"]
+        != definitions.score(pred, ref, PRESETS["volume"])["psnr"]
     )
     for preset in PRESETS.values():
         with pytest.raises(UserError, match="nothing to measure"):
-            metrics.score(pred, np.zeros_like(ref), preset)
+            definitions.score(pred, np.zeros_like(ref), preset)
 
 
 def test_clip_limits_both_images_to_the_range():
     pred, ref = images()
     preset = dataclasses.replace(PRESETS["volume"], data_range="one", clip=True)
-    expected = metrics.score(
+    expected = definitions.score(
         pred.clip(0, 1), ref.clip(0, 1), dataclasses.replace(preset, clip=False)
     )
-    assert metrics.score(pred, ref, preset) == expected
+    assert definitions.score(pred, ref, preset) == expected
 
 
 @pytest.mark.parametrize(
@@ -151,14 +151,14 @@ def test_clip_limits_both_images_to_the_range():
 )
 def test_bad_images_are_refused(pred, ref, message):
     with pytest.raises(UserError, match=message):
-        metrics.score(pred, ref, PRESETS["slice"])
+        definitions.score(pred, ref, PRESETS["slice"])
 
 
 def test_presets_come_from_names_and_settings():
-    assert metrics.preset("fastmri") is PRESETS["fastmri"]
+    assert definitions.preset("fastmri") is PRESETS["fastmri"]
     fields = {"name": "mine", "border": 2}
-    assert metrics.preset(fields) == metrics.preset(SimpleNamespace(**fields))
-    assert metrics.preset(dataclasses.asdict(PRESETS["slice"])) == PRESETS["slice"]
+    assert definitions.preset(fields) == definitions.preset(SimpleNamespace(**fields))
+    assert definitions.preset(dataclasses.asdict(PRESETS["slice"])) == PRESETS["slice"]
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_presets_come_from_names_and_settings():
 )
 def test_bad_presets_are_refused(value, message):
     with pytest.raises(UserError, match=message):
-        metrics.preset(value)
+        definitions.preset(value)
 
 
 def test_caption_states_every_convention():
@@ -192,7 +192,9 @@ def test_caption_states_every_convention():
         {"covariance": "sample"},
         {"clip": True},
     ):
-        assert metrics.describe(dataclasses.replace(base, **change)) != metrics.describe(base)
+        assert definitions.describe(dataclasses.replace(base, **change)) != definitions.describe(
+            base
+        )
 
 
 presets = st.sampled_from(list(PRESETS.values()))
@@ -203,8 +205,8 @@ seeds = st.integers(0, 2**32 - 1)
 @given(seed=seeds, factor=st.floats(1e-3, 1e4), preset=presets)
 def test_values_do_not_depend_on_the_unit_of_intensity(seed, factor, preset):
     pred, ref = images(seed, (2, 15, 18))
-    assert metrics.score(pred * factor, ref * factor, preset) == pytest.approx(
-        metrics.score(pred, ref, preset), rel=1e-8
+    assert definitions.score(pred * factor, ref * factor, preset) == pytest.approx(
+        definitions.score(pred, ref, preset), rel=1e-8
     )
 
 
@@ -212,8 +214,8 @@ def test_values_do_not_depend_on_the_unit_of_intensity(seed, factor, preset):
 @given(seed=seeds, preset=presets)
 def test_values_follow_turns_and_flips(seed, preset):
     pred, ref = images(seed, (2, 15, 18))
-    turned = metrics.score(pred[:, ::-1].swapaxes(1, 2), ref[:, ::-1].swapaxes(1, 2), preset)
-    assert turned == pytest.approx(metrics.score(pred, ref, preset), rel=1e-9)
+    turned = definitions.score(pred[:, ::-1].swapaxes(1, 2), ref[:, ::-1].swapaxes(1, 2), preset)
+    assert turned == pytest.approx(definitions.score(pred, ref, preset), rel=1e-9)
 
 
 @settings(max_examples=25, deadline=None)
@@ -221,9 +223,9 @@ def test_values_follow_turns_and_flips(seed, preset):
 def test_more_error_is_worse_and_ssim_is_symmetric(seed, preset):
     pred, ref = images(seed, (2, 15, 18))
     near, far = ref + 0.5 * (pred - ref), ref + 2 * (pred - ref)
-    better, worse = metrics.score(near, ref, preset), metrics.score(far, ref, preset)
+    better, worse = definitions.score(near, ref, preset), definitions.score(far, ref, preset)
     assert better["psnr"] - worse["psnr"] == pytest.approx(20 * math.log10(4), abs=1e-9)
     assert worse["nmse"] == pytest.approx(16 * better["nmse"])
     assert worse["ssim"] < better["ssim"] <= 1
-    forth, back = (metrics.ssim(a, b, 3.0, preset) for a, b in ((pred, ref), (ref, pred)))
+    forth, back = (definitions.ssim(a, b, 3.0, preset) for a, b in ((pred, ref), (ref, pred)))
     assert forth == pytest.approx(back, abs=1e-12)

@@ -102,7 +102,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 # forked when MLflow is imported: eight processes begin within milliseconds
 AT_ONCE = """
 import os, sys
-import mlflow.artifacts, mrsr.figures
+import mlflow.artifacts, mrsr.drawing
 from mrsr import tracking
 tracking._client(tracking.store_uri())
 children = []

@@ -10,7 +10,7 @@ from torch import nn
 
 from mrsr import models
 from mrsr.errors import UserError
-from mrsr.models.edsr import Upsampler
+from mrsr.models.layers import Upsampler
 
 SMALL = {"features": 4, "blocks": 2}
 

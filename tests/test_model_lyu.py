@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from mrsr import models
-from mrsr.degrade import bicubic, upsample
 from mrsr.errors import UserError
 from mrsr.models import lyu
+from mrsr.resampling import bicubic, upsample
 
 SMALL = {"features": 4, "blocks": 1}
 VARIANTS = [{}, {"progressive": False}, {"fusion": "pixels"}, {"skip": "bicubic"}]

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr import models
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
 from mrsr.models import t2net
+from mrsr.resampling import upsample
 
 SMALL = {"features": 6, "blocks": 2}
 LINKED = [SMALL, SMALL | {"window": 4}]

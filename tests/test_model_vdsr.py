@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from mrsr import models
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
+from mrsr.resampling import upsample
 
 SMALL = {"features": 4, "layers": 4}
 

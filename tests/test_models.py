@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mrsr import models
-from mrsr.degrade import degrade, upsample
 from mrsr.errors import UserError
+from mrsr.resampling import degrade, upsample
 
 SCALES = (2, 3, 4, 8)
 # small, and each option at each of its values

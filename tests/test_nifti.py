@@ -13,9 +13,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from mrsr.datasets.nifti import is_nifti, read_nifti, stem, write_nifti
-from mrsr.datasets.volume import Volume
 from mrsr.errors import UserError, one_line
+from mrsr.raw.nifti import is_nifti, read_nifti, stem, write_nifti
+from mrsr.raw.volume import Volume
 
 NAMES = {"subject": "anna", "contrast": "T1", "organ": "brain"}
 

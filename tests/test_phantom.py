@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import degrade
-from mrsr.datasets import fastmri_file, phantom, phantom_knee, smooth
+from mrsr import resampling
+from mrsr.datasets import phantom
 from mrsr.errors import UserError
 from mrsr.files import sha256
+from mrsr.raw import fastmri_file, phantom_knee, smooth
 
 SETTINGS = SimpleNamespace(
     **phantom.SETTINGS
@@ -42,7 +43,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def bicubic_psnr(image: np.ndarray, scale: int) -> float:
     """Mean over slices of (slices, h, w), slice maximum as data range."""
     hr = torch.from_numpy(image)[:, None]
-    sr = degrade.upsample(degrade.degrade(hr, scale, "bicubic"), scale)
+    sr = resampling.upsample(resampling.degrade(hr, scale, "bicubic"), scale)
     error = (sr - hr).square().mean((1, 2, 3))
     return float((10 * torch.log10(hr.amax((1, 2, 3)).square() / error)).mean())
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from mrsr import config
+from mrsr.params import loading
 from project import (
     check_long_table,
     commit,
@@ -218,5 +218,5 @@ def test_every_experiment_plans(smoke: Path, mirror: Path) -> None:
 
 def test_the_cluster_profile_is_found_and_parses(smoke: Path) -> None:
     printed = run(smoke, "snakemake", "--profile", "slurm", "all", "--dry-run").stdout
-    cells = config.load(smoke / "params.yaml", "paper").cells  # unless told otherwise
+    cells = loading.load(smoke / "params.yaml", "paper").cells  # unless told otherwise
     assert planned_jobs(printed)["evaluate"] == len(cells)

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mrsr import cli, config
+from mrsr import cli
 from mrsr.errors import UserError
-from mrsr.plan import estimate, rates, sizes
-from mrsr.plan import jobs as plan_jobs
-from mrsr.plan.jobs import Cost, Job, Place, key_of, parse, settings_of, wall
-from mrsr.plan.rates import Rate, choose
-from mrsr.plan.text import report
+from mrsr.ops.plan import estimate, rates, sizes
+from mrsr.ops.plan import jobs as plan_jobs
+from mrsr.ops.plan.jobs import Cost, Job, Place, key_of, parse, settings_of, wall
+from mrsr.ops.plan.rates import Rate, choose
+from mrsr.ops.plan.text import report
+from mrsr.params import loading
 from project import copy_project, planned_jobs, run, snakemake
 
 DRY = """\
@@ -57,7 +58,7 @@ ONE = Place(CPU, cores=1)
 
 @pytest.fixture
 def demo(root: Path) -> object:
-    return config.load(root / "params.yaml", "demo")
+    return loading.load(root / "params.yaml", "demo")
 
 
 def train(method: str = "srcnn", scale: str = "2") -> Job:
@@ -76,7 +77,7 @@ def test_a_dry_run_is_read() -> None:
     assert jobs[1].inputs == jobs[2].outputs
 
 
-def test_nothing_to_do_costs_nothing(demo: config.InForce) -> None:
+def test_nothing_to_do_costs_nothing(demo: loading.InForce) -> None:
     assert parse("Building DAG of jobs...\nNothing to be done.\n") == []
     assert report("all", demo, [], [], ONE).endswith("nothing to do\n")
 
@@ -128,7 +129,7 @@ def test_a_circle_is_refused() -> None:
         wall(two, [1, 1], ONE)
 
 
-def test_seconds_of_a_training(demo: config.InForce) -> None:
+def test_seconds_of_a_training(demo: loading.InForce) -> None:
     settings = settings_of(demo, train())  # 300 steps, a validation of 8 slices every 100
     rate = Rate(rule="train_sr", key="", device=CPU, step=0.5, fixed=7, check=2, checked=4)
     found = estimate._timed("train_sr", settings, rate, None)
@@ -136,7 +137,7 @@ def test_seconds_of_a_training(demo: config.InForce) -> None:
     assert estimate._timed("train_sr", settings, None, None).seconds is None
 
 
-def test_seconds_of_an_evaluation_and_of_a_volumes_own_training(demo: config.InForce) -> None:
+def test_seconds_of_an_evaluation_and_of_a_volumes_own_training(demo: loading.InForce) -> None:
     geometry = sizes.geometry(demo, "phantom_t1", Path("absent"))
     rate = Rate(rule="evaluate", key="", device=CPU, step=0.1, fixed=5)
     assert estimate._timed("evaluate", {}, rate, geometry).seconds == pytest.approx(5 + 256 * 0.1)
@@ -146,15 +147,15 @@ def test_seconds_of_an_evaluation_and_of_a_volumes_own_training(demo: config.InF
     assert estimate._timed("evaluate", {}, rate, None).seconds is None  # not sliced, size not known
 
 
-def test_what_takes_as_long_has_one_key(root: Path, demo: config.InForce) -> None:
-    def key(method: str, scale: str = "2", of: config.InForce = demo) -> str:
+def test_what_takes_as_long_has_one_key(root: Path, demo: loading.InForce) -> None:
+    def key(method: str, scale: str = "2", of: loading.InForce = demo) -> str:
         return key_of(of, train(method, scale))
 
     assert key("srcnn") != key("srresnet") != key("proposed")
     assert key("srresnet") != key("srresnet", "4")
     assert key("proposed") != key("no_vit")
     # rates and decay do not change what a step takes, nor does the dataset or the seed
-    assert key("srresnet", of=config.load(root / "params.yaml", "smoke")) != key("srresnet")
+    assert key("srresnet", of=loading.load(root / "params.yaml", "smoke")) != key("srresnet")
     settings = settings_of(demo, train("srresnet"))
     slower = {**settings, "steps": 9, "seed": 3, "dataset": "openms_t1", "losses": {"l1": 7}}
     assert rates.speed("train_sr", slower) == rates.speed("train_sr", settings)
@@ -187,7 +188,7 @@ def test_devices() -> None:
         rates.device_for("abacus")
 
 
-def written_run(folder: Path, demo: config.InForce, seconds: float) -> None:
+def written_run(folder: Path, demo: loading.InForce, seconds: float) -> None:
     """A finished training's log and benchmark file; 100 steps of 8 images, 16 a second."""
     settings = settings_of(demo, train())
     lines = [
@@ -202,7 +203,7 @@ def written_run(folder: Path, demo: config.InForce, seconds: float) -> None:
     log.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
-def test_runs_on_disk_give_rates(tmp_path: Path, demo: config.InForce) -> None:
+def test_runs_on_disk_give_rates(tmp_path: Path, demo: loading.InForce) -> None:
     written_run(tmp_path, demo, 59.0)
     there = (tmp_path / "results", tmp_path / "logs")
     (pulled,) = rates.from_runs(*there)
@@ -217,7 +218,7 @@ def test_runs_on_disk_give_rates(tmp_path: Path, demo: config.InForce) -> None:
     assert ours.check == pytest.approx((59 - 50) / 3)  # 300 steps would have had three
 
 
-def test_a_damaged_log_is_passed_over(tmp_path: Path, demo: config.InForce) -> None:
+def test_a_damaged_log_is_passed_over(tmp_path: Path, demo: loading.InForce) -> None:
     written_run(tmp_path, demo, 59.0)
     log = next(tmp_path.rglob("log.jsonl"))
     log.write_text(log.read_text()[:-30])
@@ -237,17 +238,17 @@ def test_measurements_are_kept(tmp_path: Path) -> None:
     assert rates.read_measured(path) == []
 
 
-def test_sizes(root: Path, demo: config.InForce) -> None:
+def test_sizes(root: Path, demo: loading.InForce) -> None:
     nowhere = Path("absent")
     brain = sizes.geometry(demo, "phantom_t1", nowhere)
     assert brain is not None
     assert (brain.count("train"), brain.count("test"), brain.labels) == (192, 256, True)
     # 25.2 MB measured, with labels
     assert brain.bytes() == pytest.approx(25.2e6, rel=0.02)
-    smoke = sizes.geometry(config.load(root / "params.yaml", "smoke"), "phantom_t1", nowhere)
+    smoke = sizes.geometry(loading.load(root / "params.yaml", "smoke"), "phantom_t1", nowhere)
     assert smoke is not None
     assert (smoke.volumes["test"], smoke.slices) == (2, 16)
-    paper = config.load(root / "params.yaml", "paper")
+    paper = loading.load(root / "params.yaml", "paper")
     ixi = sizes.geometry(paper, "ixi_t1", nowhere)
     assert ixi is not None
     assert (ixi.count("train"), ixi.height, ixi.width) == (48000, 240, 240)
@@ -261,7 +262,7 @@ def test_sizes(root: Path, demo: config.InForce) -> None:
     assert sizes.shown(1.4e10) == "14 GB"
 
 
-def test_parameters_are_the_networks(demo: config.InForce) -> None:
+def test_parameters_are_the_networks(demo: loading.InForce) -> None:
     from mrsr import models
 
     settings = settings_of(demo, train())
@@ -272,7 +273,7 @@ def test_parameters_are_the_networks(demo: config.InForce) -> None:
     assert (found.disk, found.running) == (8 * count, 32 * count)
 
 
-def test_the_report_adds_up(demo: config.InForce) -> None:
+def test_the_report_adds_up(demo: loading.InForce) -> None:
     jobs = [train("srcnn"), train("srresnet"), Job("write_tables", outputs=("t",))]
     known = [Cost(3600.0, "run demo", 1e6), Cost(1800.0, "run demo", 2e6), Cost(36.0)]
     text = report("all", demo, jobs, known, ONE)

@@ -19,7 +19,7 @@ GUIDED = '''"""A toy that sees a second contrast: one convolution over both."""
 import torch
 from torch import nn
 
-from mrsr.degrade import upsample
+from mrsr.resampling import upsample
 
 GUIDED = True
 SCALES = (2,)

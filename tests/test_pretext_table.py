@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from mrsr.cli import app
 from mrsr.errors import UserError
-from mrsr.pretext_table import pretext_table
+from mrsr.tables.pretexts import pretext_table
 
 
 def training(

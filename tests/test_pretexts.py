@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import pretexts, segmentation
 from mrsr.errors import UserError
+from mrsr.method import contrastive_task, masked_task, organ_task, segmentation
 from mrsr.models import unetr
 
 
@@ -55,7 +55,7 @@ def test_dice_scores() -> None:
 
 
 def test_organ_head_starts_at_zero_and_learns() -> None:
-    network = pretexts.Organ(encoder(), 3)
+    network = organ_task.Organ(encoder(), 3)
     assert sum(p.abs().sum() for p in network.head.parameters()) == 0
     assert network.head.weight.shape == (3, 16)
     organs = torch.tensor([0, 1, 2, 0, 1, 2])
@@ -63,14 +63,14 @@ def test_organ_head_starts_at_zero_and_learns() -> None:
     assert loss.item() == pytest.approx(math.log(3))
     loss.backward()
     assert network.head.weight.grad.abs().max() > 0
-    assert pretexts.organ_scores(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 2])) == {
+    assert organ_task.organ_scores(torch.tensor([0, 0, 0, 1]), torch.tensor([0, 0, 0, 2])) == {
         "accuracy": 0.75,
         "balanced_accuracy": 0.5,
     }
 
 
 def test_masked_pixels_alone_are_predicted_and_cannot_be_seen() -> None:
-    network = pretexts.Masked(encoder(), 0.5)
+    network = masked_task.Masked(encoder(), 0.5)
     hr = images()
     same, mask = network.prepare(hr, hr, torch.zeros(6), np.random.default_rng(0))
     assert torch.equal(same, hr) and mask.shape == (6, 4) and (mask.sum(dim=1) == 2).all()
@@ -89,7 +89,7 @@ def test_masked_pixels_alone_are_predicted_and_cannot_be_seen() -> None:
 
 
 def test_contrastive_by_hand() -> None:
-    network = pretexts.Contrastive(encoder(), 0.5)
+    network = contrastive_task.Contrastive(encoder(), 0.5)
     one, two = images(3, 1), images(3, 2)
     codes = network.head(network.encoder(torch.cat([one, two]))[-1].mean(dim=1))
     codes = torch.nn.functional.normalize(codes, dim=1).detach()
@@ -105,7 +105,7 @@ def test_contrastive_by_hand() -> None:
 
 def test_either_version_is_seen() -> None:
     hr, degraded = torch.ones(50, 1, 2, 2), torch.zeros(50, 1, 2, 2)
-    seen, _ = pretexts.Organ(encoder(), 2).prepare(
+    seen, _ = organ_task.Organ(encoder(), 2).prepare(
         hr, degraded, torch.zeros(50), np.random.default_rng(0)
     )
     assert 10 < seen[:, 0, 0, 0].sum() < 40
@@ -115,7 +115,7 @@ def test_either_version_is_seen() -> None:
 def test_histogram_classifier_sees_intensities_and_no_shape() -> None:
     dark, bright = 0.3 * images(20, 1), 0.3 * images(20, 2) + 0.6
     organs = torch.tensor([0] * 20 + [1] * 20)
-    classify = pretexts.histogram_classifier(torch.cat([dark, bright]), organs, 2)
+    classify = organ_task.histogram_classifier(torch.cat([dark, bright]), organs, 2)
     assert torch.equal(classify(torch.cat([0.3 * images(3, 5), 0.3 * images(3, 6) + 0.6])),
                        torch.tensor([0, 0, 0, 1, 1, 1]))  # fmt: skip
 
@@ -123,8 +123,8 @@ def test_histogram_classifier_sees_intensities_and_no_shape() -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: pretexts.Masked(encoder(), 1.0),
-        lambda: pretexts.Contrastive(encoder(), 0.0),
+        lambda: masked_task.Masked(encoder(), 1.0),
+        lambda: contrastive_task.Contrastive(encoder(), 0.0),
     ],
 )
 def test_numbers_out_of_range(make: object) -> None:

@@ -23,9 +23,11 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, losses, resume, train_sr
+from mrsr import checkpoint
+from mrsr.compute import Machine
 from mrsr.errors import INTERRUPTED
-from mrsr.loop import Machine
+from mrsr.method import losses
+from mrsr.training import resume, train_sr
 
 
 def write_store(path: Path, seed: int, slices: int = 5, size: int = 32) -> None:

@@ -9,9 +9,9 @@ import nibabel
 import numpy as np
 import pytest
 
-from mrsr import metrics
 from mrsr.errors import UserError, one_line
-from mrsr.score import score_files
+from mrsr.metrics import definitions
+from mrsr.scan.score import score_files
 
 
 @pytest.fixture
@@ -36,10 +36,10 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Pat
     return path
 
 
-@pytest.mark.parametrize("name", list(metrics.PRESETS))
+@pytest.mark.parametrize("name", list(definitions.PRESETS))
 def test_every_format_gives_the_same(tmp_path, arrays, name):
     pred, ref = arrays
-    expected = metrics.score(pred, ref, metrics.preset(name))
+    expected = definitions.score(pred, ref, definitions.preset(name))
     for left in ("p.npy", "p.h5", "p.nii.gz"):
         for right in ("r.nii", "r.npy"):
             result = score_files(save(tmp_path / left, pred), save(tmp_path / right, ref), name)
@@ -60,7 +60,10 @@ def test_one_slice_and_a_named_dataset(tmp_path, arrays):
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file["a/target"], file["a/other"] = ref[1], pred[1]
     result = score_files(tmp_path / "p.npy", Path(f"{tmp_path}/r.h5:a/target"), "slice")
-    assert result["psnr"] == metrics.score(pred[1:2], ref[1:2], metrics.PRESETS["slice"])["psnr"]
+    assert (
+        result["psnr"]
+        == definitions.score(pred[1:2], ref[1:2], definitions.PRESETS["slice"])["psnr"]
+    )
     with pytest.raises(UserError, match=r"r.h5:NAME.*a/other, a/target"):
         score_files(tmp_path / "p.npy", tmp_path / "r.h5", "slice")
 

@@ -17,11 +17,11 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from mrsr import slicing, splits, store
 from mrsr.datasets import openms
-from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
-from mrsr.settings import namespace
+from mrsr.params.settings import namespace
+from mrsr.raw.volume import Volume, VolumeRef
+from mrsr.slices import slicing, splits, store
 
 HASH = {"kind": "hash", "fractions": [0.4, 0.3, 0.3], "seed": 0}
 BY_NAME = {

@@ -14,7 +14,7 @@ import pytest
 
 from mrsr import cli
 from mrsr.errors import UserError
-from mrsr.tables import COLUMNS, paper, print_table, write_tables
+from mrsr.tables.tables import COLUMNS, paper, print_table, write_tables
 from project import check_long_table
 
 PRESET = {

@@ -11,17 +11,19 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from mrsr import checkpoint, config, models, timings
+from mrsr import checkpoint, models
 from mrsr.cli import app
 from mrsr.errors import UserError
-from mrsr.in_force import InForce
+from mrsr.params import loading
+from mrsr.params.experiment import InForce
+from mrsr.tables import timings
 
 SIZES = timings.Sizes(volume=(16, 48, 40), image=40, output=48)
 
 
 @pytest.fixture
 def smoke(root: Path) -> InForce:
-    return config.load(root / "params.yaml", "smoke")
+    return loading.load(root / "params.yaml", "smoke")
 
 
 def write_experiment(folder: Path, smoke: InForce, *names: str) -> Path:
@@ -96,7 +98,7 @@ def test_what_cannot_be_timed_is_said(smoke: InForce, tmp_path: Path, root: Path
     with pytest.raises(UserError, match="run `snakemake checkpoints --config experiment=smoke`"):
         timings.parts(smoke, tmp_path)
     with pytest.raises(UserError, match="has no method proposed"):
-        timings.parts(config.load(root / "params.yaml", "openms"), None)
+        timings.parts(loading.load(root / "params.yaml", "openms"), None)
     with pytest.raises(UserError, match="Markdown goes beside it"):
         timings.write([], tmp_path / "t.md", title="", device="", threads=1)
 

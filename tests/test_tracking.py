@@ -12,9 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from mrsr import tracking
 from mrsr.errors import UserError
-from mrsr.tables import write_tables
+from mrsr.tables.tables import write_tables
+from mrsr.tracking import delivery, store
 
 SETTINGS = {
     **{"experiment": "demo", "dataset": "phantom_t1", "scale": 2, "method": "srcnn"},
@@ -31,7 +31,7 @@ PRESET = {
 def empty_store(tmp_path_factory):
     """A store initialised once; tests copy it."""
     file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    assert tracking.init_store(f"sqlite:///{file}")
+    assert store.init_store(f"sqlite:///{file}")
     return file
 
 
@@ -90,7 +90,7 @@ def evaluation(folder: Path, value: dict) -> Path:
 
 
 def runs(uri, stage):
-    client = tracking._client(uri)
+    client = store._client(uri)
     found = client.get_experiment_by_name("demo")
     return client, client.search_runs([found.experiment_id], f"tags.stage = '{stage}'")
 
@@ -102,12 +102,12 @@ def history(client, run, name):
 
 def test_a_training_arrives_once_in_whatever_pieces(tmp_path, uri, capsys):
     folder = tmp_path / "srcnn"
-    assert tracking.deliver(training(folder, log_lines([1, 2, 3]), tail='{"time": 1'), None, uri)
+    assert delivery.deliver(training(folder, log_lines([1, 2, 3]), tail='{"time": 1'), None, uri)
     # killed, gone on from step 2: step 3 is written again, at another time
     again = log_lines([1, 2]) + log_lines([3, 4, 5, 6], when=2000.0)[1:]
     training(folder, again, end=True)
     for _ in range(3):
-        assert tracking.deliver(folder, None, uri)
+        assert delivery.deliver(folder, None, uri)
     client, (run,) = runs(uri, "training")
     assert history(client, run, "train/total") == [
         *((step, 1 / step, 1_001_000 + 1000 * (step - 1)) for step in (1, 2, 3)),
@@ -125,9 +125,9 @@ def test_a_training_arrives_once_in_whatever_pieces(tmp_path, uri, capsys):
 
 
 def test_a_delivery_killed_between_two_batches_is_completed(tmp_path, uri, monkeypatch):
-    monkeypatch.setattr(tracking, "CHUNK", 4)
+    monkeypatch.setattr(delivery, "CHUNK", 4)
     folder = training(tmp_path / "srcnn", log_lines(range(1, 7)), end=True)
-    points, sent = tracking._points, []
+    points, sent = delivery._points, []
 
     def killed(*arguments):
         sent.append(arguments)
@@ -135,10 +135,10 @@ def test_a_delivery_killed_between_two_batches_is_completed(tmp_path, uri, monke
             raise OSError("killed")
         return points(*arguments)
 
-    monkeypatch.setattr(tracking, "_points", killed)
-    assert not tracking.deliver(folder, None, uri)
-    monkeypatch.setattr(tracking, "_points", points)
-    assert tracking.deliver(folder, None, uri)
+    monkeypatch.setattr(delivery, "_points", killed)
+    assert not delivery.deliver(folder, None, uri)
+    monkeypatch.setattr(delivery, "_points", points)
+    assert delivery.deliver(folder, None, uri)
     client, (run,) = runs(uri, "training")
     assert [step for step, *_ in history(client, run, "train/total")] == [1, 2, 3, 4, 5, 6]
 
@@ -154,7 +154,7 @@ def test_a_run_that_a_dying_server_made_twice_is_one(tmp_path, uri, monkeypatch)
 
     monkeypatch.setattr(MlflowClient, "create_run", twice)
     folder = training(tmp_path / "srcnn", log_lines([1, 2]), end=True)
-    assert tracking.deliver(folder, None, uri) and tracking.deliver(folder, None, uri)
+    assert delivery.deliver(folder, None, uri) and delivery.deliver(folder, None, uri)
     client, (run,) = runs(uri, "training")
     assert [step for step, *_ in history(client, run, "train/total")] == [1, 2]
 
@@ -165,12 +165,12 @@ def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
         for method, scale, psnr in (("bicubic", 2, 31.1), ("srcnn", 2, 33.3), ("srcnn", 4, 27.2))
     ]
     old = evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 1.0))
-    assert tracking.deliver(old, None, uri)
+    assert delivery.deliver(old, None, uri)
     evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 27.2))  # measured again
     training(tmp_path / "results" / "demo" / "checkpoints", log_lines([1, 2]), end=True)
     (tmp_path / "results" / "demo" / "other.json").write_text("{}")
-    assert tracking.sync(tmp_path / "results" / "demo", uri) == (4, 0)
-    assert tracking.sync(tmp_path / "results", uri) == (4, 0)
+    assert delivery.sync(tmp_path / "results" / "demo", uri) == (4, 0)
+    assert delivery.sync(tmp_path / "results", uri) == (4, 0)
     assert len(runs(uri, "evaluation")[1]) == 4  # the old measurement stays, as a run
 
     methods = [{"key": key, "label": key, "kind": "baseline"} for key in ("bicubic", "srcnn")]
@@ -179,7 +179,7 @@ def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
         **{"datasets": {"phantom_t1": "Phantom T1"}, "methods": methods, "preset": PRESET},
     }
     local = write_tables(files, settings, tmp_path / "local")
-    stored = write_tables(tracking.from_mlflow("demo", uri), settings, tmp_path / "stored")
+    stored = write_tables(delivery.from_mlflow("demo", uri), settings, tmp_path / "stored")
     assert [file.name for file in local] == [file.name for file in stored]
     for left, right in zip(local, stored, strict=True):
         assert left.read_bytes() == right.read_bytes()
@@ -190,11 +190,11 @@ def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
     assert run.data.metrics["psnr.mean"] == pytest.approx(27.2)
     # an older measurement brought back (dvc checkout) is the current one again
     evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 1.0))
-    assert tracking.deliver(old, None, uri)
-    current = {(r["method"], r["scale"]): r["psnr"] for r in tracking.from_mlflow("demo", uri)}
+    assert delivery.deliver(old, None, uri)
+    current = {(r["method"], r["scale"]): r["psnr"] for r in delivery.from_mlflow("demo", uri)}
     assert len(current) == 3 and current["srcnn", 4]["mean"] == 1.0
     with pytest.raises(UserError, match="no evaluations of experiment 'paper'"):
-        tracking.from_mlflow("paper", uri)
+        delivery.from_mlflow("paper", uri)
 
 
 def test_a_dead_server_costs_one_line_and_seconds(tmp_path, capsys):
@@ -202,15 +202,15 @@ def test_a_dead_server_costs_one_line_and_seconds(tmp_path, capsys):
     folder = training(tmp_path / "results" / "demo" / "srcnn", log_lines([1, 2]))
     evaluation(tmp_path / "results" / "demo", record())
     began = time.monotonic()
-    assert not tracking.deliver(folder, None, uri)
+    assert not delivery.deliver(folder, None, uri)
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "127.0.0.1:9" in error and "secret" not in error
-    assert not tracking.deliver(folder, None, uri)  # the next minute's: said already
+    assert not delivery.deliver(folder, None, uri)  # the next minute's: said already
     assert capsys.readouterr().err == ""
-    assert tracking.sync(tmp_path / "results", uri) == (0, 2)
+    assert delivery.sync(tmp_path / "results", uri) == (0, 2)
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as stop:
-        tracking.from_mlflow("demo", uri)
+        delivery.from_mlflow("demo", uri)
     assert "secret" not in str(stop.value)
     assert time.monotonic() - began < 60
 
@@ -219,38 +219,36 @@ def test_off_and_broken_inputs(tmp_path, uri, capsys, monkeypatch):
     folder = training(tmp_path / "results" / "demo" / "srcnn", log_lines([1]))
     with monkeypatch.context() as patch:
         patch.setenv("MRSR_TRACKING", "off")
-        assert tracking.init_store(f"sqlite:///{tmp_path}/none.db")
-        assert tracking.deliver(tmp_path, None, f"sqlite:///{tmp_path}/none.db") is False
+        assert store.init_store(f"sqlite:///{tmp_path}/none.db")
+        assert delivery.deliver(tmp_path, None, f"sqlite:///{tmp_path}/none.db") is False
         assert not (tmp_path / "none.db").exists()
     off = SimpleNamespace(tracking=SimpleNamespace(enabled=False))
-    assert not tracking.deliver(folder, off, "sqlite:////no/such/folder/x.db")
+    assert not delivery.deliver(folder, off, "sqlite:////no/such/folder/x.db")
     assert capsys.readouterr().err == ""
     (folder / "log.jsonl").write_text("garbage\n")
     evaluation(tmp_path / "results" / "demo", record())
-    assert tracking.sync(tmp_path / "results", uri) == (
+    assert delivery.sync(tmp_path / "results", uri) == (
         1,
         1,
     )  # the broken one does not keep the other
     assert "line 1: not a JSON object" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
-    assert not tracking.deliver(folder, None, uri)
+    assert not delivery.deliver(folder, None, uri)
     assert "is not installed" in capsys.readouterr().err
     with pytest.raises(UserError, match="no folder"):
-        tracking.sync(tmp_path / "none")
+        delivery.sync(tmp_path / "none")
 
 
 def test_a_store_that_is_no_database_is_a_warning(tmp_path, capsys):
     (tmp_path / "bad.db").write_text("not a database, but longer than a header " * 20)
     uri = f"sqlite:///{tmp_path / 'bad.db'}"
-    assert not tracking.init_store(uri)
-    assert not tracking.deliver(evaluation(tmp_path, record()), None, uri)
+    assert not store.init_store(uri)
+    assert not delivery.deliver(evaluation(tmp_path, record()), None, uri)
     assert capsys.readouterr().err.count("warning: ") == 2
 
 
 def test_importing_needs_the_standard_library_alone():
-    code = (
-        "import sys, mrsr.tracking; bad = {'mlflow', 'tqdm', 'torch', 'numpy'} & set(sys.modules)"
-    )
+    code = "import sys, mrsr.tracking.delivery; bad = {'mlflow', 'tqdm', 'torch', 'numpy'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", f"{code}; sys.exit(str(bad) if bad else 0)"], check=True)
 
 
@@ -264,4 +262,4 @@ def test_writers_at_once_on_a_store_nobody_initialised(tmp_path):
         writers.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
     for writer in writers:
         assert writer.communicate(timeout=120)[1] == "" and writer.returncode == 0
-    assert len(tracking.from_mlflow("demo", f"sqlite:///{tmp_path / 'mlflow.db'}")) == 4
+    assert len(delivery.from_mlflow("demo", f"sqlite:///{tmp_path / 'mlflow.db'}")) == 4

@@ -15,8 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import batches, checkpoint, config, loop, models, probe_autoencoder, train_autoencoder
-from mrsr.settings import namespace
+from mrsr import checkpoint, compute, models
+from mrsr.metrics import probe
+from mrsr.params import loading
+from mrsr.params.settings import namespace
+from mrsr.slices import holding
+from mrsr.training import train_autoencoder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -114,10 +118,10 @@ def test_printed_terms_alone_and_reconstruction_alone_train_too(tmp_path: Path) 
 def validated(path: Path, device: str = "cpu") -> dict[str, float]:
     """The validation of one untrained network, as it would run on a device."""
     given = namespace(settings())
-    machine = loop.start(given)
+    machine = compute.start(given)
     torch.manual_seed(0)
     network = models.build("autoencoder", 2, settings()["network"])
-    held = batches.load(path, scale=2, degradation="bicubic", device="cpu")
+    held = holding.load(path, scale=2, degradation="bicubic", device="cpu")
     weights = {"reconstruction": 1.0, "consistency": 1.0}
     there = replace(machine, device=torch.device(device))
     return train_autoencoder.evaluate(network, held, there, given, weights)
@@ -171,7 +175,7 @@ def test_a_batch_holds_different_slices(tmp_path: Path) -> None:
 
 def test_the_size_of_training_images(tmp_path: Path) -> None:
     store = write_store(tmp_path / "a.h5", 0, size=50)
-    slices = batches.load(store, scale=2, degradation="bicubic", device="cpu")
+    slices = holding.load(store, scale=2, degradation="bicubic", device="cpu")
     assert train_autoencoder.image_size(slices, 0, 256) == 50
     assert train_autoencoder.image_size(slices, 0, 32) == 32
     assert train_autoencoder.image_size(slices, 0, 0) == 48
@@ -200,7 +204,7 @@ def test_mistakes_are_one_line(
 
 def test_every_number_is_handed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A job has no defaults of its own: what it reads is a field of params.yaml's section."""
-    in_force = config.load(ROOT / "params.yaml", "demo")
+    in_force = loading.load(ROOT / "params.yaml", "demo")
     handed = in_force.autoencoder_settings("phantom_t1", 2)
     assert set(train_autoencoder.REQUIRED) <= set(handed)
     for name in ("augment", "test_curve", "place", "patch", "intensity_range"):
@@ -247,7 +251,7 @@ def test_killed_and_resumed_gives_the_same_weights(tmp_path: Path) -> None:
 def test_the_probe_writes_its_numbers(tmp_path: Path) -> None:
     done = run(tmp_path, network={"size": 0}, steps=2, weights={"reconstruction": 1}, batch=2)
     out = tmp_path / "probe.json"
-    probe_autoencoder.main(
+    probe.main(
         ["--checkpoint", str(done / "best.pt"), "--slices", str(tmp_path / "test.h5"),
          "--out", str(out), "--limit", "6"]
     )  # fmt: skip

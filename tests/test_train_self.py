@@ -13,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import batches, checkpoint, evaluate, loop, metrics, models, store, train_self
+from mrsr import checkpoint, compute, models
 from mrsr.errors import INTERRUPTED
-from mrsr.settings import namespace
+from mrsr.metrics import definitions, evaluate
+from mrsr.params.settings import namespace
+from mrsr.slices import batches, holding, store
+from mrsr.training import train_self
 from test_batches import make_store
 from test_train_sr import curve, lines
 from test_train_sr import settings as common
@@ -98,9 +101,9 @@ def test_a_volume_does_not_depend_on_the_others(whole: Path, tmp_path: Path) -> 
 def test_high_resolution_never_influences_the_result(
     path: Path, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    original = batches.load
+    original = holding.load
 
-    def blind(*given: Any, **more: Any) -> batches.Slices:
+    def blind(*given: Any, **more: Any) -> holding.Slices:
         held = original(*given, **more)
         assert held.hr is not None
         held.hr.fill_(float("nan"))
@@ -130,7 +133,7 @@ def test_pairs_are_a_second_degradation() -> None:
     lr = torch.rand(3, 17, 20, generator=torch.Generator().manual_seed(0))
     pairs = train_self.pairs_of(lr, SimpleNamespace(scale=2, degradation="bicubic"))
     assert pairs.canvas == (18, 20) and torch.equal(pairs.hr[:, :17, :20], lr)
-    from mrsr.degrade import degrade, pad_to
+    from mrsr.resampling import degrade, pad_to
 
     assert torch.equal(pairs.lr[1], degrade(pad_to(lr, 2)[0][1], 2, "bicubic"))
     small, fine = batches.batch(pairs, 0, batch=2, patch=16, seed=0, augment=True)
@@ -224,13 +227,15 @@ def test_evaluation_uses_each_volumes_own_network(path: Path, whole: Path, tmp_p
     record = evaluate.evaluate(asked(), path, tmp_path / "own.json", whole)
     assert (record["type"], record["steps"]) == ("self", STEPS)
     saved, network = checkpoint.load(whole), models.build("srcnn", 2, MODEL["options"])
-    held = batches.load(path, scale=2, degradation="bicubic", device="cpu")
+    held = holding.load(path, scale=2, degradation="bicubic", device="cpu")
     for piece, lr, hr in batches.whole(held):
         checkpoint.adopt_part(network, saved, piece.volume.key)
         height, width = piece.size
         with torch.no_grad():
             sr = network(lr)[:, 0, :height, :width].numpy()
-        expected = metrics.score(sr, hr[:, 0, :height, :width].numpy(), metrics.PRESETS["slice"])
+        expected = definitions.score(
+            sr, hr[:, 0, :height, :width].numpy(), definitions.PRESETS["slice"]
+        )
         (found,) = (v for v in record["per_volume"] if v["volume"] == piece.volume.path)
         assert found["psnr"] == pytest.approx(expected["psnr"], abs=1e-4)
     assert np.isfinite(record["psnr"]["mean"])
@@ -259,9 +264,9 @@ def test_evaluation_refuses_what_does_not_belong(path: Path, whole: Path, tmp_pa
 
 def test_fit_gives_what_the_store_gave(path: Path, whole: Path) -> None:
     """One scan on its own, as `mrsr enhance` trains: the weights of that volume in the store."""
-    held = batches.load(path, scale=2, degradation="bicubic", device="cpu")
+    held = holding.load(path, scale=2, degradation="bicubic", device="cpu")
     given = namespace(settings())
-    network = train_self.fit(train_self._lr(held, 1), given, loop.start(given), "one")
+    network = train_self.fit(train_self._lr(held, 1), given, compute.start(given), "one")
     saved = checkpoint.load(whole).weights
     for name, value in network.state_dict().items():
         assert torch.equal(value, saved[f"0001/{name}"])

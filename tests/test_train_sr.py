@@ -21,8 +21,11 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, losses, tracking, train_sr
+from mrsr import checkpoint
 from mrsr.errors import Diverged
+from mrsr.method import losses
+from mrsr.tracking import delivery
+from mrsr.training import train_sr
 
 GOLDEN = Path(__file__).parent / "data" / "golden_srresnet.json"
 
@@ -265,7 +268,7 @@ def test_a_failing_tracker_costs_one_warning(
         raise ConnectionError("nobody answers")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracking, "deliver", down)
+        patch.setattr(delivery, "deliver", down)
         done = run(tmp_path, steps=2, tracking={"enabled": True})
     assert (done / "best.pt").exists()
     assert "warning: tracking failed" in capfd.readouterr().err
@@ -278,7 +281,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     with tempfile.TemporaryFile() as errors:
         jobs = [
             subprocess.Popen(
-                [sys.executable, "-m", "mrsr.train_sr", *command(tmp_path, changes, "two")],
+                [sys.executable, "-m", "mrsr.training.train_sr", *command(tmp_path, changes, "two")],
                 env=os.environ | {
                     "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",

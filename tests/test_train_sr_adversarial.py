@@ -18,9 +18,11 @@ from typing import Any
 import pytest
 import torch
 
-from mrsr import checkpoint, losses, resume, train_sr
-from mrsr.adversarial import TERMS
+from mrsr import checkpoint
 from mrsr.errors import INTERRUPTED
+from mrsr.method import losses
+from mrsr.method.adversarial import TERMS
+from mrsr.training import resume, train_sr
 from test_features import write_frozen
 from test_resume import same
 from test_train_sr import command as pixel_command
@@ -323,7 +325,7 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     with tempfile.TemporaryFile() as errors:
         jobs = [
             subprocess.Popen(
-                [sys.executable, "-m", "mrsr.train_sr", *command(tmp_path, "two", **changes)],
+                [sys.executable, "-m", "mrsr.training.train_sr", *command(tmp_path, "two", **changes)],
                 env=os.environ | {
                     "RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": str(rank),
                     "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1",

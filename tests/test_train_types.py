@@ -11,9 +11,13 @@ import pytest
 import torch
 
 import mrsr.models
-from mrsr import accepts, batches, checkpoint, evaluate, loop, metrics, models, train_sr
+from mrsr import checkpoint, models
 from mrsr.errors import INTERRUPTED, UserError
-from mrsr.settings import namespace
+from mrsr.metrics import definitions, evaluate
+from mrsr.params import declared
+from mrsr.params.settings import namespace
+from mrsr.slices import batches, holding
+from mrsr.training import session, train_sr
 from test_batches import make_store
 from test_evaluate import SETTINGS
 from test_train_sr import curve, lines, settings
@@ -22,7 +26,7 @@ SHAPES = ((3, 33, 30), (2, 32, 36))  # odd sizes: padded and measured area diffe
 GUIDED = """
 import torch
 from torch import nn
-from mrsr.degrade import upsample
+from mrsr.resampling import upsample
 
 GUIDED = True
 
@@ -46,7 +50,7 @@ def build(scale):
 """
 JOINT = """
 from torch import nn
-from mrsr.degrade import upsample
+from mrsr.resampling import upsample
 
 
 class Net(nn.Module):
@@ -183,7 +187,7 @@ def test_killed_and_started_again_ends_with_the_same_bits(
 
     stops = iter([False, True])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop.Stop, "asked", lambda *_: next(stops))
+        patch.setattr(session.Stop, "asked", lambda *_: next(stops))
         with pytest.raises(SystemExit) as stop:
             run(folder, kind, "stopped", steps=5, checkpoint_every=2)
     assert stop.value.code == INTERRUPTED
@@ -208,7 +212,7 @@ def test_a_guided_evaluation_says_how_well_the_guide_lies(folder: Path) -> None:
     assert json.loads(out.read_text()) == record and record["type"] == "guided"
     # by hand: the guide is that of the same slice
     network, expected = checkpoint.network(best), []
-    held = batches.load(
+    held = holding.load(
         folder / "test.h5", scale=2, degradation="bicubic", device="cpu", guide=guide
     )
     for piece, lr, hr, second in batches.whole(held):
@@ -216,7 +220,7 @@ def test_a_guided_evaluation_says_how_well_the_guide_lies(folder: Path) -> None:
         with torch.no_grad():
             sr = network(lr, second)[:, 0, :height, :width].numpy()
         reference = hr[:, 0, :height, :width].numpy()
-        expected.append(metrics.score(sr, reference, metrics.PRESETS["slice"])["psnr"])
+        expected.append(definitions.score(sr, reference, definitions.PRESETS["slice"])["psnr"])
     found = [volume["psnr"] for volume in record["per_volume"]]
     assert found == pytest.approx(expected, abs=1e-4)
 
@@ -279,7 +283,7 @@ def test_a_side_loss_without_side_output_is_one_line(
 
 
 def test_a_file_outside_says_what_it_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accepts, "PACKAGE_FOLDERS", (*accepts.PACKAGE_FOLDERS, folder / "own"))
-    assert accepts.model_is_guided("toy_guided_net")
-    assert not accepts.model_is_guided("toy_joint_net")
-    assert accepts.model_options("toy_joint_net") == []
+    monkeypatch.setattr(declared, "PACKAGE_FOLDERS", (*declared.PACKAGE_FOLDERS, folder / "own"))
+    assert declared.model_is_guided("toy_guided_net")
+    assert not declared.model_is_guided("toy_joint_net")
+    assert declared.model_options("toy_joint_net") == []

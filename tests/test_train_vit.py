@@ -17,11 +17,14 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint, config, files, loop, pretexts, segmentation, train_vit
-from mrsr.degrade import degrade, upsample
+from mrsr import checkpoint, compute, files
 from mrsr.errors import UserError
+from mrsr.method import features, organ_task, pretexts, segmentation
 from mrsr.models import unetr
-from mrsr.settings import namespace
+from mrsr.params import loading
+from mrsr.params.settings import namespace
+from mrsr.resampling import degrade, upsample
+from mrsr.training import train_vit
 
 ROOT = Path(__file__).resolve().parent.parent
 NETWORK = {
@@ -140,14 +143,14 @@ def test_segmentation_then_each_pretext(tmp_path: Path) -> None:
         "masked": {"squared_error", "total"},
         "contrastive": {"nt_xent", "total", "accuracy"},
     }
-    start = unetr.load_encoder(done / "best.pt")
+    start = features.load_encoder(done / "best.pt")
     for pretext, names in wanted.items():
         more = {"phase": "pretext", "pretext": pretext, "steps": 12, "batch": 8, "micro_batch": 4}
         tuned = run(tmp_path, pretext, both, "seg/best.pt", **more)
         assert set(lines(tuned)[-2]["metrics"]) == names
         total = curve(tuned, "train", "total")
         assert np.mean(total[-3:]) < np.mean(total[:3])
-        encoder = unetr.load_encoder(tuned / "best.pt")
+        encoder = features.load_encoder(tuned / "best.pt")
         assert encoder.grid == start.grid
         assert not torch.equal(encoder.patch.weight, start.patch.weight)
 
@@ -170,7 +173,7 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path: Path, phase: str) -
     arguments = [
         sys.executable,
         "-m",
-        "mrsr.train_vit",
+        "mrsr.training.train_vit",
         *command(tmp_path, "cut", both, start, **more),
     ]
     job = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
@@ -231,7 +234,7 @@ def test_what_cannot_be_trained_is_said(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize("phase", ["segmentation", "pretext"])
 def test_every_number_is_handed_over(phase: str) -> None:
     """A job has no defaults of its own: what it reads is a field of params.yaml's section."""
-    handed = config.load(ROOT / "params.yaml", "demo").vit_settings(phase, "organ")
+    handed = loading.load(ROOT / "params.yaml", "demo").vit_settings(phase, "organ")
     required = {*train_vit.REQUIRED, *train_vit.OF_PHASE[phase]}
     assert required <= set(handed) and "encoder_rate" in required
     assert ("place" in required) == ("place" in handed) == (phase == "pretext")
@@ -257,7 +260,7 @@ def organ_task(stores: dict[str, list[Path]], **changes: object) -> SimpleNamesp
     given = namespace(settings(phase="pretext", batch=64, validation_volumes=0, **changes))
     torch.manual_seed(0)
     encoder = unetr.build(**NETWORK, dimensions=2)
-    return pretexts.task(given, loop.start(given), encoder, (32, 32), stores)
+    return pretexts.task(given, compute.start(given), encoder, (32, 32), stores)
 
 
 def blurred_from(hr: torch.Tensor, blurred: torch.Tensor, scale: int, kind: str) -> bool:
@@ -284,13 +287,13 @@ def test_pretext_images_are_degraded_as_their_dataset_at_every_scale(
 ) -> None:
     """Slices of the crop's size, so that a degraded image can be made again from its HR one."""
     shown: list[tuple[torch.Tensor, ...]] = []
-    original = pretexts.Organ.prepare
+    original = organ_task.Organ.prepare
 
-    def seen(self: pretexts.Organ, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    def seen(self: organ_task.Organ, *given: Any) -> tuple[torch.Tensor, torch.Tensor]:
         shown.append(given[:3])
         return original(self, *given)
 
-    monkeypatch.setattr(pretexts.Organ, "prepare", seen)
+    monkeypatch.setattr(organ_task.Organ, "prepare", seen)
     task = organ_task(pool(tmp_path, (32, 32)), scales=[2, 4])
     first = task.draw(0)
     drawn = scales_of(shown, [2, 4])

@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from mrsr.degrade import sampled_lines, undersample
+from mrsr.resampling import sampled_lines, undersample
 
 
 def shifted(width: int, acceleration: int) -> list[int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mrsr import checkpoint, models
 from mrsr.errors import UserError
+from mrsr.method import features
 from mrsr.models import unetr
 
 SMALL = {
@@ -104,7 +105,7 @@ def test_load_encoder_is_frozen_and_passes_gradients_to_the_image(tmp_path: Path
         save(tmp_path / "3d.pt", network),
         save(tmp_path / "2d.pt", flat, dimensions=2),
     ):
-        encoder = unetr.load_encoder(path)
+        encoder = features.load_encoder(path)
         assert not encoder.training
         found = encoder(image)[-1]
         assert torch.equal(found, expected)

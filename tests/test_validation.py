@@ -8,8 +8,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from mrsr import adversarial, batches, features, models, validation
-from mrsr.loop import Machine
+from mrsr import models
+from mrsr.compute import Machine
+from mrsr.method import adversarial, features
+from mrsr.slices import batches, holding
+from mrsr.training import validation
 from test_train_sr import write_store
 
 MACHINE = Machine(torch.device("cpu"))
@@ -21,7 +24,7 @@ def test_the_adversarial_term_is_that_of_a_training_step(tmp_path: Path, micro_b
     """Statistics of the batch, as in training, and the running ones stay as they are."""
     torch.manual_seed(0)
     store = write_store(tmp_path / "validation.h5", 1)
-    held = batches.load(store, scale=2, degradation="bicubic", device=MACHINE.device)
+    held = holding.load(store, scale=2, degradation="bicubic", device=MACHINE.device)
     generator = models.build("srresnet", 2, {"features": 4, "blocks": 1})
     discriminator = models.build("discriminator", 2, {"base": 2})
     table = SimpleNamespace(**{**features.DEFAULTS, "validation_patches": 3})

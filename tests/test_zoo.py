@@ -14,13 +14,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from mrsr import config, enhance, methods, models
-from mrsr.accepts import model_is_guided, model_options, model_scales
-from mrsr.degrade import degrade, upsample
+from mrsr import inference, models
 from mrsr.errors import UserError
+from mrsr.params import loading
+from mrsr.params.declared import model_is_guided, model_options, model_scales
+from mrsr.resampling import degrade, upsample
+from mrsr.tables import network_sizes
 
 ROOT = Path(__file__).parents[1]
-FULL = config.load(ROOT / "params.yaml").full_rows
+FULL = loading.load(ROOT / "params.yaml").full_rows
 # what stands for a network in tests: few maps, every part there
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "bicubic": ("bicubic", {}),
@@ -102,7 +104,7 @@ def test_any_shape_at_each_scale(key: str, scale: int) -> None:
     for height, width in ((12, 12), (9, 13), (5, 5), (7, 10)):
         lr = torch.rand(2, 1, height, width)
         with torch.no_grad():
-            sr = enhance.forward(network, lr, scale, *given(key, lr, scale)[1:])
+            sr = inference.forward(network, lr, scale, *given(key, lr, scale)[1:])
         assert sr.shape == (2, 1, height * scale, width * scale)
         assert torch.isfinite(sr).all()
 
@@ -208,7 +210,7 @@ def test_a_scale_that_it_does_not_know_is_refused(key: str) -> None:
 @pytest.mark.parametrize("key", list(FULL))
 def test_full_width_is_counted_without_computing(key: str) -> None:
     row = FULL[key]
-    parameters, work = methods.count(row.model, row.options, 2 if row.model != "x" else 4)
+    parameters, work = network_sizes.count(row.model, row.options, 2 if row.model != "x" else 4)
     assert (parameters > 0) == row.trained and work > 0
 
 

@@ -15,8 +15,8 @@ from typing import Annotated, Any
 import typer
 
 from mrsr import __version__
-from mrsr.cli_help import Panels
-from mrsr.cli_options import (
+from mrsr.commands.help import Panels
+from mrsr.commands.options import (
     PARAMS,
     Device,
     ExperimentName,
@@ -25,9 +25,10 @@ from mrsr.cli_options import (
     Results,
     SettingsText,
 )
-from mrsr.cli_workflow import commands
+from mrsr.commands.workflow import commands
 from mrsr.errors import UserError, guarded
-from mrsr.settings import parse
+from mrsr.metrics import definitions
+from mrsr.params.settings import parse
 
 app = typer.Typer(
     name="mrsr",
@@ -67,9 +68,9 @@ def params(
     """Print every parameter of an experiment, with its overrides applied."""
     import yaml
 
-    from mrsr import config
+    from mrsr.params import loading
 
-    resolved = config.load(file, experiment).resolved()
+    resolved = loading.load(file, experiment).resolved()
     if as_json:
         print(json.dumps(resolved, indent=2))
     else:
@@ -81,10 +82,10 @@ def schema(
     out: Annotated[Path, typer.Option(help="File to write.")] = SCHEMA,
 ) -> None:
     """Write the JSON schema of params.yaml, which editors use to check and complete."""
-    from mrsr import config
     from mrsr.files import write_json
+    from mrsr.params import loading
 
-    write_json(out, config.schema())
+    write_json(out, loading.schema())
     print(out)
 
 
@@ -96,10 +97,10 @@ def methods(
     file: ParamsFile = PARAMS,
 ) -> None:
     """List the methods: parameters, multiply-adds for a 240x240 image, scales, requirements."""
-    from mrsr import config
-    from mrsr import methods as listing
+    from mrsr.params import loading
+    from mrsr.tables import network_sizes as listing
 
-    given = config.load(file, experiment)
+    given = loading.load(file, experiment)
     rows = given.rows if experiment else given.full_rows
     chosen = [r for r in rows.values() if every or r.kind not in ("ablation", "control")]
     print(listing.text(listing.entries(chosen, scale)), end="")
@@ -111,10 +112,10 @@ def sync(
     results: Results = Path("results"),
 ) -> None:
     """Send to MLflow the records that it missed while it was down."""
-    from mrsr import tracking
+    from mrsr.tracking import delivery
 
     folder = results / experiment if experiment else results
-    delivered, failed = tracking.sync(folder)
+    delivered, failed = delivery.sync(folder)
     print(f"{delivered} delivered, {failed} failed")
     if failed:
         raise UserError("MLflow did not accept every record; start its server and run this again")
@@ -134,23 +135,25 @@ def tables(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Write the tables from metrics files or from MLflow, or print them."""
-    from mrsr import config
-    from mrsr import tables as making
+    from mrsr.params import loading
+    from mrsr.tables import tables as making
 
     if settings:
         given = parse(settings)
     else:
-        given = parse(json.dumps(config.load(file, experiment).table_settings()))
+        given = parse(json.dumps(loading.load(file, experiment).table_settings()))
     folder = out or Path("results") / given.experiment / "tables"
     if show:
         making.print_table(folder)
         return
     if from_mlflow:
-        from mrsr import tracking
+        from mrsr.tracking import delivery
 
-        records = tracking.from_mlflow(given.experiment)
+        records = delivery.from_mlflow(given.experiment)
     else:
-        records = metrics or sorted(Path("results", given.experiment, "metrics").rglob("*.json"))
+        records = definitions or sorted(
+            Path("results", given.experiment, "metrics").rglob("*.json")
+        )
     making.write_tables(records, given, folder, summary)
     making.print_table(folder)
 
@@ -161,9 +164,9 @@ def curves(
     out: Annotated[Path, typer.Option(help="Figure to write: .png or .pdf.")],
 ) -> None:
     """Plot training, validation and test losses (Fig. 7 of the paper)."""
-    from mrsr import figures
+    from mrsr import drawing
 
-    figures.curves({log.parent.name: log for log in logs}, out)
+    drawing.curves({log.parent.name: log for log in logs}, out)
     print(out)
 
 
@@ -173,7 +176,7 @@ def pretexts(
     out: Annotated[Path, typer.Option(help="Folder for the tables.")],
 ) -> None:
     """Compare the pretext tasks over several seeds, from their validation curves."""
-    from mrsr.pretext_table import pretext_table
+    from mrsr.tables.pretexts import pretext_table
 
     print(pretext_table(trainings, out), end="")
 
@@ -189,10 +192,10 @@ def timings(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Measure the times of the paper's appendix D, for an experiment or at the paper's sizes."""
-    from mrsr import config
-    from mrsr import timings as timing
+    from mrsr.params import loading
+    from mrsr.tables import timings as timing
 
-    given = config.load(file, experiment or "paper")
+    given = loading.load(file, experiment or "paper")
     folder = results / given.name if experiment else None
     target = out or (folder or results) / "timings.csv"
     for path in timing.run(given, folder, target, device=device, threads=threads, repeat=repeat):
@@ -214,7 +217,7 @@ def enhance(
     ] = None,
 ) -> None:
     """Enhance a scan with a trained network."""
-    from mrsr.enhance import enhance as run
+    from mrsr.scan.enhance import enhance as run
 
     given = {"scale": scale, "device": device, "batch": batch, "overwrite": overwrite}
     run(scan, out, model, **given, guide=guide)
@@ -230,7 +233,7 @@ def degrade(
     overwrite: Overwrite = False,
 ) -> None:
     """Lower the in-plane resolution of a scan, to test a network against a known reference."""
-    from mrsr.coarsen import coarsen
+    from mrsr.scan.degrade import coarsen
 
     coarsen(scan, out, scale=scale, kind=kind, overwrite=overwrite)
     print(out)
@@ -244,31 +247,31 @@ def score(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Score a volume against a reference: PSNR, SSIM and NMSE."""
-    from mrsr.score import score_files
+    from mrsr.scan.score import score_files
 
     print(json.dumps(score_files(prediction, reference, _preset(preset, file)), indent=2))
 
 
 def _preset(name: str, file: Path) -> Any:
     """The preset of params.yaml; without that file, the built-in one of the same name."""
-    from mrsr import metrics
+    from mrsr.metrics import definitions
 
     if file.is_file():
-        from mrsr import config
+        from mrsr.params import loading
 
-        presets = config.load(file).params.metrics.presets
+        presets = loading.load(file).params.metrics.presets
         if name not in presets:
             raise UserError(f"no preset '{name}' in {file}; known: {', '.join(presets)}")
-        return metrics.preset({"name": name, **presets[name].model_dump()})
-    if name not in metrics.PRESETS:
-        raise UserError(f"no preset '{name}'; known: {', '.join(metrics.PRESETS)}")
-    return metrics.PRESETS[name]
+        return definitions.preset({"name": name, **presets[name].model_dump()})
+    if name not in definitions.PRESETS:
+        raise UserError(f"no preset '{name}'; known: {', '.join(definitions.PRESETS)}")
+    return definitions.PRESETS[name]
 
 
 @app.command()
 def adopt(experiment: ExperimentName = None) -> None:
     """After `dvc pull`: let Snakemake use the pulled results if they match dvc.lock."""
-    from mrsr.adopt import adopt as run
+    from mrsr.ops.adopting import adopt as run
 
     print(f"{run(experiment)}: results accepted; nothing will be trained again")
 
@@ -288,7 +291,7 @@ def plan(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Estimate jobs, hours, disk space and wall time of a target."""
-    from mrsr.plan import estimate
+    from mrsr.ops.plan import estimate
 
     place = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
     print(estimate.plan(target, experiment, place, fresh, measure, file), end="")
@@ -307,7 +310,7 @@ def resume(
 
     Arguments after `--` go to Snakemake; without them, those of the last run are used.
     """
-    from mrsr import cluster
+    from mrsr.ops import cluster
 
     cluster.resume(context.args, force)
 

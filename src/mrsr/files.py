@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from mrsr.errors import DISK_FULL, UserError
 
@@ -158,3 +159,44 @@ def sha256(path: str | Path) -> str:
     """SHA-256 of a file, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The objects of a log.jsonl; a last line that is still being written is left out.
+
+    Raises:
+        UserError: the file cannot be read, or another line is not a JSON object.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines(keepends=True)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}; give a training's log.jsonl") from None
+    if lines and not lines[-1].endswith("\n"):
+        lines.pop()
+    objects = []
+    for number, line in enumerate(lines, 1):
+        try:
+            objects.append(json.loads(line))
+        except json.JSONDecodeError:
+            objects.append(None)
+        if not isinstance(objects[-1], dict):
+            raise UserError(f"{path}, line {number}: not a JSON object; train again")
+    return objects
+
+
+def is_secret(url: str | Path) -> bool:
+    """Whether a URL carries a query or a password, which may be an access key."""
+    url = str(url)
+    if not url.lower().startswith(("http:", "https:")):
+        return False
+    parts = _split(url)
+    return bool(parts.query or parts.fragment or "@" in parts.netloc)
+
+
+def _split(url: str) -> SplitResult:
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        if parts.scheme == "file" or parts.hostname:
+            return parts
+    # outside of the suppressed block: the ValueError may quote the URL
+    raise UserError("a download address is not a valid URL; check its spelling")

@@ -29,8 +29,9 @@ import numpy as np
 import torch
 import yaml
 
-from mrsr import checkpoint, config, models
-from mrsr.models.unetr import load_encoder
+from mrsr import checkpoint, models
+from mrsr.method.features import load_encoder
+from mrsr.params import loading
 from project import ROOT, copy_project, snakemake
 
 HERE = Path(__file__).resolve().parent
@@ -50,13 +51,13 @@ BLANKED = {"results.csv": ("seconds_per_slice",)}  # columns that depend on the 
 def experiment() -> Any:
     """The experiment of experiment.yaml, loaded as every other."""
     with open(ROOT / "params.yaml", encoding="utf-8") as file:
-        document = yaml.load(file, Loader=config._UniqueKeys)
+        document = yaml.load(file, Loader=loading._UniqueKeys)
     own = (HERE / "experiment.yaml").read_text(encoding="utf-8")
-    document["experiments"] = {"golden": yaml.load(own, Loader=config._UniqueKeys)}
+    document["experiments"] = {"golden": yaml.load(own, Loader=loading._UniqueKeys)}
     with tempfile.TemporaryDirectory() as folder:
         params = Path(folder) / "params.yaml"
         params.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-        return config.load(params, "golden")
+        return loading.load(params, "golden")
 
 
 def _sr(method: str, dataset: str = "phantom_t2", scale: int = 2) -> dict[str, Any]:

@@ -42,7 +42,7 @@ rule train_vit_segmentation:
     params:
         settings=as_json(PARAMS.vit_settings("segmentation")),
     shell:
-        "python -m mrsr.launch {resources.gpu} -m mrsr.train_vit"
+        "python -m mrsr.training.launch {resources.gpu} -m mrsr.training.train_vit"
         " --settings {params.settings:q} --train {input.train}"
         " --validation {input.validation} --test {input.test} --out {output}"
         " > {log} 2>&1"
@@ -70,7 +70,7 @@ rule train_vit_pretext:
     params:
         settings=pretext_settings,
     shell:
-        "python -m mrsr.launch {resources.gpu} -m mrsr.train_vit"
+        "python -m mrsr.training.launch {resources.gpu} -m mrsr.training.train_vit"
         " --settings {params.settings:q} --start {input.start}"
         " --train {input.train} --validation {input.validation} --test {input.test}"
         " --out {output} > {log} 2>&1"
@@ -100,7 +100,7 @@ rule train_autoencoder:
     params:
         settings=autoencoder_settings,
     shell:
-        "python -m mrsr.launch {resources.gpu} -m mrsr.train_autoencoder"
+        "python -m mrsr.training.launch {resources.gpu} -m mrsr.training.train_autoencoder"
         " --settings {params.settings:q}"
         " --train {input.train} --validation {input.validation} --test {input.test}"
         " --out {output} > {log} 2>&1"
@@ -130,7 +130,7 @@ rule train_sr:
         settings=train_settings,
         further=further_inputs,
     shell:
-        "python -m mrsr.launch {resources.gpu} -m mrsr.train_sr"
+        "python -m mrsr.training.launch {resources.gpu} -m mrsr.training.train_sr"
         " --settings {params.settings:q} --train {input.train}"
         " --validation {input.validation} --test {input.test} {params.further}"
         " --out {output} > {log} 2>&1"
@@ -158,7 +158,7 @@ rule train_self:
     params:
         settings=train_settings,
     shell:
-        "python -m mrsr.train_self --settings {params.settings:q} --slices {input.slices}"
+        "python -m mrsr.training.train_self --settings {params.settings:q} --slices {input.slices}"
         " --out {output} > {log} 2>&1"
 
 

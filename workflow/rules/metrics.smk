@@ -18,7 +18,7 @@ rule evaluate:
         settings=evaluate_settings,
         files=evaluate_options,
     shell:
-        "python -m mrsr.evaluate --settings {params.settings:q} --slices {input.slices}"
+        "python -m mrsr.metrics.evaluate --settings {params.settings:q} --slices {input.slices}"
         " {params.files} --out {output} > {log} 2>&1"
 
 
@@ -37,7 +37,7 @@ rule probe_autoencoder:
         mem_mb=3000,
         runtime=60,
     shell:
-        "python -m mrsr.probe_autoencoder --checkpoint {input.checkpoint}"
+        "python -m mrsr.metrics.probe --checkpoint {input.checkpoint}"
         " --slices {input.slices} --limit 24 --out {output} > {log} 2>&1"
 
 

@@ -16,7 +16,7 @@ import importlib.util
 from types import ModuleType
 
 from mrsr.errors import UserError
-from mrsr.settings import PLUGINS, check_plugins
+from mrsr.plugins import PLUGINS, check_plugins
 
 __path__ += [str(folder / "datasets") for folder in PLUGINS]
 

@@ -27,14 +27,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mrsr import download
-from mrsr.archives import fetch_archive
-from mrsr.datasets.fastmri_file import read_fastmri_file
-from mrsr.datasets.fastmri_pairs import choose, hdf5_files
-from mrsr.datasets.lists import read_csv
-from mrsr.datasets.volume import Volume, VolumeRef, fetched
 from mrsr.errors import UserError
 from mrsr.files import write_text
+from mrsr.raw import download
+from mrsr.raw.fastmri_file import read_fastmri_file
+from mrsr.raw.fastmri_pairs import choose, hdf5_files
+from mrsr.raw.lists import read_csv
+from mrsr.raw.unpack import fetch_archive
+from mrsr.raw.volume import Volume, VolumeRef, fetched
 
 SETTINGS = {
     "source": "",  # a folder of .h5 files; empty: signed links from the environment

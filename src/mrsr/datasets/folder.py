@@ -29,11 +29,11 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from mrsr.datasets.lists import SPLITS, by_subject, hashed_split, read_csv
-from mrsr.datasets.nifti import is_nifti, read_nifti, stem
-from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
 from mrsr.files import write_text
+from mrsr.raw.lists import SPLITS, by_subject, hashed_split, read_csv
+from mrsr.raw.nifti import is_nifti, read_nifti, stem
+from mrsr.raw.volume import Volume, VolumeRef
 
 # defaults of data.sources.folder in params.yaml
 SETTINGS: dict[str, Any] = {

@@ -28,13 +28,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-from mrsr import download
-from mrsr.archives import fetch_archive
-from mrsr.datasets.lists import draw, read_csv
-from mrsr.datasets.nifti import read_nifti
-from mrsr.datasets.volume import Volume, VolumeRef, fetched
 from mrsr.errors import UserError
 from mrsr.files import write_text
+from mrsr.raw import download
+from mrsr.raw.lists import draw, read_csv
+from mrsr.raw.nifti import read_nifti
+from mrsr.raw.unpack import fetch_archive
+from mrsr.raw.volume import Volume, VolumeRef, fetched
 
 SETTINGS = {
     "source": "",  # a base URL or folder with the three archives; empty: the publisher

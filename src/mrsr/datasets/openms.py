@@ -21,10 +21,10 @@ import os
 from pathlib import Path
 from typing import Any
 
-from mrsr import download
-from mrsr.datasets.nifti import read_nifti
-from mrsr.datasets.volume import Volume, VolumeRef, fetched
 from mrsr.errors import UserError
+from mrsr.raw import download
+from mrsr.raw.nifti import read_nifti
+from mrsr.raw.volume import Volume, VolumeRef, fetched
 
 COMMIT = "65704901f60650824565aa5a4818611aa89716f4"
 PUBLISHER = f"https://raw.githubusercontent.com/muschellij2/open_ms_data/{COMMIT}/longitudinal/raw"

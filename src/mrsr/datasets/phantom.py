@@ -24,13 +24,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mrsr.datasets import phantom_knee
-from mrsr.datasets.fastmri_file import read_fastmri_file
-from mrsr.datasets.lists import SPLITS
-from mrsr.datasets.nifti import read_nifti, write_nifti
-from mrsr.datasets.smooth import edge, smooth_field
-from mrsr.datasets.volume import Volume, VolumeRef
 from mrsr.errors import UserError
+from mrsr.raw import phantom_knee
+from mrsr.raw.fastmri_file import read_fastmri_file
+from mrsr.raw.lists import SPLITS
+from mrsr.raw.nifti import read_nifti, write_nifti
+from mrsr.raw.smooth import edge, smooth_field
+from mrsr.raw.volume import Volume, VolumeRef
 
 # what params.yaml may say under data.sources.phantom, with the defaults
 SETTINGS: dict[str, Any] = {

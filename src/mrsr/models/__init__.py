@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 from mrsr.errors import UserError, one_line
-from mrsr.settings import PLUGINS, check_plugins
+from mrsr.plugins import PLUGINS, check_plugins
 
 __path__ += [str(folder / "models") for folder in PLUGINS]
 

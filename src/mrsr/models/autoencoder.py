@@ -35,10 +35,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import bicubic
 from mrsr.errors import UserError
-from mrsr.models import autoencoder_start
-from mrsr.precision import full
+from mrsr.models import _linear_start
+from mrsr.models.layers import full
+from mrsr.resampling import bicubic
 
 MULTIPLE = 16  # four poolings
 EPSILON = 1e-7  # of a variance
@@ -221,7 +221,7 @@ def build(
     if start not in ("linear", "random"):
         raise UserError(f"autoencoder: start must be linear or random, not '{start}'")
     network = AutoEncoder(structure_channels, texture, size, channels, pooling)
-    known = autoencoder_start.fits(structure_channels, texture, channels)
+    known = _linear_start.fits(structure_channels, texture, channels)
     if start == "linear" and pooling == "mean" and known:
-        autoencoder_start.linear(network.encoder, network.decoder)
+        _linear_start.linear(network.encoder, network.decoder)
     return network

@@ -1,13 +1,13 @@
 """Bicubic interpolation, the first method of the paper's tables. Not trained.
 
-The kernel is that of the `bicubic` degradation (`mrsr.degrade.upsample`, MATLAB's imresize).
+The kernel is that of the `bicubic` degradation (`mrsr.resampling.upsample`, MATLAB's imresize).
 """
 
 from __future__ import annotations
 
 from torch import Tensor, nn
 
-from mrsr.degrade import upsample
+from mrsr.resampling import upsample
 
 
 class Bicubic(nn.Module):

@@ -27,9 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
-from mrsr.models.edsr import Upsampler, check, convolution
+from mrsr.models.layers import Upsampler, check, convolution
+from mrsr.resampling import upsample
 
 SCALES = (2, 3, 4, 8)
 

@@ -17,7 +17,7 @@ The layers are ours: three 3x3 convolutions with ReLU for each contrast; a sub-p
 that brings the target's features to the guide's size; a convolution of both contrasts' features;
 residual blocks with a skip around them; an output convolution. A 2x level with 64 maps and 4 blocks
 has 666,497 parameters. Each level gets the guide at its own size, downsampled with the bicubic
-kernel of `mrsr.degrade`. 8x has three levels. All levels are trained together, through the last
+kernel of `mrsr.resampling`. 8x has three levels. All levels are trained together, through the last
 image.
 
 Initialisation: He, residuals scaled by 0.1. `skip: bicubic` adds the interpolated input to the
@@ -30,9 +30,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import bicubic, upsample
 from mrsr.errors import UserError
-from mrsr.models.edsr import Block, Upsampler, check, convolution
+from mrsr.models.layers import Block, Upsampler, check, convolution
+from mrsr.resampling import bicubic, upsample
 
 SCALES = (2, 3, 4, 8)
 GUIDED = True

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import upsample
-from mrsr.models.edsr import Upsampler, begin, check, convolution
+from mrsr.models.layers import Upsampler, begin, check, convolution
+from mrsr.resampling import upsample
 
 SCALES = (2, 3, 4, 8)
 

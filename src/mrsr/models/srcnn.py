@@ -25,8 +25,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
+from mrsr.resampling import upsample
 
 
 class SRCNN(nn.Module):

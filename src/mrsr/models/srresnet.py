@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
+from mrsr.resampling import upsample
 
 STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
 

@@ -13,7 +13,7 @@ classical super-resolution) and 904,744 with `embed: 60`, `depths: [6, 6, 6, 6]`
 How the layers work here:
 
 - Any height and width: the LR image is padded to whole windows by replication
-  (`mrsr.degrade.pad_to`) and the output is cropped.
+  (`mrsr.resampling.pad_to`) and the output is cropped.
 - The attention mask for shifted windows is computed from the image's size, once per call; nothing
   of a fixed size is stored. An axis with a single window is not shifted.
 - There is a layer norm before the first and after the last layer, as in the authors' published
@@ -35,8 +35,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import pad_to, upsample
 from mrsr.errors import UserError
+from mrsr.resampling import pad_to, upsample
 
 SCALES = (2, 3, 4, 8)
 STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}

@@ -42,9 +42,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
-from mrsr.models.edsr import Block, Upsampler, check, convolution
+from mrsr.models.layers import Block, Upsampler, check, convolution
+from mrsr.resampling import upsample
 
 SCALES = (2, 3, 4, 8)
 BUDGET = 2**24  # similarities in memory at once: 64 MB in float32

@@ -30,8 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.degrade import bicubic, pad_to
 from mrsr.errors import UserError
+from mrsr.resampling import bicubic, pad_to
 
 PATCH = 16
 # parts of MONAI's encoder that get no gradient: missing from older versions' weights, or stored
@@ -236,35 +236,6 @@ def collapse(weights: dict[str, Tensor], options: dict[str, Any]) -> Encoder2d:
         own[key] = value
     encoder.load_state_dict(own)
     return encoder
-
-
-def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encoder2d:
-    """The feature extractor from a ViT checkpoint: 2D, frozen, in evaluation mode; only torch.
-
-    A segmentation checkpoint is collapsed; one of a pretext task is 2D already. Gradients pass
-    through to the image but not into the weights.
-
-    Raises:
-        UserError: the file cannot be read, or is not a checkpoint of a ViT.
-    """
-    from mrsr import checkpoint
-
-    found = checkpoint.load(path)
-    if found.model_name != "unetr":
-        raise UserError(
-            f"{path} contains '{found.model_name}', not a ViT; use the best.pt of train_vit"
-        )
-    try:
-        if found.options.get("dimensions", 3) == 2:
-            encoder = build(**found.options)
-            encoder.load_state_dict(found.weights)
-        else:
-            encoder = collapse(found.weights, found.options)
-    except (TypeError, ValueError, RuntimeError, KeyError):
-        raise UserError(
-            f"{path}: its weights do not fit this version's ViT; train it again"
-        ) from None
-    return encoder.to(device).eval().requires_grad_(False)
 
 
 def load_weights(network: nn.Module, path: str | Path) -> None:

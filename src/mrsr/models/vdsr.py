@@ -25,8 +25,8 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from mrsr.degrade import upsample
 from mrsr.errors import UserError
+from mrsr.resampling import upsample
 
 SCALES = (2, 3, 4, 8)
 

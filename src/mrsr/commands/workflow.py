@@ -1,0 +1,104 @@
+"""The commands that rules of the workflow call; by hand they are rarely needed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from mrsr.commands.options import PARAMS, ParamsFile, SettingsText, SourceSettings, Workers
+from mrsr.errors import UserError
+from mrsr.params.settings import parse
+
+commands = typer.Typer()
+
+
+@commands.command()
+def raw(
+    source: Annotated[str, typer.Argument(help="Name of the source in params.yaml.")],
+    settings: SettingsText = "",
+    out: Annotated[
+        Path | None, typer.Option(help="Manifest; by default data/raw/SOURCE/manifest.csv.")
+    ] = None,
+    workers: Workers = 2,
+    file: ParamsFile = PARAMS,
+) -> None:
+    """Download (or simulate) the volumes of a source, verify them and write their manifest."""
+    from mrsr.raw.prepare import prepare
+
+    given = parse(settings or json.dumps(_source_settings(file, source)))
+    given.workers = workers
+    manifest = out or Path("data/raw") / source / "manifest.csv"
+    count = prepare(source, given, manifest)
+    print(f"{manifest}: {count} files")
+
+
+def _source_settings(file: Path, source: str) -> dict[str, Any]:
+    from mrsr.params import loading
+
+    return loading.load(file).source_settings(source)
+
+
+@commands.command()
+def slices(
+    manifest: Annotated[Path, typer.Argument(help="Manifest that `mrsr raw` wrote.")],
+    settings: SettingsText,
+    out: Annotated[Path, typer.Option(help="Folder for the slice stores.")],
+    source_settings: SourceSettings = "{}",
+    workers: Workers = 2,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Skip unreadable volumes and list them.")
+    ] = False,
+) -> None:
+    """Cut volumes into slices: one store per split, with no subject in two splits."""
+    from mrsr.slices.slicing import slice_dataset
+
+    given = parse(settings)
+    given.skip_bad = given.skip_bad or skip_bad
+    if not manifest.is_file():
+        raise UserError(f"{manifest} does not exist; create it with `mrsr raw {given.source}`")
+    report = slice_dataset(manifest.parent, given, out, parse(source_settings), workers=workers)
+    print(json.dumps(report, indent=2))
+
+
+@commands.command()
+def guides(
+    manifest: Annotated[Path, typer.Argument(help="Manifest that `mrsr raw` wrote.")],
+    settings: SettingsText,
+    slices: Annotated[Path, typer.Option(help="Folder of the target contrast's slice stores.")],
+    out: Annotated[Path, typer.Option(help="Folder for the guide contrast's slice stores.")],
+    source_settings: SourceSettings = "{}",
+) -> None:
+    """Resample the second contrast of the same subjects onto the grid of their slices."""
+    from mrsr.slices.guides import make
+
+    report = make(manifest.parent, parse(settings), parse(source_settings), slices, out)
+    print(json.dumps(report, indent=2))
+
+
+@commands.command("tracking-init")
+def tracking_init(
+    settings: SettingsText,
+    out: Annotated[Path, typer.Option(help="File that marks the store as ready.")],
+) -> None:
+    """Create the MLflow store before the first job logs to it."""
+    from mrsr.files import write_text
+    from mrsr.tracking import store
+
+    if parse(settings).enabled:
+        store.init_store()
+    write_text(out, "ready\n")
+
+
+@commands.command()
+def frozen(
+    sources: Annotated[list[Path], typer.Argument(help="ViT folders and probe files.")],
+    out: Annotated[Path, typer.Option(help="Folder for the tables.")],
+) -> None:
+    """Tabulate how well the frozen networks do on test subjects."""
+    from mrsr.tables.frozen import frozen_table
+
+    for row in frozen_table(sources, out):
+        print(f"{row['network']}: {row['measure']} {row['value']:g}")

@@ -1,0 +1,71 @@
+"""What people see of a job: lines and progress bars on stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from tqdm import tqdm
+
+
+def say(text: str) -> None:
+    """One line to people, above a bar if there is one."""
+    tqdm.write(f"mrsr: {text}", file=sys.stderr)
+    sys.stderr.flush()
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    whole = int(max(0, seconds))
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def numbers(metrics: dict[str, float]) -> str:
+    """Metrics as `name value` pairs of four digits."""
+    return "  ".join(f"{name} {value:.4g}" for name, value in metrics.items())
+
+
+class Progress:
+    """A bar on a terminal; elsewhere a plain line at each `show`; nothing on other processes."""
+
+    def __init__(self, label: str, steps: int, done: int, *, active: bool = True) -> None:
+        self.label, self.steps, self.active = label, steps, active
+        self.began, self.first, self.done = time.monotonic(), done, done
+        self.bar: tqdm[Any] | None = None
+        if active and sys.stderr.isatty():
+            self.bar = tqdm(total=steps, initial=done, desc=label, unit="step", leave=True)
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def step(self) -> None:
+        """One step is done."""
+        self.done += 1
+        if self.bar is not None:
+            self.bar.update()
+
+    def show(self, metrics: dict[str, float], split: str = "") -> None:
+        """Show the latest metrics: beside the bar, or as a line with the time left."""
+        if not self.active:
+            return
+        if self.bar is not None:
+            if split:
+                self.bar.write(f"step {self.done}  {split}: {numbers(metrics)}", file=sys.stderr)
+            else:
+                self.bar.set_postfix_str(numbers(metrics))
+            return
+        passed = max(1, self.done - self.first)
+        left = (time.monotonic() - self.began) / passed * (self.steps - self.done)
+        line = f"{self.label}  step {self.done}/{self.steps}  {split}{': ' if split else ''}"
+        print(f"{line}{numbers(metrics)}  left {clock(left)}", file=sys.stderr, flush=True)

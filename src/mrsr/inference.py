@@ -1,0 +1,49 @@
+"""Slices through a network, padded and in batches."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from mrsr import resampling
+
+
+def apply(
+    network: nn.Module,
+    image: np.ndarray,
+    scale: int,
+    *,
+    device: torch.device,
+    batch: int,
+    guide: np.ndarray | None = None,
+) -> np.ndarray:
+    """(slices, h, w) normalised -> (slices, scale * h, scale * w) float32, with a progress bar.
+
+    guide: the second contrast, in the output's shape, for guided networks.
+    """
+    slices, height, width = image.shape
+    fine = np.empty((slices, height * scale, width * scale), np.float32)
+    # disable=None: no bar where nobody watches, that is in a log file
+    with torch.inference_mode(), tqdm(total=slices, unit="slice", disable=None) as bar:
+        for start in range(0, slices, batch):
+            lr = torch.from_numpy(np.ascontiguousarray(image[start : start + batch]))
+            second = [] if guide is None else [guide[start : start + batch]]
+            images = (torch.from_numpy(one)[:, None].float().to(device) for one in second)
+            sr = forward(network, lr[:, None].float().to(device), scale, *images)
+            fine[start : start + len(lr)] = sr[:, 0].float().cpu().numpy()
+            bar.update(len(lr))
+    return fine
+
+
+def forward(network: nn.Module, lr: Tensor, scale: int, *guide: Tensor) -> Tensor:
+    """(n, 1, h, w) -> (n, 1, scale * h, scale * w), padded for networks that need it.
+
+    guide: the second contrast (n, 1, scale * h, scale * w), for guided networks. A network whose
+    layers need sizes that divide says so by an attribute `multiple` (LR pixels).
+    """
+    multiple = getattr(network, "multiple", 1)
+    padded, (height, width) = resampling.pad_to(lr, multiple)
+    second = [resampling.pad_to(one, multiple * scale)[0] for one in guide]
+    return network(padded, *second)[..., : height * scale, : width * scale]

@@ -1,0 +1,1 @@
+"""The paper: losses, features, adversarial terms, disentangling, segmentation, pretext tasks."""

@@ -1,0 +1,136 @@
+"""Loss terms as functions, and their table, in one file.
+
+A term is `loss(sr, hr, context) -> scalar tensor`: the network's output and the true image, both
+(batch, 1, H, W) in normalised intensities, and a context with what else a term may look at. Pixel
+terms ignore the context, so it may be left out. A mean over the batch is what makes micro-batches
+add up: a term must be one.
+
+The context has `lr` (batch, 1, h, w) and `step`; for side outputs `aside`, what the network gave
+beside the SR image, with `clean`, the LR image before any undersampling, and `guide`; for the terms
+of Eq. 9 also `codes`, what the frozen networks see (`features.pair`), and `discriminator` and
+`autocast`, a context manager's maker for it.
+
+Adding a loss is one function and one entry in `LOSSES`; params.yaml then gives it a weight.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from mrsr.errors import UserError
+from mrsr.method import distances, features
+from mrsr.method.adversarial import frozen, generator_loss
+
+
+def l1(sr: Tensor, hr: Tensor, context: Any = None) -> Tensor:
+    """Mean absolute error."""
+    return F.l1_loss(sr, hr)
+
+
+def l2(sr: Tensor, hr: Tensor, context: Any = None) -> Tensor:
+    """Mean squared error, the loss of SRCNN."""
+    return F.mse_loss(sr, hr)
+
+
+def adversarial(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Mean of -log D(sr) (Eq. 21), through logits; the discriminator gets no gradient from it."""
+    with frozen(context.discriminator), context.autocast():
+        logits = context.discriminator(sr)
+    return generator_loss(logits)
+
+
+def vit(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Eq. 8: 1 - cosine similarity of the vision transformer's features of output and target."""
+    codes = context.codes
+    return features.token_distance(codes.output["vit"], codes.target["vit"], codes.reduce)
+
+
+def structure(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Eq. 7, first line: 1 - cosine similarity of the structure codes, each taken as one vector."""
+    codes = context.codes
+    return distances.cosine(codes.output["structure"], codes.target["structure"]).mean()
+
+
+def texture(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Eq. 7, second line: 1 - cosine similarity of the texture codes."""
+    codes = context.codes
+    return distances.cosine(codes.output["texture"], codes.target["texture"]).mean()
+
+
+def reconstruction(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Mean absolute error of the LR image that a joint network restores beside the SR image."""
+    return F.l1_loss(_aside("reconstruction", context), context.clean)
+
+
+def guide(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+    """Mean absolute error of the guide that a guided network restores beside the SR image."""
+    return F.l1_loss(_aside("guide", context), context.guide)
+
+
+def _aside(name: str, context: Any) -> Tensor:
+    if name not in context.aside:
+        raise UserError(f"losses.{name}: the model gives no such side output; leave the loss out")
+    return context.aside[name].to(context.lr.dtype)
+
+
+LOSSES: dict[str, Callable[..., Tensor]] = {
+    "l1": l1,
+    "l2": l2,
+    "reconstruction": reconstruction,
+    "guide": guide,
+    "adversarial": adversarial,
+    "vit": vit,
+    "structure": structure,
+    "texture": texture,
+}
+# terms that look through another network; the others compare pixels
+LEARNED = ("adversarial", "vit", "structure", "texture")
+# terms of side outputs, which a network gives in training only
+ASIDE = ("reconstruction", "guide")
+
+
+def active(weights: dict[str, float]) -> dict[str, float]:
+    """The terms that act: those of non-zero weight, in the order given.
+
+    Raises:
+        UserError: a name is not in `LOSSES`, or no term is left.
+    """
+    for name in weights:
+        if name not in LOSSES:
+            raise UserError(f"losses.{name}: no such loss; there are: {', '.join(LOSSES)}")
+    terms = {name: float(weight) for name, weight in weights.items() if weight}
+    if not terms:
+        raise UserError("losses: every weight is zero; give at least one term, such as l1: 1")
+    return terms
+
+
+def weighted(
+    weights: dict[str, float], sr: Tensor, hr: Tensor, context: Any = None
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The objective, and its unweighted terms by name.
+
+    Args:
+        weights: as `active` returns them, or a part of it. sr, hr: (batch, 1, H, W).
+    """
+    terms = {name: LOSSES[name](sr, hr, context) for name in weights}
+    total = sum((weights[name] * term for name, term in terms.items()), start=sr.new_zeros(()))
+    return total, terms
+
+
+def pixel(weights: dict[str, float]) -> dict[str, float]:
+    """The terms that compare pixels: those that act during a warm-up."""
+    return {name: weight for name, weight in weights.items() if name not in LEARNED}
+
+
+def validated(weights: dict[str, float]) -> dict[str, float]:
+    """The terms that can be measured in evaluation mode: all but those of side outputs."""
+    return {name: weight for name, weight in weights.items() if name not in ASIDE}
+
+
+def learned(weights: dict[str, float]) -> dict[str, float]:
+    """The terms that look through another network."""
+    return {name: weight for name, weight in weights.items() if name in LEARNED}

@@ -1,0 +1,160 @@
+"""From rated volumes to the metrics record of a method: averages, intervals, labels, provenance.
+
+Averages go from slices (or volumes, by the preset's level) to subjects to the mean over subjects,
+so that a subject with many slices weighs no more than another. The interval is the 95 % percentile
+bootstrap over subjects, the unit that was sampled.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from mrsr import checkpoint, models
+from mrsr.checkpoint import Checkpoint
+from mrsr.metrics import definitions
+from mrsr.metrics.definitions import METRICS, Preset
+from mrsr.params.settings import digest, plain
+from mrsr.slices.store import StoredVolume
+
+FORMAT = 1
+LABELS = ("experiment", "dataset", "scale", "method", "label", "degradation")
+FEW = 6  # under this many subjects an interval says nothing
+TOO_SMALL = "n too small"
+BOOTSTRAP = "95 % percentile bootstrap over subjects"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
+class Rated:
+    """One volume after the network.
+
+    values: of each slice, by metric, NaN where the reference has no signal.
+    whole: of the volume by the preset's definition. seconds: of the forward passes.
+    """
+
+    volume: StoredVolume
+    values: dict[str, np.ndarray]
+    whole: dict[str, float]
+    seconds: float
+
+
+def bootstrap(values: np.ndarray, samples: int, seed: int) -> tuple[float, float]:
+    """2.5 and 97.5 % percentiles of the mean of values (n,), drawn n at a time with repetition."""
+    draws = np.random.default_rng(seed).integers(len(values), size=(samples, len(values)))
+    low, high = np.percentile(values[draws].mean(axis=1), [2.5, 97.5])
+    return float(low), float(high)
+
+
+def by_subject(rated: list[Rated], level: str) -> dict[str, dict[str, float]]:
+    """Each subject's metrics: the mean over all its slices, or over its volumes.
+
+    Raises:
+        UserError: no slice of a subject has signal.
+    """
+    result = {}
+    for subject in sorted({item.volume.subject for item in rated}):
+        own = [item for item in rated if item.volume.subject == subject]
+        result[subject] = {
+            name: definitions.mean(
+                np.concatenate([item.values[name] for item in own])
+                if level == "slice"
+                else np.array([item.whole[name] for item in own])
+            )
+            for name in METRICS
+        }
+    return result
+
+
+def record(
+    settings: SimpleNamespace,
+    preset: Preset,
+    rated: list[Rated],
+    network: nn.Module,
+    origin: Checkpoint | None,
+) -> dict[str, Any]:
+    """The JSON, but for what only the files know."""
+    subjects = by_subject(rated, preset.level)
+    enough = len(subjects) >= FEW
+    training = origin.settings if origin else {}
+    steps, batch = training.get("steps"), training.get("batch")
+    provenance = origin.provenance if origin else checkpoint.provenance()
+    n_slices = sum(len(item.values["psnr"]) for item in rated)
+    blank = sum(int(np.isnan(item.values["psnr"]).sum()) for item in rated)
+    left_out = blank if preset.level == "slice" else 0
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        **{name: getattr(settings, name) for name in LABELS},
+        "model": plain(settings.model),
+        "type": getattr(settings, "type", "single"),
+        "acceleration": getattr(settings, "acceleration", 1),
+        "recipe": getattr(settings, "recipe", "common"),
+        "preset": dataclasses.asdict(preset),
+        "conventions": definitions.describe(preset),
+        "subjects": list(subjects),
+        "n_subjects": len(subjects),
+        "n_volumes": len(rated),
+        "n_slices": n_slices - left_out,
+        "slices_without_signal": blank,
+        "interval": BOOTSTRAP if enough else TOO_SMALL,
+    }
+    for name in METRICS:
+        values = np.array([subject[name] for subject in subjects.values()])
+        low = high = None
+        if enough:
+            low, high = bootstrap(values, settings.bootstrap.samples, settings.bootstrap.seed)
+        found[name] = {"mean": float(values.mean()), "low": low, "high": high}
+    return found | {
+        "bootstrap": plain(settings.bootstrap),
+        "seconds_per_slice": sum(item.seconds for item in rated) / n_slices,
+        "parameters": count(network),
+        "full_parameters": full_count(settings, network),
+        "steps": steps,
+        "patches": steps * batch if steps and batch else None,
+        "settings_digest": digest(settings),
+        "training_digest": digest(training) if origin else None,
+        "commit": provenance.get("commit", ""),
+        "precision": settings.precision,
+        "threads": torch.get_num_threads(),
+        "left_out": f"{left_out} slices without signal are left out" if left_out else "",
+        "per_subject": subjects,
+        "per_volume": [
+            {"subject": v.volume.subject, "visit": v.volume.visit, "volume": v.volume.path}
+            | v.whole
+            for v in rated
+        ],
+    }
+
+
+def count(network: nn.Module) -> int:
+    """Parameters of a network."""
+    return sum(p.numel() for p in network.parameters())
+
+
+def full_count(settings: SimpleNamespace, network: nn.Module) -> int:
+    """Parameters that the method has at its full width, where the settings say another."""
+    full = getattr(settings, "full", None)
+    if full is None or full.options == settings.model.options:
+        return count(network)
+    with torch.device("meta"):
+        return count(models.build(settings.model.name, settings.scale, full.options))
+
+
+def slice_table(rated: list[Rated]) -> str:
+    """CSV, a row per slice; empty fields where the reference has no signal."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["subject", "visit", "volume", "slice_index", *METRICS])
+    for item in rated:
+        v = item.volume
+        for row, index in enumerate(v.slice_index):
+            numbers = [float(item.values[name][row]) for name in METRICS]
+            shown = ["" if np.isnan(number) else repr(number) for number in numbers]
+            writer.writerow([v.subject, v.visit, v.path, index, *shown])
+    return text.getvalue()

@@ -1,0 +1,1 @@
+"""Running it elsewhere: clusters, adopted results, plans."""

@@ -1,0 +1,184 @@
+"""How long multiply-adds take: as runs on this computer tell, a measurement, or assumed.
+
+A rate is known of the networks that ran. Another network takes the rate of the one whose
+multiply-adds for an image are nearest; another device is scaled by what the makers print.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrsr.errors import UserError
+from mrsr.ops.plan import sizes
+from mrsr.ops.plan.sizes import Geometry
+from mrsr.tables import network_sizes
+
+# seconds: a job's imports and delivery to MLflow; scoring a megapixel, on a CPU anyway
+START, SCORING = 9.0, 0.4
+WINDOWS = 16  # of a volume, about, when the vision transformer is validated
+SAME = 0.02  # works that differ by less are one
+# dense TFLOPS in the precision that `auto` takes and GB/s of memory, as printed by the maker; a
+# network needs both: the geometric mean of their ratios is taken. A CPU is one core of it
+DEVICES = {
+    "H200": (989.0, 4800.0),
+    "H100": (989.0, 3350.0),
+    "A100": (312.0, 1555.0),
+    "L40S": (362.0, 864.0),
+    "A40": (150.0, 696.0),
+    "A10": (125.0, 600.0),
+    "L4": (121.0, 300.0),
+    "RTX 4090": (165.0, 1008.0),
+    "RTX 3090": (71.0, 936.0),
+    "V100": (15.7, 900.0),  # no bf16: fp32
+    "T4": (8.1, 320.0),
+    "cpu": (0.08, 10.0),
+}
+
+
+@dataclass(frozen=True)
+class Rate:
+    """`pace`: seconds of one multiply-add, in work of a Snakemake rule on a device (cpu, or the
+    GPU's name) that has `image` multiply-adds for an image or slice. origin: for people."""
+
+    rule: str
+    device: str
+    image: float
+    pace: float
+    origin: str
+
+
+ASSUMED = Rate("", "cpu", 1.0, 1 / 20e9, "assumed")  # half of what a core can do at best
+
+
+def total(
+    rule: str, settings: dict[str, Any], networks: dict[str, Any], size: Geometry | None
+) -> float:
+    """Multiply-adds of a whole job; not a number where they depend on slices that nobody knows.
+
+    The arguments are those of `methods.work`; size: of the job's dataset, None for the vision
+    transformer and where nobody knows it yet.
+    """
+    image = network_sizes.work(rule, settings, networks, pixels(size))
+    if rule == "evaluate":
+        return image * size.count("test") if size else math.nan
+    images = image * settings["steps"] * settings["batch"]
+    if rule == "train_self":  # so many of every test volume, and nothing to validate
+        return images * size.volumes["test"] if size else math.nan
+    asked = settings.get("validation_slices") or settings.get("validation_volumes")
+    whole = WINDOWS * image / network_sizes.LEARNED
+    if size:
+        whole = network_sizes.per_pixel(network_sizes.network(rule, settings, networks))[
+            1
+        ] * pixels(size)
+    checks = 2 * math.ceil(settings["steps"] / settings["validate_every"])  # also of the test split
+    return images + checks * (asked or 100) * whole
+
+
+def pixels(size: Geometry | None) -> int:
+    """Of a slice; of the paper's where nobody knows."""
+    return size.height * size.width if size else 240**2
+
+
+def overhead(rule: str, size: Geometry | None) -> float:
+    """Seconds of a job that are not multiply-adds."""
+    return START + (SCORING * size.megapixels("test") if size and rule == "evaluate" else 0.0)
+
+
+def choose(known: Iterable[Rate], rule: str, device: str, image: float) -> Rate:
+    """The rate for some work, with how it was come by in its origin; of equals, the first known."""
+
+    def away(rate: Rate) -> tuple[bool, bool, float]:
+        return rate.device != device, rate.rule != rule, abs(math.log(rate.image / image))
+
+    alike = (rate for rate in known if (rate.rule == "evaluate") == (rule == "evaluate"))
+    near = min(alike, key=away, default=ASSUMED)
+    elsewhere, another, distance = away(near)
+    how = ["another network"] if another or distance > SAME else []
+    how += [near.device] if elsewhere else []
+    origin = f"scaled from {' on '.join(how)}" if how and near is not ASSUMED else near.origin
+    return Rate(rule, device, image, near.pace * ratio(near.device, device), origin)
+
+
+def device_for(asked: str) -> str:
+    """`cpu`, or the full name of a GPU: of `auto`, `cuda`, or one that is not here.
+
+    Raises:
+        UserError: no such device is known.
+    """
+    if asked in ("auto", "cuda"):
+        import torch
+
+        from mrsr import compute
+
+        here = compute.device_for(asked).type
+        return torch.cuda.get_device_name() if here == "cuda" else here
+    printed(asked)
+    return asked
+
+
+def printed(device: str) -> tuple[float, float]:
+    """What DEVICES has of a device, by the part of its name that stands there."""
+    for name, numbers in DEVICES.items():
+        if name.lower() in device.lower():
+            return numbers
+    known = ", ".join(DEVICES)
+    raise UserError(f"device '{device}' is not known; choose auto, cuda or one of: {known}")
+
+
+def ratio(here: str, there: str) -> float:
+    """How many times longer work takes on `there` than on `here`, by what is printed of both."""
+    if here == there:
+        return 1.0
+    one, two = printed(here), printed(there)
+    return math.sqrt(one[0] / two[0] * one[1] / two[1])
+
+
+def from_runs(root: Path = Path()) -> list[Rate]:
+    """Rates of all trainings and evaluations under results/ that ran here; damaged files are passed
+    over."""
+    files = sorted(root.glob("results/*/checkpoints/**/log.jsonl"))
+    found = []
+    for file in [*files, *sorted(root.glob("results/*/metrics/*/x*/*.json"))]:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, ArithmeticError):
+            found.append(_read(root, file))
+    return found
+
+
+def _lines(file: Path) -> list[dict[str, Any]]:
+    text = file.read_text(encoding="utf-8")
+    return [json.loads(text)] if file.suffix == ".json" else [*map(json.loads, text.splitlines())]
+
+
+def _read(root: Path, file: Path) -> Rate:
+    _, experiment, stage, *own = file.relative_to(root).parts
+    folder, lines = root / "results" / experiment, _lines(file)
+    evaluated = stage == "metrics"
+    settings = lines[0] if evaluated else lines[0]["settings"]
+    rule = "train_self" if settings.get("type") == "self" else "train_sr"
+    rule = "train_autoencoder" if settings["method"] == "autoencoder" else rule
+    rule = f"train_vit_{settings['phase']}" if "phase" in settings else rule
+    rule = "evaluate" if evaluated else rule
+    others = {"vit": folder / "checkpoints/vit/segmentation/log.jsonl"}
+    others["autoencoder"] = file.parent.parent / "autoencoder/log.jsonl"
+    networks = {n: _lines(f)[0]["settings"]["network"] for n, f in others.items() if f.is_file()}
+    size = sizes.stored(folder / "slices" / settings["dataset"])
+    image = network_sizes.work(rule, settings, networks, pixels(size))
+    # Snakemake's benchmark file is never copied elsewhere: where it lies, the job ran
+    stem = Path("metrics", *own).with_suffix("") if evaluated else Path(*own[:-1])
+    with open(root / "logs" / experiment / "benchmarks" / f"{stem}.tsv", encoding="utf-8") as table:
+        spent = float(next(csv.DictReader(table, delimiter="\t"))["s"])
+    device = settings["device"] if evaluated else lines[0]["provenance"]["device"]
+    if not evaluated:
+        spent = max(spent, lines[-1]["seconds"])  # the log knows of earlier starts, too
+    if device == "cuda":  # metrics have its name
+        metrics = (_lines(path)[0]["device"] for path in folder.glob("metrics/*/x*/*.json"))
+        device = next(name for name in metrics if name != "cpu")
+    pace = max(0.0, spent - overhead(rule, size)) / total(rule, settings, networks, size)
+    return Rate(rule, device, image, pace, f"run {experiment}")

@@ -1,0 +1,1 @@
+"""params.yaml, typed: the schema, its loading, one experiment resolved."""

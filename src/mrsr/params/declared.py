@@ -1,0 +1,115 @@
+"""What the files of the package accept, read as text.
+
+The settings a source knows, the options of a model and the names of losses stand in their own
+files. They are read here without running those files, so that a wrong key in params.yaml is
+refused in milliseconds, on a machine without torch too.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+from typing import Any
+
+from mrsr.plugins import PACKAGE_FOLDERS
+
+
+def at(path: str, problem: str, known: Any = None) -> ValueError:
+    """A mistake at a dotted path of params.yaml, with the names that would do."""
+    hint = f"; known: {', '.join(sorted(known))}" if known else ""
+    return ValueError(f"{path}: {problem}{hint}")
+
+
+def _package_file(folder: str, name: str) -> Path | None:
+    for root in PACKAGE_FOLDERS:
+        path = root / folder / f"{name}.py"
+        if path.is_file():
+            return path
+    return None
+
+
+@functools.cache
+def _tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+
+
+def _literal(path: Path, name: str) -> Any:
+    """The value of a module-level literal, without running the module."""
+    for node in _tree(path).body:
+        target = node.target if isinstance(node, ast.AnnAssign) else None
+        if isinstance(node, ast.Assign) and len(node.targets) == 1:
+            target = node.targets[0]
+        if isinstance(target, ast.Name) and target.id == name:
+            return node.value
+    return None
+
+
+def source_settings(name: str) -> dict[str, Any]:
+    """The settings a source knows, with their defaults: `SETTINGS` of datasets/<name>.py."""
+    path = _package_file("datasets", name)
+    if path is None:
+        raise at(f"data.sources.{name}", f"missing file src/mrsr/datasets/{name}.py")
+    node = _literal(path, "SETTINGS")
+    return ast.literal_eval(node) if node is not None else {}
+
+
+def model_options(name: str) -> list[str] | None:
+    """The options of models/<name>.py: parameters of its `build` after scale; None if no file."""
+    path = _package_file("models", name)
+    if path is None:
+        return None
+    for node in _tree(path).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "build":
+            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
+            return [*names[1:], *(a.arg for a in node.args.kwonlyargs)]
+    return []
+
+
+def model_scales(name: str) -> tuple[int, ...]:
+    """The scales that models/<name>.py is designed for: its `SCALES`, all without one."""
+    path = _package_file("models", name)
+    node = _literal(path, "SCALES") if path else None
+    return tuple(ast.literal_eval(node)) if node is not None else (2, 3, 4, 8)
+
+
+def model_is_guided(name: str) -> bool:
+    """Whether models/<name>.py takes a second contrast: its `GUIDED`."""
+    path = _package_file("models", name)
+    node = _literal(path, "GUIDED") if path else None
+    return bool(ast.literal_eval(node)) if node is not None else False
+
+
+def loss_names() -> list[str]:
+    """The keys of `LOSSES` in method/losses.py."""
+    path = _package_file("method", "losses")
+    node = _literal(path, "LOSSES") if path else None
+    if not isinstance(node, ast.Dict):
+        return []
+    return [key.value for key in node.keys if isinstance(key, ast.Constant)]
+
+
+def check_source(name: str, given: dict[str, Any]) -> None:
+    """Every setting of a source is known and of the right kind, or a ValueError says where."""
+    _check_like(f"data.sources.{name}", given, source_settings(name))
+
+
+def _check_like(where: str, given: dict[str, Any], default: dict[str, Any]) -> None:
+    """Every key of `given` stands in `default` and has a value of the same kind."""
+    for key, value in given.items():
+        if key not in default:
+            raise at(f"{where}.{key}", "unknown key", default)
+        expected = default[key]
+        if isinstance(expected, dict):
+            if not isinstance(value, dict):
+                raise at(f"{where}.{key}", "must be a table")
+            _check_like(f"{where}.{key}", value, expected)
+        elif isinstance(expected, bool) or isinstance(value, bool):
+            if not (isinstance(expected, bool) and isinstance(value, bool)):
+                raise at(f"{where}.{key}", f"must be of type {type(expected).__name__}")
+        elif isinstance(expected, (int, float)):
+            numeric = (int,) if isinstance(expected, int) else (int, float)
+            if not isinstance(value, numeric) or value < 0:
+                raise at(f"{where}.{key}", f"must be a {type(expected).__name__} >= 0")
+        elif not isinstance(value, type(expected)):
+            raise at(f"{where}.{key}", f"must be of type {type(expected).__name__}")

@@ -1,0 +1,1 @@
+"""From a source of scans to data/raw: preparing, downloading, unpacking, file formats."""

@@ -1,0 +1,48 @@
+"""A scan made coarser in plane, as training data were: to try a network where truth is known.
+
+By hand: `mrsr degrade scan.nii.gz coarse.nii.gz --scale 2`, then `mrsr enhance` it and
+`mrsr score` the result against the scan.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mrsr import resampling
+from mrsr.errors import UserError
+from mrsr.scan.enhance import check_output, write_scan
+
+
+def coarsen(
+    input: Path, output: Path, *, scale: int, kind: str = "bicubic", overwrite: bool = False
+) -> None:
+    """Degrade every slice of a NIfTI scan; the anatomy does not move.
+
+    Args:
+        input: a 3D `.nii` or `.nii.gz` file; sliced as in enhance.
+        output: the file to write, float32, atomically.
+        scale: 2, 3, 4 or 8.
+        kind: "bicubic" or "kspace".
+        overwrite: replace `output` if it is there.
+
+    Raises:
+        UserError: the input cannot be used, its plane does not divide by `scale` (enhanced again,
+            it would not fit the scan), or `output` exists.
+    """
+    from mrsr.raw.nifti import read_nifti
+
+    input, output = Path(input), Path(output)
+    check_output(output, overwrite)
+    resampling.check(scale, kind)
+    volume = read_nifti(input, subject="", contrast="", organ="")
+    axes = [int(axis) for axis in volume.attributes["axes"].split(",")]
+    _, height, width = volume.stored.shape
+    if height % scale or width % scale:
+        raise UserError(
+            f"{input.name}: slices of {height}x{width} do not divide by {scale}; crop it first"
+        )
+    coarse = resampling.degrade(torch.from_numpy(volume.image), scale, kind).numpy()
+    write_scan(output, coarse.transpose(np.argsort(axes)), input, axes[1:], 1 / scale)

@@ -1,0 +1,1 @@
+"""From raw volumes to slice stores, and from stores to batches."""

@@ -1,0 +1,287 @@
+"""Volumes -> slice store: one HDF5 file per split, subjects in one split only (section 4.1).
+
+Worker processes read and check several volumes at a time; one process writes, in a fixed order, so
+the same input gives the same bytes for any number of workers. The three files appear together when
+all are complete. `store.py` describes the layout.
+
+By hand: `mrsr slices data/raw/phantom/manifest.csv --settings @settings.json --out
+results/demo/slices/phantom_t1` with the settings that `slice_dataset` lists.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from tqdm import tqdm
+
+from mrsr import datasets
+from mrsr.errors import UserError, one_line
+from mrsr.files import alone, atomic, write_json
+from mrsr.params.settings import digest, plain
+from mrsr.raw.nifti import read_nifti
+from mrsr.raw.volume import Volume, VolumeRef, checked
+from mrsr.slices import splits
+from mrsr.slices.store import FORMAT, Sliced, describe, new_store, write_volume
+
+__all__ = ["FORMAT", "Cut", "Sliced", "cut", "new_store", "slice_dataset", "write_volume"]
+
+SKIPPED = "skipped.json"
+# what counts as tissue: a voxel above this part of the volume's normalising intensity
+_TISSUE = 0.05
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Which slices of a volume are kept, and how its intensities are scaled.
+
+    crop: central (height, width), or None. central: that many central slices, or None.
+    most: no more than so many central slices (tiny runs), or None.
+    percentile: the one of the whole volume that becomes 1.
+    foreground: slices with a smaller fraction of tissue are left out; 0 keeps all.
+    """
+
+    crop: tuple[int, int] | None = None
+    central: int | None = None
+    most: int | None = None
+    percentile: float = 99.9
+    foreground: float = 0.0
+
+
+def slice_dataset(
+    raw: str | Path, settings: Any, out: str | Path, source_settings: Any, workers: int = 1
+) -> dict[str, Any]:
+    """Write train.h5, validation.h5, test.h5 and skipped.json into `out`; return a report.
+
+    raw: the folder that the source prepared. settings: `dataset source contrast organ crop
+    central_slices normalise split skip_bad max_slices max_volumes foreground`.
+
+    The report has `dataset`, `splits` (subjects, volumes and slices of each) and `skipped` (path,
+    split, subject and reason of each; empty unless `skip_bad`).
+
+    Raises:
+        UserError: nothing to slice, a split that cannot be made, a bad volume without `skip_bad`.
+    """
+    raw, out = Path(raw), Path(out)
+    contrast, organ = settings.contrast, settings.organ
+    refs = datasets.source(settings.source).list_volumes(raw, source_settings, contrast)
+    refs = [ref for ref in refs if not (organ and ref.organ) or ref.organ == organ]
+    if not refs:
+        raise UserError(f"no {contrast} volume of the {organ} in {raw}; check contrast and source")
+    chosen = splits.assign(refs, settings.split, settings.dataset)
+    chosen = splits.first_subjects(chosen, getattr(settings, "max_volumes", None))
+
+    skipped: list[dict[str, str]] = []
+    report: dict[str, Any] = {"dataset": settings.dataset, "splits": {}, "skipped": skipped}
+    total = sum(len(of_split) for of_split in chosen.values())
+    with ExitStack() as stack:
+        stack.enter_context(alone(out))
+        pool = None
+        if workers > 1:  # fork would copy the threads' locks of whatever the caller has imported
+            pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
+            stack.callback(pool.shutdown, cancel_futures=True)
+        bar = stack.enter_context(tqdm(total=total, unit="volume", disable=None, desc="slices"))
+        for split, of_split in chosen.items():
+            file = stack.enter_context(new_store(stack.enter_context(atomic(out / f"{split}.h5"))))
+            _describe(file, settings, split)
+            subjects, slices, count = set(), 0, 0
+            for ref, result in _results(of_split, settings, split, pool, 2 * workers):
+                bar.update()
+                path = relative(ref.path, raw)
+                if isinstance(result, UserError):
+                    if not getattr(settings, "skip_bad", False):
+                        raise UserError(f"{result} (or skip such volumes with --skip-bad)")
+                    about = {"path": path, "split": split, "subject": ref.subject}
+                    skipped.append(about | {"reason": one_line(str(result))})
+                    continue
+                write_volume(file, count, result, subject=ref.subject, visit=ref.visit, path=path)
+                subjects.add(ref.subject)
+                slices += len(result.data)
+                count += 1
+            if not count:
+                raise UserError(
+                    f"{settings.dataset}: no usable volume is left in the {split} split; "
+                    f"{len(skipped)} were skipped, the last: {skipped[-1]['reason']}"
+                )
+            made = {"subjects": sorted(subjects), "volumes": count, "slices": slices}
+            report["splits"][split] = made
+        write_json(out / SKIPPED, skipped)
+    return report
+
+
+def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None = None) -> Sliced:
+    """Check a volume, select its slices and find its scale; the stored values stay as they are.
+
+    labels: of the whole volume, in its shape; cut in the same way.
+
+    Raises:
+        UserError: not 3D, no voxels, NaN or infinite values, one value everywhere, nothing above
+            zero, smaller than the crop, or fewer slices than wanted.
+    """
+    stored = checked(volume.stored, name)
+    image = checked(np.abs(stored), name) if np.iscomplexobj(stored) else stored
+    # a percentile of the stored values, mapped to physical ones; a negative slope turns their order
+    if np.iscomplexobj(stored):
+        scale = float(np.percentile(image, wanted.percentile)) * abs(volume.slope)
+    else:
+        percentile = wanted.percentile if volume.slope > 0 else 100 - wanted.percentile
+        scale = float(np.percentile(image, percentile)) * volume.slope + volume.intercept
+    if not (np.isfinite(scale) and scale > 0):
+        raise UserError(
+            f"{name}: the {wanted.percentile:g}th percentile of its intensities is {scale:g}, so "
+            "there is nothing to normalise by; leave the file out"
+        )
+
+    start, count = 0, stored.shape[0]
+    if count < (wanted.central or 0):
+        raise UserError(
+            f"{name} has {count} slices, fewer than central_slices = {wanted.central}; lower "
+            "it or leave the file out"
+        )
+    for most in (wanted.central, wanted.most):
+        if most and most < count:
+            start, count = start + (count - most) // 2, most
+    height, width = wanted.crop or stored.shape[1:]
+    if height > stored.shape[1] or width > stored.shape[2]:
+        raise UserError(
+            f"{name} has slices of {stored.shape[1]}x{stored.shape[2]}, smaller than the crop "
+            f"{height}x{width}; lower crop or leave the file out"
+        )
+    top, left = (stored.shape[1] - height) // 2, (stored.shape[2] - width) // 2
+
+    index = np.arange(start, start + count)
+    box = np.s_[start : start + count, top : top + height, left : left + width]
+    data = stored[box]
+    if wanted.foreground > 0:
+        physical = image[box].astype(np.float32) * volume.slope + volume.intercept
+        keep = (physical > _TISSUE * scale).mean(axis=(1, 2)) >= wanted.foreground
+        if not keep.any():
+            raise UserError(
+                f"{name}: no slice has the foreground fraction {wanted.foreground:g}; lower it"
+            )
+        data, index = data[keep], index[keep]
+    shift = np.eye(4)
+    shift[:3, 3] = index[0], top, left
+    return Sliced(
+        data=np.ascontiguousarray(data),
+        scale=scale,
+        slope=float(volume.slope),
+        intercept=float(volume.intercept),
+        slice_index=index.tolist(),
+        affine=np.asarray(volume.affine, dtype=np.float64) @ shift,
+        voxel_size=volume.voxel_size,
+        labels=None if labels is None else np.ascontiguousarray(labels[box][index - start]),
+    )
+
+
+def read_labels(ref: VolumeRef, volume: Volume) -> np.ndarray | None:
+    """Labels (slices, height, width) uint8 on the grid of a volume; None where it has none.
+
+    Raises:
+        UserError: the file is broken, lies on another grid, or holds anything but 0 to 255.
+    """
+    if ref.labels is None:
+        return None
+    name = f"labels {ref.labels.name} of {ref.path.name}"
+    axes = volume.attributes.get("axes", "")  # which axis of the file became the slices
+    found = read_nifti(ref.labels, slice_axis=int(axes[0]) if axes else None)
+    if found.stored.shape != volume.stored.shape or not np.allclose(
+        found.affine, volume.affine, atol=0.01
+    ):
+        raise UserError(f"{name} lie on another grid; resample them to the volume's")
+    values = found.image
+    with np.errstate(invalid="ignore"):  # negative ones differ afterwards
+        labels = values.astype(np.uint8)
+    if not np.array_equal(labels, values):
+        raise UserError(f"{name} are not whole numbers from 0 to 255; save them as such")
+    return labels
+
+
+def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
+    """In a worker: one volume, checked and cut, or why not."""
+    try:
+        volume = datasets.source(source).read_volume(ref)
+        return cut(volume, wanted, ref.path.name, read_labels(ref, volume))
+    except UserError as error:
+        return error
+    except (OSError, EOFError, zlib.error) as error:
+        return UserError(
+            f"cannot read {ref.path.name} ({one_line(str(error))}); copy or download it again"
+        )
+
+
+def _results(
+    refs: list[VolumeRef], settings: Any, split: str, pool: ProcessPoolExecutor | None, ahead: int
+) -> Iterator[tuple[VolumeRef, Sliced | UserError]]:
+    """Volumes in their order; a pool has so many under way at once, which wait in memory."""
+    source, wanted = settings.source, _wanted(settings, split)
+    if pool is None:
+        yield from ((ref, _read(source, ref, wanted)) for ref in refs)
+        return
+    ref, todo = refs[0], iter(refs)
+    waiting: deque[tuple[VolumeRef, Future[Sliced | UserError]]] = deque()
+    try:
+        while True:
+            for new in islice(todo, ahead - len(waiting)):
+                waiting.append((new, pool.submit(_read, source, new, wanted)))
+            if not waiting:
+                return
+            ref, future = waiting.popleft()
+            yield ref, future.result()
+    except BrokenProcessPool:
+        raise UserError(
+            f"a worker died near {ref.path.name}, perhaps for lack of memory; run again with fewer "
+            "workers"
+        ) from None
+
+
+def _wanted(settings: Any, split: str) -> Cut:
+    normalise = settings.normalise
+    if normalise.level != "volume":
+        raise UserError(f"normalise.level '{normalise.level}' is unknown; use 'volume'")
+    crop = getattr(settings, "crop", None)
+    return Cut(
+        crop=(int(crop[0]), int(crop[1])) if crop else None,
+        central=getattr(settings, "central_slices", None),
+        most=getattr(settings, "max_slices", None),
+        percentile=normalise.percentile,
+        # what is measured must not depend on what is easy to learn from
+        foreground=getattr(settings, "foreground", 0.0) if split == "train" else 0.0,
+    )
+
+
+def _describe(file: h5py.File, settings: Any, split: str) -> None:
+    value = settings.model_dump() if hasattr(settings, "model_dump") else plain(settings)
+    value = json.loads(json.dumps(value, default=str))
+    if isinstance(value.get("split"), dict) and value["split"].get("path"):
+        value["split"]["path"] = Path(value["split"]["path"]).name  # no folder of this computer
+    describe(
+        file,
+        dataset=settings.dataset,
+        organ=settings.organ,
+        contrast=settings.contrast,
+        split=split,
+        settings=json.dumps(value, sort_keys=True),
+        digest=digest(value),
+    )
+    file.create_group("volumes")
+
+
+def relative(path: Path, raw: Path) -> str:
+    """The path inside the raw folder, or the file's name alone: never a folder of this computer."""
+    try:
+        return path.resolve().relative_to(raw.resolve()).as_posix()
+    except ValueError:
+        return path.name

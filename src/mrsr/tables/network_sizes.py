@@ -1,0 +1,175 @@
+"""Every method of params.yaml at its full width: parameters, multiply-adds, scales, what it needs.
+
+    mrsr methods                        # as params.yaml has them
+    mrsr methods --experiment benchmark # at the widths of that experiment
+
+`work` counts what a training or an evaluation takes for each image, for `mrsr plan`.
+
+Networks are built on torch's meta device, where tensors have shapes and no values: nothing is
+computed, so the largest takes no longer than the smallest. Multiply-adds are those of convolutions
+and matrix products for one output image, half of the operations that torch counts.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from mrsr import models
+from mrsr.errors import UserError
+from mrsr.params.declared import model_is_guided, model_scales
+from mrsr.params.methods import Row
+from mrsr.tables.formats import pipes
+
+OUTPUT = 240  # pixels of the output's sides, the slices of the paper's section 4
+PATCH = 96  # pixels of the sides where `work` counts; the paper's patch
+# what a training step amounts to in forward passes: a network that learns goes forward and, at
+# twice the cost, backward; a frozen one codes target and output, and goes back to the output; a
+# discriminator serves the generator's term and learns from true and false images; the terms of the
+# auto-encoder take about four passes, forward and backward
+LEARNED, FROZEN, DISCRIMINATOR, AUTOENCODER = 3, 3, 8, 12
+# model, options as JSON, scale, and the sides in HR pixels of an image (in 3D: volume) to count
+Network = tuple[str, str, int, tuple[int, ...]]
+# what a type of method needs beside LR and HR slices of training subjects
+NEEDS = {"single": "", "guided": "second contrast", "self": "test volume", "joint": ""}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One method. multiply_adds: of an output of OUTPUT x OUTPUT pixels at `scale`."""
+
+    key: str
+    label: str
+    citation: str
+    type: str
+    scales: tuple[int, ...]
+    scale: int
+    parameters: int
+    multiply_adds: int
+
+
+def count(
+    model: str, options: dict[str, Any], scale: int, output: int | tuple[int, ...] = OUTPUT
+) -> tuple[int, int]:
+    """(parameters, multiply-adds of one output image) of a network.
+
+    output: its sides in pixels, one number for a square image.
+
+    Raises:
+        UserError: `output` does not divide by the scale, or the model refuses its options.
+    """
+    shape = (output, output) if isinstance(output, int) else output
+    if any(side % scale for side in shape):
+        raise UserError(f"an output of {output} pixels does not divide by {scale}")
+    with torch.device("meta"):
+        network = models.build(model, scale, options).eval()
+        images = [torch.empty(1, 1, *(side // scale for side in shape))]
+        if model_is_guided(model):
+            images.append(torch.empty(1, 1, *shape))
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            network(*images)
+    parameters = sum(p.numel() for p in network.parameters())
+    return parameters, counter.get_total_flops() // 2
+
+
+def network(rule: str, settings: dict[str, Any], networks: dict[str, Any]) -> Network:
+    """The network that a job trains or evaluates; arguments as for `parts`."""
+    if rule == "train_autoencoder":
+        return _network("autoencoder", {**settings["network"], "start": "random"})
+    if rule == "train_vit_pretext":
+        options = {**networks["vit"], "classes": 2, "dimensions": 2}
+        return _network("unetr", options, 1, options["size"][1:])
+    if rule == "train_vit_segmentation":
+        options = {**settings["network"], "classes": settings["classes"], "dimensions": 3}
+        return _network("unetr", options, 1, options["size"])
+    return _network(settings["model"]["name"], settings["model"]["options"], settings["scale"])
+
+
+def _network(
+    model: str, options: dict[str, Any], scale: int = 1, sides: Sequence[int] = (PATCH, PATCH)
+) -> Network:
+    return model, json.dumps(options, sort_keys=True), scale, tuple(sides)
+
+
+@functools.cache
+def per_pixel(network: Network) -> tuple[int, float]:
+    """Parameters, and multiply-adds of a forward pass for each HR pixel."""
+    model, options, scale, sides = network
+    parameters, total = count(model, json.loads(options), scale, sides)
+    return parameters, total / math.prod(sides)
+
+
+def parts(
+    rule: str, settings: dict[str, Any], networks: dict[str, Any], pixels: int
+) -> list[tuple[Network, float]]:
+    """The networks that work on one image of a training's batch, or one slice of an evaluation,
+    each with the HR pixels of all its forward passes; a backward pass counts as two.
+
+    Args:
+        rule: Snakemake's, such as train_sr or evaluate. settings: what its job is handed.
+        networks: options of the frozen networks, `vit` and `autoencoder`.
+        pixels: of a whole slice.
+    """
+    own = network(rule, settings, networks)
+    if rule == "evaluate":
+        return [(own, pixels)]
+    if rule.startswith("train_vit"):
+        return [(own, LEARNED * math.prod(own[3]))]
+    losses, discriminator = settings.get("losses", {}), settings.get("discriminator")
+    seen = settings["patch"] ** 2 or pixels
+    found = [(own, seen * (AUTOENCODER if rule == "train_autoencoder" else LEARNED))]
+    if "adversarial" in losses:
+        discriminator = settings["adversarial"]
+    if discriminator:
+        options = {name: discriminator[name] for name in ("base", "pool", "norm")}
+        found.append((_network("discriminator", {**options, "size": PATCH}), seen * DISCRIMINATOR))
+    if "vit" in losses:
+        found.append((network("train_vit_pretext", {}, networks), seen * FROZEN))
+    if {"structure", "texture"} & set(losses):
+        autoencoder = {"network": networks["autoencoder"]}
+        found.append((network("train_autoencoder", autoencoder, networks), seen * FROZEN))
+    return found
+
+
+def work(rule: str, settings: dict[str, Any], networks: dict[str, Any], pixels: int) -> float:
+    """Multiply-adds of these parts together; at least 1."""
+    found = parts(rule, settings, networks, pixels)
+    return max(1.0, sum(per_pixel(part)[1] * seen for part, seen in found))
+
+
+def entries(rows: list[Row], scale: int) -> list[Entry]:
+    """The given methods; one that is not designed for `scale` is counted at its smallest."""
+    found = []
+    for row in rows:
+        scales = model_scales(row.model)
+        own = scale if scale in scales else min(scales)
+        citation = f"[{row.citation}]" if row.citation else ""
+        numbers = count(row.model, row.options, own)
+        found.append(Entry(row.key, row.label, citation, row.type, scales, own, *numbers))
+    return found
+
+
+def text(found: list[Entry]) -> str:
+    """A Markdown table, which a terminal shows well enough too."""
+    rows = [
+        {
+            "key": e.key,
+            "method": f"{e.label} {e.citation}".strip(),
+            "parameters (M)": f"{e.parameters / 1e6:.4g}",
+            "multiply-adds (G)": f"{e.multiply_adds / 1e9:.4g}"
+            + ("" if e.scale == found[0].scale else f" (at {e.scale}x)"),
+            "scales": " ".join(map(str, e.scales)),
+            "type": e.type,
+            "needs": NEEDS[e.type],
+        }
+        for e in found
+    ]
+    return pipes(pandas.DataFrame(rows), "llrrlll")

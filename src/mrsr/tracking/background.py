@@ -1,0 +1,53 @@
+"""Sends the log of a running training to the tracking store, in the background."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+from mrsr.console import say
+from mrsr.tracking import delivery
+
+DELIVER_SECONDS = 60.0
+
+
+class Delivery:
+    """Hands the log to the tracking store now and then, beside the training and never in its way.
+
+    `log.jsonl` is the truth; what is not delivered today `mrsr sync` delivers later.
+    """
+
+    def __init__(self, folder: Path, settings: SimpleNamespace, *, active: bool) -> None:
+        wanted = getattr(getattr(settings, "tracking", None), "enabled", False)
+        self.folder, self.settings, self.active = folder, settings, active and wanted
+        self.thread: threading.Thread | None = None
+        self.last = time.monotonic()
+
+    def nudge(self) -> None:
+        """Deliver in the background, if the last delivery is over and a minute old."""
+        old = time.monotonic() - self.last >= DELIVER_SECONDS
+        if self.active and old and (self.thread is None or not self.thread.is_alive()):
+            self._start()
+
+    def finish(self) -> None:
+        """Deliver what is left; a tracker that hangs is left alone after two minutes."""
+        if not self.active:
+            return
+        if self.thread is not None:
+            self.thread.join(DELIVER_SECONDS)
+        self._start()
+        if self.thread is not None:
+            self.thread.join(2 * DELIVER_SECONDS)
+
+    def _start(self) -> None:
+        self.last = time.monotonic()
+        self.thread = threading.Thread(target=self._deliver, name="tracking", daemon=True)
+        self.thread.start()
+
+    def _deliver(self) -> None:
+        try:
+            delivery.deliver(self.folder, self.settings)
+        except Exception as error:
+            say(f"warning: tracking failed ({type(error).__name__}), the local log is complete")

@@ -1,0 +1,164 @@
+"""The MLflow store: its address, its lock, and what happens when it is down."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+import urllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mrsr.errors import one_line
+
+DEFAULT_URI = "sqlite:///mlflow.db"
+
+
+LOCK_SECONDS = 60.0
+
+
+# patient enough for a busy server, and a dead one costs seconds (MLflow's defaults: minutes)
+ENVIRONMENT = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+NOISY = ("mlflow", "alembic", "urllib3.connectionpool")
+
+
+def store_uri(uri: str | None = None) -> str:
+    """The store in force."""
+    return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
+
+
+def switched_off(settings: Any = None) -> bool:
+    """Whether the settings say `tracking.enabled: false`, or the environment MRSR_TRACKING=off."""
+    if os.environ.get("MRSR_TRACKING", "").lower() == "off":
+        return True
+    return not getattr(getattr(settings, "tracking", None), "enabled", True)
+
+
+def init_store(uri: str | None = None) -> bool:
+    """Make or upgrade the tables of an SQLite store, before several jobs find it empty at once.
+
+    Returns:
+        Whether the store is ready; if not, a warning was printed. A server is left alone.
+    """
+    uri = store_uri(uri)
+    if switched_off() or not uri.startswith("sqlite:"):
+        return True
+    try:
+        with _turn(uri):
+            try:
+                _client(uri).search_experiments(max_results=1)  # makes the tables of a new file
+            except Exception as error:
+                if "out-of-date" not in str(error):
+                    raise
+                command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
+                subprocess.run(command, capture_output=True, check=True)
+    except Exception as error:
+        return _warn(uri, error)
+    return True
+
+
+def _client(uri: str) -> Any:
+    """An MLflow client for the store, without MLflow's chatter."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    for name in NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    from mlflow.tracking import MlflowClient  # three seconds, and not on every compute node
+
+    for name in NOISY:  # its import sets levels of its own
+        logging.getLogger(name).setLevel(logging.ERROR)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _answers(uri: str) -> bool:
+    try:
+        with _turn(uri):
+            _client(uri).search_experiments(max_results=1)
+    except Exception:
+        return False
+    return True
+
+
+def _database(uri: str) -> Path | None:
+    """The file of an SQLite store."""
+    name = uri.removeprefix("sqlite:///").partition("?")[0]
+    return Path(name) if uri.startswith("sqlite:///") and name not in ("", ":memory:") else None
+
+
+@contextlib.contextmanager
+def _turn(uri: str) -> Iterator[None]:
+    """Writers on one SQLite file take turns; a server sees to that itself."""
+    database = _database(uri)
+    if database is None:
+        yield
+        return
+    import fcntl
+
+    database.parent.mkdir(parents=True, exist_ok=True)
+    with open(f"{database}.lock", "w") as lock:
+        until = time.monotonic() + LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > until:
+                    raise TimeoutError("other writers are busy") from None
+                time.sleep(0.05)
+        yield
+
+
+@contextlib.contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """One delivery of a record at a time, also by `mrsr sync` beside a running training."""
+    import fcntl
+
+    try:
+        file = open(path / "log.jsonl" if path.is_dir() else path, "rb+")  # noqa: SIM115
+    except OSError:  # not ours to write, or not there: the delivery says so itself
+        yield
+        return
+    with file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _public(uri: str) -> str:
+    """The store's name without the user and password that a URL may carry."""
+    if "://" not in uri or uri.startswith("sqlite:"):
+        return uri
+    parts = urllib.parse.urlsplit(uri)
+    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, short, without the user and password of a URL."""
+    if isinstance(error, ImportError):
+        return f"{error.name or 'mlflow'} is not installed"
+    text = re.sub(r"//[^/@\s]+@", "//", one_line(str(error)))
+    return f"{type(error).__name__}: {text[:160]}"
+
+
+def _warn(uri: str, error: Exception, path: Path | str = "") -> bool:
+    from mrsr.console import say  # tqdm
+
+    say(
+        f"warning: {path or 'nothing'} not tracked in {_public(uri)} ({_reason(error)}); "
+        "the local files are complete, `mrsr sync` delivers them later"
+    )
+    return False

@@ -1,0 +1,1 @@
+"""The trainings, and what they share."""
