@@ -321,8 +321,9 @@ def own(folder: Path, **changes: object) -> Path:
 
 
 def test_a_method_that_learns_from_the_scan_is_trained_on_it(tmp_path, capfd):
-    from mrsr import compute
     from mrsr.params.settings import namespace
+
+    from mrsr import compute
     from mrsr.training import train_self
     from test_train_self import settings
 

@@ -12,13 +12,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from mrsr.params.settings import digest, namespace
 
 from mrsr import checkpoint, models
 from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.metrics import definitions, evaluate
 from mrsr.metrics.record import BOOTSTRAP, bootstrap
-from mrsr.params.settings import digest, namespace
 from mrsr.resampling import bicubic, degrade, pad_to
 
 SETTINGS = {

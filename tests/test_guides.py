@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mrsr.params.settings import namespace
 from scipy import ndimage
 
 from mrsr import datasets
 from mrsr.datasets import openms, phantom
 from mrsr.errors import UserError
-from mrsr.params.settings import namespace
 from mrsr.raw.volume import Volume, VolumeRef
 from mrsr.slices import guides, slicing, store
 

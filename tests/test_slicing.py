@@ -16,10 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from mrsr.params.settings import namespace
 
 from mrsr.datasets import openms
 from mrsr.errors import UserError
-from mrsr.params.settings import namespace
 from mrsr.raw.volume import Volume, VolumeRef
 from mrsr.slices import slicing, splits, store
 

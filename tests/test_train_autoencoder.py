@@ -14,11 +14,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from mrsr.params.settings import namespace
 
 from mrsr import checkpoint, compute, models
 from mrsr.metrics import probe
 from mrsr.params import loading
-from mrsr.params.settings import namespace
 from mrsr.slices import holding
 from mrsr.training import train_autoencoder
 

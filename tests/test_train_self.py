@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mrsr.params.settings import namespace
 
 from mrsr import checkpoint, compute, models
 from mrsr.errors import INTERRUPTED
 from mrsr.metrics import definitions, evaluate
-from mrsr.params.settings import namespace
 from mrsr.slices import batches, holding, store
 from mrsr.training import train_self
 from test_batches import make_store

@@ -9,13 +9,13 @@ from typing import Any
 import h5py
 import pytest
 import torch
+from mrsr.params.settings import namespace
 
 import mrsr.models
 from mrsr import checkpoint, models
 from mrsr.errors import INTERRUPTED, UserError
 from mrsr.metrics import definitions, evaluate
 from mrsr.params import declared
-from mrsr.params.settings import namespace
 from mrsr.slices import batches, holding
 from mrsr.training import session, train_sr
 from test_batches import make_store

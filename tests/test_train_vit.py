@@ -16,13 +16,13 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from mrsr.params.settings import namespace
 
 from mrsr import checkpoint, compute, files
 from mrsr.errors import UserError
 from mrsr.method import features, organ_task, pretexts, segmentation
 from mrsr.models import unetr
 from mrsr.params import loading
-from mrsr.params.settings import namespace
 from mrsr.resampling import degrade, upsample
 from mrsr.training import train_vit
 

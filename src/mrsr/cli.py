@@ -1,7 +1,7 @@
 """The command line: tools for your own scans, and every step of an experiment by hand.
 
 Heavy packages are imported inside the commands, so that `mrsr --help` answers at once. Panels and
-examples of the help are in cli_help.py.
+examples of the help are in commands/.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from mrsr.commands.options import (
 )
 from mrsr.commands.workflow import commands
 from mrsr.errors import UserError, guarded
-from mrsr.metrics import definitions
-from mrsr.params.settings import parse
 
 app = typer.Typer(
     name="mrsr",
@@ -39,8 +37,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(commands)
-
-SCHEMA = Path("docs/params.schema.json")
 
 
 def _version(wanted: bool) -> None:
@@ -70,7 +66,7 @@ def params(
 
     from mrsr.params import loading
 
-    resolved = loading.load(file, experiment).resolved()
+    resolved = loading.load(file, experiment).in_force()
     if as_json:
         print(json.dumps(resolved, indent=2))
     else:
@@ -78,15 +74,11 @@ def params(
 
 
 @app.command()
-def schema(
-    out: Annotated[Path, typer.Option(help="File to write.")] = SCHEMA,
-) -> None:
-    """Write the JSON schema of params.yaml, which editors use to check and complete."""
-    from mrsr.files import write_json
+def schema() -> None:
+    """Print the JSON schema of params.yaml, which editors use to check and complete."""
     from mrsr.params import loading
 
-    write_json(out, loading.schema())
-    print(out)
+    print(json.dumps(loading.json_schema(), indent=2))
 
 
 @app.command()
@@ -101,8 +93,8 @@ def methods(
     from mrsr.tables import network_sizes as listing
 
     given = loading.load(file, experiment)
-    rows = given.rows if experiment else given.full_rows
-    chosen = [r for r in rows.values() if every or r.kind not in ("ablation", "control")]
+    found = given.methods if experiment else given.full_methods()
+    chosen = [m for m in found.values() if every or m.kind not in ("ablation", "control")]
     print(listing.text(listing.entries(chosen, scale)), end="")
 
 
@@ -135,13 +127,13 @@ def tables(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Write the tables from metrics files or from MLflow, or print them."""
-    from mrsr.params import loading
+    from mrsr.params import jobs, loading
     from mrsr.tables import tables as making
 
     if settings:
-        given = parse(settings)
+        given = jobs.read(jobs.Tables, settings)
     else:
-        given = parse(json.dumps(loading.load(file, experiment).table_settings()))
+        given = loading.load(file, experiment).tables()
     folder = out or Path("results") / given.experiment / "tables"
     if show:
         making.print_table(folder)
@@ -151,9 +143,7 @@ def tables(
 
         records = delivery.from_mlflow(given.experiment)
     else:
-        records = definitions or sorted(
-            Path("results", given.experiment, "metrics").rglob("*.json")
-        )
+        records = metrics or sorted(Path("results", given.experiment, "metrics").rglob("*.json"))
     making.write_tables(records, given, folder, summary)
     making.print_table(folder)
 
@@ -254,18 +244,15 @@ def score(
 
 def _preset(name: str, file: Path) -> Any:
     """The preset of params.yaml; without that file, the built-in one of the same name."""
-    from mrsr.metrics import definitions
+    from mrsr.params import jobs, loading, schema
+    from mrsr.params.typed import plain
 
+    presets = dict(schema.PRESETS)
     if file.is_file():
-        from mrsr.params import loading
-
-        presets = loading.load(file).params.metrics.presets
-        if name not in presets:
-            raise UserError(f"no preset '{name}' in {file}; known: {', '.join(presets)}")
-        return definitions.preset({"name": name, **presets[name].model_dump()})
-    if name not in definitions.PRESETS:
-        raise UserError(f"no preset '{name}'; known: {', '.join(definitions.PRESETS)}")
-    return definitions.PRESETS[name]
+        presets |= loading.load(file).params.metrics.presets
+    if name not in presets:
+        raise UserError(f"no preset '{name}'; known: {', '.join(presets)}")
+    return jobs.Preset(name=name, **plain(presets[name]))
 
 
 @app.command()

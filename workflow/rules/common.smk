@@ -1,12 +1,10 @@
 # Functions and wildcard constraints; no rules here.
-import json
 import os
 from pathlib import Path
 
-SPLITS = ["train", "validation", "test"]
+from mrsr.params.schema import SPLITS
+
 BEST = f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt"
-
-
 VIT = f"{RESULTS}/checkpoints/vit"
 
 
@@ -15,34 +13,31 @@ wildcard_constraints:
     source="|".join(PARAMS.sources),
     dataset="|".join(PARAMS.datasets),
     scale="|".join(map(str, PARAMS.scales)),
-    method="|".join(PARAMS.rows),
+    method="|".join(PARAMS.methods),
 
 
-def as_json(settings):
-    """A job's piece of the configuration, as it stands on its command line."""
-    return json.dumps(settings, separators=(",", ":"), ensure_ascii=False)
+def settings(name):
+    """A param of a rule: the settings file of what the job makes, and a digest of its content.
+
+    name: with wildcards, such as "checkpoints/{dataset}/x{scale}/{method}".
+    """
+
+    def argument(wildcards):
+        return SETTINGS.argument(name.format(**dict(wildcards)))
+
+    return argument
+
+
+def source_of(dataset):
+    return PARAMS.params.data.datasets[dataset].source
 
 
 def manifest_of(wildcards):
-    source = PARAMS.params.data.datasets[wildcards.dataset].source
-    return f"data/raw/{source}/manifest.csv"
+    return f"data/raw/{source_of(wildcards.dataset)}/manifest.csv"
 
 
-def source_settings(wildcards):
-    return as_json(PARAMS.source_settings(wildcards.source))
-
-
-def slice_settings(wildcards):
-    return as_json(PARAMS.slice_settings(wildcards.dataset))
-
-
-def slice_source_settings(wildcards):
-    source = PARAMS.params.data.datasets[wildcards.dataset].source
-    return as_json(PARAMS.source_settings(source))
-
-
-def guide_settings(wildcards):
-    return as_json(PARAMS.guide_settings(wildcards.dataset))
+def source_settings_of(wildcards):
+    return SETTINGS.argument(f"raw/{source_of(wildcards.dataset)}")
 
 
 def vit_stores(datasets):
@@ -66,24 +61,16 @@ def pretext_inputs(wildcards):
     return vit_stores(PARAMS.pool) | {"start": f"{VIT}/segmentation/best.pt"}
 
 
-def pretext_settings(wildcards):
-    return as_json(PARAMS.vit_settings("pretext", wildcards.pretext))
-
-
-def autoencoder_settings(wildcards):
-    return as_json(PARAMS.autoencoder_settings(wildcards.dataset, int(wildcards.scale)))
-
-
 def train_inputs(wildcards):
-    """The stores of a dataset, and the frozen networks that the method's losses look through."""
+    """The stores of a dataset, and the frozen networks that the method's losses use."""
     inputs = {split: f"{RESULTS}/slices/{wildcards.dataset}/{split}.h5" for split in SPLITS}
-    if PARAMS.rows[wildcards.method].type == "guided":
+    method = PARAMS.methods[wildcards.method]
+    if method.type == "guided":
         guide = f"{RESULTS}/slices/{wildcards.dataset}/guide"
         inputs |= {f"guide_{split}": f"{guide}/{split}.h5" for split in SPLITS}
-    frozen = PARAMS.rows[wildcards.method].frozen
-    if "vit" in frozen:
+    if "vit" in method.frozen:
         inputs["vit"] = f"{VIT}/{PARAMS.params.vit.pretext}/best.pt"
-    if "autoencoder" in frozen:
+    if "autoencoder" in method.frozen:
         cell = {"dataset": wildcards.dataset, "scale": wildcards.scale}
         inputs["autoencoder"] = BEST.format(**cell, method="autoencoder")
     return inputs
@@ -123,7 +110,7 @@ def autoencoder_minutes(wildcards, attempt):
 
 
 def sr_minutes(wildcards, attempt):
-    return minutes("sr", PARAMS.rows[wildcards.method].training.steps, attempt)
+    return minutes("sr", PARAMS.methods[wildcards.method].training.steps, attempt)
 
 
 def self_minutes(wildcards, attempt):
@@ -132,7 +119,8 @@ def self_minutes(wildcards, attempt):
 
 def trainings():
     """The folders of all trainings under checkpoints/."""
-    folders = [f"{cell.dataset}/x{cell.scale}/{cell.method}" for cell in trained_cells()]
+    trained = [cell for cell in PARAMS.cells if PARAMS.methods[cell.method].trained]
+    folders = [f"{cell.dataset}/x{cell.scale}/{cell.method}" for cell in trained]
     folders += [f"{dataset}/x{scale}/autoencoder" for dataset, scale in PARAMS.autoencoders()]
     folders += [f"vit/{phase}" for phase in ("segmentation", *PARAMS.pretexts) if PARAMS.pool]
     return folders
@@ -140,34 +128,21 @@ def trainings():
 
 def methods_of(*types):
     """A pattern of the methods of these types, as a rule's wildcard constraint."""
-    names = [key for key, row in PARAMS.rows.items() if row.type in types]
+    names = [key for key, method in PARAMS.methods.items() if method.type in types]
     return "|".join(names) or "none of them"
 
 
-def trained_cells():
-    return [cell for cell in PARAMS.cells if PARAMS.rows[cell.method].trained]
-
-
-def train_settings(wildcards):
-    return as_json(PARAMS.train_settings(wildcards.dataset, int(wildcards.scale), wildcards.method))
-
-
 def train_threads(wildcards):
-    return PARAMS.rows[wildcards.method].training.threads
-
-
-def evaluate_settings(wildcards):
-    return as_json(
-        PARAMS.evaluate_settings(wildcards.dataset, int(wildcards.scale), wildcards.method)
-    )
+    return PARAMS.methods[wildcards.method].training.threads
 
 
 def evaluate_inputs(wildcards):
     """The test slices, and the weights of a method that is trained."""
     inputs = {"slices": f"{RESULTS}/slices/{wildcards.dataset}/test.h5"}
-    if PARAMS.rows[wildcards.method].trained:
+    method = PARAMS.methods[wildcards.method]
+    if method.trained:
         inputs["checkpoint"] = BEST.format(**dict(wildcards))
-    if PARAMS.rows[wildcards.method].type == "guided":
+    if method.type == "guided":
         inputs["guide"] = f"{RESULTS}/slices/{wildcards.dataset}/guide/test.h5"
     return inputs
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from types import SimpleNamespace
+from typing import Annotated
 
 import typer
 
 from mrsr.commands.options import PARAMS, ParamsFile, SettingsText, SourceSettings, Workers
 from mrsr.errors import UserError
-from mrsr.params.settings import parse
 
 commands = typer.Typer()
 
@@ -26,19 +27,15 @@ def raw(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Download (or simulate) the volumes of a source, verify them and write their manifest."""
+    from mrsr import datasets
+    from mrsr.params import jobs, loading
     from mrsr.raw.prepare import prepare
 
-    given = parse(settings or json.dumps(_source_settings(file, source)))
-    given.workers = workers
+    given = jobs.read_json(settings)[0] if settings else loading.load(file).source_settings(source)
     manifest = out or Path("data/raw") / source / "manifest.csv"
-    count = prepare(source, given, manifest)
+    chosen = SimpleNamespace(**given, workers=workers)
+    count = prepare(datasets.source(source), chosen, manifest)
     print(f"{manifest}: {count} files")
-
-
-def _source_settings(file: Path, source: str) -> dict[str, Any]:
-    from mrsr.params import loading
-
-    return loading.load(file).source_settings(source)
 
 
 @commands.command()
@@ -53,13 +50,14 @@ def slices(
     ] = False,
 ) -> None:
     """Cut volumes into slices: one store per split, with no subject in two splits."""
+    from mrsr.params import jobs
     from mrsr.slices.slicing import slice_dataset
 
-    given = parse(settings)
-    given.skip_bad = given.skip_bad or skip_bad
+    given = jobs.read(jobs.Slicing, settings)
+    given = replace(given, skip_bad=given.skip_bad or skip_bad)
     if not manifest.is_file():
         raise UserError(f"{manifest} does not exist; create it with `mrsr raw {given.source}`")
-    report = slice_dataset(manifest.parent, given, out, parse(source_settings), workers=workers)
+    report = slice_dataset(manifest.parent, given, out, _source(source_settings), workers=workers)
     print(json.dumps(report, indent=2))
 
 
@@ -72,9 +70,11 @@ def guides(
     source_settings: SourceSettings = "{}",
 ) -> None:
     """Resample the second contrast of the same subjects onto the grid of their slices."""
+    from mrsr.params import jobs
     from mrsr.slices.guides import make
 
-    report = make(manifest.parent, parse(settings), parse(source_settings), slices, out)
+    given = jobs.read(jobs.Guides, settings)
+    report = make(manifest.parent, given, _source(source_settings), slices, out)
     print(json.dumps(report, indent=2))
 
 
@@ -85,9 +85,11 @@ def tracking_init(
 ) -> None:
     """Create the MLflow store before the first job logs to it."""
     from mrsr.files import write_text
+    from mrsr.params.jobs import read
+    from mrsr.params.schema import Tracking
     from mrsr.tracking import store
 
-    if parse(settings).enabled:
+    if read(Tracking, settings).enabled:
         store.init_store()
     write_text(out, "ready\n")
 
@@ -102,3 +104,10 @@ def frozen(
 
     for row in frozen_table(sources, out):
         print(f"{row['network']}: {row['measure']} {row['value']:g}")
+
+
+def _source(text: str) -> SimpleNamespace:
+    """The settings of a source, which its own file in datasets/ knows."""
+    from mrsr.params import jobs
+
+    return SimpleNamespace(**jobs.read_json(text)[0])

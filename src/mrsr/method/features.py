@@ -32,7 +32,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -44,18 +43,9 @@ from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.method import distances
 from mrsr.models.unetr import Encoder2d, build, collapse
-from mrsr.params.settings import plain
+from mrsr.params.schema import Features
 from mrsr.resampling import bicubic
 
-DEFAULTS: dict[str, Any] = {
-    "target": "lr",
-    "vit_layers": [-1],
-    "vit_reduce": "token",
-    "autoencoder_size": 0,
-    "random": [],
-    "validation_patches": 16,
-    "gradient_norms_every": 0,
-}
 # the frozen network that a loss term looks through
 NETWORKS = {"vit": "vit", "structure": "autoencoder", "texture": "autoencoder"}
 Paths = Mapping[str, Path | None]  # checkpoint of each network by its name
@@ -63,24 +53,20 @@ REDUCTIONS = ("token", "pooled", "centred")
 
 
 @dataclass(frozen=True)
+class Codes:
+    """What the frozen networks see in the output (with graph) and in the target (without)."""
+
+    output: dict[str, Any]
+    target: dict[str, Any]
+    reduce: str  # `vit_reduce` of the settings
+
+
+@dataclass(frozen=True)
 class Frozen:
     """The networks that the terms of a method need, by name, and how they are used."""
 
-    settings: SimpleNamespace
+    settings: Features
     networks: dict[str, Any] = field(default_factory=dict)
-
-
-def table(settings: SimpleNamespace, name: str, defaults: dict[str, Any]) -> SimpleNamespace:
-    """The settings' table `name`, with `defaults` where it says nothing.
-
-    Raises:
-        UserError: it has a key that is none of them.
-    """
-    given = plain(getattr(settings, name, None)) or {}
-    for key in given:
-        if key not in defaults:
-            raise UserError(f"settings: {name}.{key} is unknown; known: {', '.join(defaults)}")
-    return SimpleNamespace(**{**defaults, **given})
 
 
 def needed(terms: dict[str, float]) -> list[str]:
@@ -108,7 +94,7 @@ def digests(terms: dict[str, float], paths: Paths) -> dict[str, str]:
 
 def load(
     terms: dict[str, float],
-    settings: SimpleNamespace,
+    settings: Features,
     paths: Paths,
     machine: Machine,
     seed: int,
@@ -122,18 +108,6 @@ def load(
     Raises:
         UserError: a setting has an unknown value, or a checkpoint is not one of that network.
     """
-    for key, known in (
-        ("target", ("lr", "hr")),
-        ("vit_reduce", REDUCTIONS),
-        ("autoencoder_size", (0, 256)),
-    ):
-        if getattr(settings, key) not in known:
-            raise UserError(f"features.{key} must be one of {', '.join(map(str, known))}")
-    for name in settings.random:
-        if name not in NETWORKS.values():
-            raise UserError(f"features.random: '{name}' is none of vit, autoencoder")
-    if settings.validation_patches < 1:
-        raise UserError("features.validation_patches must be 1 or more")
     networks: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):  # what is built after them is the same without them
         for name in needed(terms):
@@ -185,17 +159,15 @@ def codes(
     return found
 
 
-def pair(
-    frozen: Frozen, terms: dict[str, float], lr: Tensor, sr: Tensor, hr: Tensor
-) -> SimpleNamespace:
-    """`output`: codes of the generator's images, with graph; `target`: of the target, without.
+def pair(frozen: Frozen, terms: dict[str, float], lr: Tensor, sr: Tensor, hr: Tensor) -> Codes:
+    """Codes of the generator's images and of the target.
 
     lr: (batch, 1, h, w). sr, hr: (batch, 1, H, W).
     """
     size = (hr.shape[-2], hr.shape[-1])
     with torch.no_grad():
         target = codes(frozen, lr if frozen.settings.target == "lr" else hr, size, terms)
-    return SimpleNamespace(
+    return Codes(
         output=codes(frozen, sr, size, terms), target=target, reduce=frozen.settings.vit_reduce
     )
 

@@ -13,6 +13,11 @@ from mrsr.compute import Machine, meeting
 from mrsr.method.losses import LEARNED
 
 
+def due(step: int, every: int) -> bool:
+    """Whether norms are measured at this step; every: 0 never."""
+    return bool(every) and step % every == 0
+
+
 def of_terms(each: dict[str, Tensor], network: nn.Module) -> Tensor:
     """(terms, weights): the gradient of every term into the network's weights.
 

@@ -5,20 +5,17 @@ A term is `loss(sr, hr, context) -> scalar tensor`: the network's output and the
 terms ignore the context, so it may be left out. A mean over the batch is what makes micro-batches
 add up: a term must be one.
 
-The context has `lr` (batch, 1, h, w) and `step`; for side outputs `aside`, what the network gave
-beside the SR image, with `clean`, the LR image before any undersampling, and `guide`; for the terms
-of Eq. 9 also `codes`, what the frozen networks see (`features.pair`), and `discriminator` and
-`autocast`, a context manager's maker for it.
-
 Adding a loss is one function and one entry in `LOSSES`; params.yaml then gives it a weight.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
@@ -26,55 +23,68 @@ from mrsr.method import distances, features
 from mrsr.method.adversarial import frozen, generator_loss
 
 
-def l1(sr: Tensor, hr: Tensor, context: Any = None) -> Tensor:
+@dataclass(kw_only=True)
+class Context:
+    """What a term may look at besides the output and the true image."""
+
+    lr: Tensor | None = None  # (batch, 1, h, w)
+    clean: Tensor | None = None  # the LR image before any undersampling
+    guide: Tensor | None = None  # the second contrast, (batch, 1, H, W)
+    side_outputs: dict[str, Tensor] = field(default_factory=dict)  # of joint and guided networks
+    codes: features.Codes | None = None  # what the frozen networks see
+    discriminator: nn.Module | None = None
+    autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
+
+
+def l1(sr: Tensor, hr: Tensor, context: Context | None = None) -> Tensor:
     """Mean absolute error."""
     return F.l1_loss(sr, hr)
 
 
-def l2(sr: Tensor, hr: Tensor, context: Any = None) -> Tensor:
+def l2(sr: Tensor, hr: Tensor, context: Context | None = None) -> Tensor:
     """Mean squared error, the loss of SRCNN."""
     return F.mse_loss(sr, hr)
 
 
-def adversarial(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+def adversarial(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Mean of -log D(sr) (Eq. 21), through logits; the discriminator gets no gradient from it."""
     with frozen(context.discriminator), context.autocast():
         logits = context.discriminator(sr)
     return generator_loss(logits)
 
 
-def vit(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+def vit(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Eq. 8: 1 - cosine similarity of the vision transformer's features of output and target."""
     codes = context.codes
     return features.token_distance(codes.output["vit"], codes.target["vit"], codes.reduce)
 
 
-def structure(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+def structure(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Eq. 7, first line: 1 - cosine similarity of the structure codes, each taken as one vector."""
     codes = context.codes
     return distances.cosine(codes.output["structure"], codes.target["structure"]).mean()
 
 
-def texture(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+def texture(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Eq. 7, second line: 1 - cosine similarity of the texture codes."""
     codes = context.codes
     return distances.cosine(codes.output["texture"], codes.target["texture"]).mean()
 
 
-def reconstruction(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+def reconstruction(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Mean absolute error of the LR image that a joint network restores beside the SR image."""
-    return F.l1_loss(_aside("reconstruction", context), context.clean)
+    return F.l1_loss(_side_output("reconstruction", context), context.clean)
 
 
-def guide(sr: Tensor, hr: Tensor, context: Any) -> Tensor:
+def guide(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Mean absolute error of the guide that a guided network restores beside the SR image."""
-    return F.l1_loss(_aside("guide", context), context.guide)
+    return F.l1_loss(_side_output("guide", context), context.guide)
 
 
-def _aside(name: str, context: Any) -> Tensor:
-    if name not in context.aside:
+def _side_output(name: str, context: Context) -> Tensor:
+    if name not in context.side_outputs:
         raise UserError(f"losses.{name}: the model gives no such side output; leave the loss out")
-    return context.aside[name].to(context.lr.dtype)
+    return context.side_outputs[name].to(context.lr.dtype)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -87,10 +97,10 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "structure": structure,
     "texture": texture,
 }
-# terms that look through another network; the others compare pixels
+# terms that use another network; the others compare pixels
 LEARNED = ("adversarial", "vit", "structure", "texture")
 # terms of side outputs, which a network gives in training only
-ASIDE = ("reconstruction", "guide")
+SIDE_OUTPUTS = ("reconstruction", "guide")
 
 
 def active(weights: dict[str, float]) -> dict[str, float]:
@@ -109,7 +119,7 @@ def active(weights: dict[str, float]) -> dict[str, float]:
 
 
 def weighted(
-    weights: dict[str, float], sr: Tensor, hr: Tensor, context: Any = None
+    weights: dict[str, float], sr: Tensor, hr: Tensor, context: Context | None = None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The objective, and its unweighted terms by name.
 
@@ -128,7 +138,7 @@ def pixel(weights: dict[str, float]) -> dict[str, float]:
 
 def validated(weights: dict[str, float]) -> dict[str, float]:
     """The terms that can be measured in evaluation mode: all but those of side outputs."""
-    return {name: weight for name, weight in weights.items() if name not in ASIDE}
+    return {name: weight for name, weight in weights.items() if name not in SIDE_OUTPUTS}
 
 
 def learned(weights: dict[str, float]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Self-supervised fine-tuning of the ViT on the slices to be super-resolved (section 3.2).
 
-Three pre-text tasks, each with a loss of its own: `organ` (the paper's: which organ is it? a
+Three pretext task tasks, each with a loss of its own: `organ` (the paper's: which organ is it? a
 zero-initialised D x K layer and cross-entropy), `masked` (masked auto-encoding) and `contrastive`,
 the other two that the paper tried. `train_vit.py` runs them:
 `python -m mrsr.training.train_vit --settings @vit.json --train brain.h5 knee.h5 ...` with `phase: pretext`.
@@ -9,7 +9,7 @@ What is fine-tuned is the encoder collapsed to 2D (`models/unetr.py`), on crops 
 them degraded and upsampled again: exactly what the losses of the super-resolution show it. Its
 checkpoint holds the 2D encoder; D is its hidden size, since the paper's "dimension of the flattened
 patches" is the one they are embedded in. The prediction head of the segmentation is dropped by the
-collapse, and the pre-text's own head is not kept: the feature extractor needs neither.
+collapse, and the pretext task's own head is not kept: the feature extractor needs neither.
 
 Stores are pooled evenly, and the organ is the attribute of the store. Each dataset is degraded its
 own way, at the scales of the experiment: one ViT serves all of them, so each crop draws its scale
@@ -33,26 +33,26 @@ from mrsr.method.contrastive_task import Contrastive
 from mrsr.method.masked_task import Masked
 from mrsr.method.organ_task import Organ, histogram_classifier, organ_scores, organs_of
 from mrsr.models.unetr import Encoder2d
+from mrsr.params.jobs import Pretext
 from mrsr.slices import batches, holding, store
 
-PRETEXTS = ("organ", "masked", "contrastive")
 _CHUNK = 32  # images of one forward pass of validation
 
 
 def task(
-    settings: SimpleNamespace,
+    settings: Pretext,
     machine: compute.Machine,
     encoder: Encoder2d,
     size: tuple[int, int],
     stores: dict[str, list[Path]],
 ) -> SimpleNamespace:
-    """A pre-text as `train_vit`'s loop takes it; see `segmentation.task`.
+    """A pretext task as `train_vit`'s loop takes it; see `segmentation.task`.
 
     encoder: collapsed, or trained before. size: of the crops. settings: `scales` of the degraded
     version, each as likely as the others, and `degradations`, the kind for each dataset.
 
     Raises:
-        UserError: an unknown pre-text, fewer than two organs for `organ`, an organ that is not in
+        UserError: an unknown pretext task, fewer than two organs for `organ`, an organ that is not in
             the training stores, slices smaller than a crop, no scale, a dataset that
             `degradations` does not have.
     """
@@ -60,13 +60,13 @@ def task(
     names = sorted(set(named["train"]))
     if settings.pretext == "organ" and len(names) < 2:
         raise UserError(
-            f"the organ pre-text needs two organs or more, the training stores show {names}; add "
+            f"the organ pretext task needs two organs or more, the training stores show {names}; add "
             "a dataset of another organ (such as phantom_knee) or choose another pretext"
         )
     share = settings.batch // machine.world
     if settings.pretext == "contrastive" and min(settings.micro_batch or 2, share) < 2:
         raise UserError(
-            "the contrastive pre-text needs 2 images or more in a micro-batch of each process"
+            "the contrastive pretext task needs 2 images or more in a micro-batch of each process"
         )
     unknown = sorted(set().union(*named.values()) - set(names))
     if unknown and settings.pretext == "organ":
@@ -75,10 +75,8 @@ def task(
         network: nn.Module = Organ(encoder, len(names))
     elif settings.pretext == "masked":
         network = Masked(encoder, settings.mask_ratio)
-    elif settings.pretext == "contrastive":
-        network = Contrastive(encoder, settings.temperature)
     else:
-        raise UserError(f"pretext must be one of {', '.join(PRETEXTS)}, not '{settings.pretext}'")
+        network = Contrastive(encoder, settings.temperature)
     network = machine.place(network)
 
     if not settings.scales:
@@ -172,7 +170,7 @@ def task(
     )  # fmt: skip
 
 
-def _open(path: Path, settings: SimpleNamespace, machine: compute.Machine) -> list[holding.Slices]:
+def _open(path: Path, settings: Pretext, machine: compute.Machine) -> list[holding.Slices]:
     """A store's slices at each of the scales, degraded as its dataset is."""
     dataset = str(store.attributes(path).get("dataset", ""))
     if dataset not in settings.degradations:

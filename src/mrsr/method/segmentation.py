@@ -28,6 +28,7 @@ from torch.nn import functional as F
 from mrsr import compute
 from mrsr.console import say
 from mrsr.errors import UserError
+from mrsr.params.jobs import Segmentation
 from mrsr.slices import store
 from mrsr.slices.memory import memory_available
 
@@ -217,7 +218,7 @@ def evaluate(
 
 
 def task(
-    settings: SimpleNamespace,
+    settings: Segmentation,
     machine: compute.Machine,
     network: nn.Module,
     stores: dict[str, list[Path]],

@@ -9,104 +9,16 @@ By hand: `mrsr score PREDICTION REFERENCE --preset fastmri`.
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from mrsr.errors import UserError
+from mrsr.params.jobs import Preset
 
 PSNR_CAP = 100.0  # dB; identical images have an infinite PSNR, which no average and no JSON bears
-
-_CHOICES = {
-    "level": ("slice", "volume"),
-    "data_range": ("slice_max", "volume_max", "one"),
-    "window": ("gaussian", "uniform"),
-    "covariance": ("population", "sample"),
-}
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Preset:
-    """What a metric's value depends on besides the images."""
-
-    name: str
-    level: str = "slice"  # PSNR and NMSE of each slice, or of the volume's voxels in one sum
-    data_range: str = "slice_max"  # maximum of the reference slice, of its volume, or 1
-    border: int = 0  # pixels removed on each side of a slice before anything is computed
-    window: str = "gaussian"  # SSIM's local weights
-    window_size: int = 11  # pixels, odd; a Gaussian is cut off there and its weights sum to 1
-    sigma: float = 1.5  # pixels, of the Gaussian
-    k1: float = 0.01
-    k2: float = 0.03
-    covariance: str = "population"  # or "sample": variances times N / (N - 1), N window pixels
-    clip: bool = False  # limit both images to 0..data range first
-
-    def __post_init__(self) -> None:
-        for field, choices in _CHOICES.items():
-            if getattr(self, field) not in choices:
-                raise UserError(
-                    f"metrics preset '{self.name}': {field} is '{getattr(self, field)}', "
-                    f"choose one of {', '.join(choices)}"
-                )
-        if self.window_size < 3 or self.window_size % 2 == 0:
-            raise UserError(
-                f"metrics preset '{self.name}': window_size is {self.window_size}, "
-                "choose an odd number of 3 or more"
-            )
-        if self.border < 0 or not self.sigma > 0:
-            raise UserError(
-                f"metrics preset '{self.name}': border must be 0 or more and sigma above 0"
-            )
-        if self.level == "volume" and self.data_range == "slice_max":
-            raise UserError(
-                f"metrics preset '{self.name}': level 'volume' has one data range for all slices, "
-                "choose data_range 'volume_max' or 'one'"
-            )
-
-
-PRESETS: dict[str, Preset] = {
-    "slice": Preset(name="slice"),
-    # the definitions of fastMRI's evaluation: PSNR and NMSE over the volume, SSIM by slice with
-    # scikit-image's default window, all with the reference volume's maximum
-    "fastmri": Preset(
-        name="fastmri",
-        level="volume",
-        data_range="volume_max",
-        window="uniform",
-        window_size=7,
-        covariance="sample",
-    ),
-    "volume": Preset(name="volume", level="volume", data_range="volume_max"),
-}
-
-
-def preset(value: Preset | SimpleNamespace | dict[str, Any] | str) -> Preset:
-    """A preset from its name, or from its fields as settings carry them.
-
-    Raises:
-        UserError: an unknown name, an unknown field, or a value that its field does not take.
-    """
-    if isinstance(value, Preset):
-        return value
-    if isinstance(value, str):
-        if value not in PRESETS:
-            raise UserError(f"no metrics preset '{value}'; there are: {', '.join(PRESETS)}")
-        return PRESETS[value]
-    fields = dict(vars(value)) if isinstance(value, SimpleNamespace) else dict(value)
-    known = [field.name for field in dataclasses.fields(Preset)]
-    unknown = sorted(set(fields) - set(known))
-    if unknown:
-        raise UserError(
-            f"metrics preset has no field '{unknown[0]}'; its fields are: {', '.join(known)}"
-        )
-    if "name" not in fields:
-        raise UserError("metrics preset without a name; add one, it stands in the captions")
-    return Preset(**fields)
 
 
 def psnr(pred: np.ndarray, ref: np.ndarray, data_range: float, preset: Preset) -> float:

@@ -23,7 +23,6 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -38,19 +37,14 @@ from mrsr.files import sha256, write_json, write_text
 from mrsr.metrics import definitions
 from mrsr.metrics.definitions import METRICS, Preset
 from mrsr.metrics.record import Rated, record, slice_table
-from mrsr.params.settings import job
+from mrsr.params.jobs import Evaluation, read
+from mrsr.params.typed import plain
 from mrsr.slices import batches, holding, store
 from mrsr.slices.store import StoredVolume
 
-# what a job must be told; `config.py` gives all of it
-REQUIRED = (
-    *("experiment", "dataset", "scale", "method", "degradation", "model", "preset", "bootstrap"),
-    *("batch", "device", "precision", "threads"),
-)
-
 
 def evaluate(
-    settings: SimpleNamespace,
+    settings: Evaluation,
     slices: Path,
     out: Path,
     saved: Path | None = None,
@@ -59,9 +53,7 @@ def evaluate(
     """Rate a method and write `out` (.json), the values of every slice (.csv) and an example.
 
     Args:
-        settings: experiment, dataset, scale, method, label, degradation, model {name, options},
-            preset, bootstrap {samples, seed}, batch, device, precision, threads, tracking; where
-            they matter also type, acceleration, recipe, full {options}.
+        settings: of one cell of the results.
         slices: the test store.
         out: the JSON file.
         saved: `best.pt`; None builds the network that `settings.model` names, untrained.
@@ -75,7 +67,7 @@ def evaluate(
             them cannot be used.
     """
     out = Path(out)
-    preset = definitions.preset(settings.preset)
+    preset = settings.preset
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = compute.device_for(settings.device)
@@ -84,7 +76,7 @@ def evaluate(
         _check_origin(origin, saved, settings)
     _check_store(slices, settings)
     models.check_guide(settings.model.name, guide is not None)
-    own = getattr(settings, "type", "single") == "self"
+    own = settings.type == "self"
     network = _network(settings, saved, device)
     pairs = holding.load(
         slices,
@@ -92,7 +84,7 @@ def evaluate(
         degradation=settings.degradation,
         device=device,
         guide=guide,
-        acceleration=getattr(settings, "acceleration", 1),
+        acceleration=settings.acceleration,
     )
     if own and origin:
         _check_volumes(origin, saved, pairs.volumes)
@@ -115,10 +107,10 @@ def evaluate(
     return found
 
 
-def _check_origin(origin: Checkpoint, path: Path | None, settings: SimpleNamespace) -> None:
+def _check_origin(origin: Checkpoint, path: Path | None, settings: Evaluation) -> None:
     """A checkpoint of another cell would put a wrong number into the tables."""
     known = {**origin.settings, "scale": origin.scale, "model": origin.model_name}
-    asked = {**vars(settings), "model": settings.model.name}
+    asked = {**plain(settings), "model": settings.model.name}
     for key in ("scale", "dataset", "method", "degradation", "model", "type", "acceleration"):
         if key in known and key in asked and known[key] != asked[key]:
             raise UserError(
@@ -134,7 +126,7 @@ def _check_volumes(origin: Checkpoint, path: Path | None, volumes: list[StoredVo
         raise UserError(f"{path} was trained on other volumes than this store's; train it again")
 
 
-def _check_store(path: Path, settings: SimpleNamespace) -> None:
+def _check_store(path: Path, settings: Evaluation) -> None:
     found = store.attributes(path).get("dataset")
     if found != settings.dataset:
         raise UserError(
@@ -143,8 +135,8 @@ def _check_store(path: Path, settings: SimpleNamespace) -> None:
         )
 
 
-def _network(settings: SimpleNamespace, saved: Path | None, device: torch.device) -> nn.Module:
-    own = getattr(settings, "type", "single") == "self"  # its weights come volume by volume
+def _network(settings: Evaluation, saved: Path | None, device: torch.device) -> nn.Module:
+    own = settings.type == "self"  # its weights come volume by volume
     if saved and not own:
         network = checkpoint.network(saved, device)
     else:
@@ -161,7 +153,7 @@ def _rate(
     network: nn.Module,
     pairs: holding.Slices,
     preset: Preset,
-    settings: SimpleNamespace,
+    settings: Evaluation,
     example: dict[str, np.ndarray],
     own: Checkpoint | None = None,
 ) -> Iterator[Rated]:
@@ -227,7 +219,7 @@ def residual(guide: Path) -> dict[str, Any]:
 
 
 def _super_resolve(
-    network: nn.Module, images: tuple[Tensor, ...], settings: SimpleNamespace
+    network: nn.Module, images: tuple[Tensor, ...], settings: Evaluation
 ) -> tuple[Tensor, float]:
     """LR (n, 1, h, w), perhaps a guide -> (n, 1, s*h, s*w), seconds of the forward pass alone."""
     lr, *guide = images
@@ -279,7 +271,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--guide", type=Path, help="the second contrast's test store")
     parser.add_argument("--out", required=True, type=Path, help="the JSON to write")
     given = parser.parse_args(arguments)
-    settings = job(given.settings, REQUIRED)
+    settings = read(Evaluation, given.settings)
     found = evaluate(settings, given.slices, given.out, given.checkpoint, given.guide)
     values = ", ".join(f"{name} {found[name]['mean']:.4f}" for name in METRICS)
     print(

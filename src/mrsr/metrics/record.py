@@ -10,7 +10,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,8 @@ from mrsr import checkpoint, models
 from mrsr.checkpoint import Checkpoint
 from mrsr.metrics import definitions
 from mrsr.metrics.definitions import METRICS, Preset
-from mrsr.params.settings import digest, plain
+from mrsr.params.jobs import Evaluation
+from mrsr.params.typed import digest, plain
 from mrsr.slices.store import StoredVolume
 
 FORMAT = 1
@@ -73,7 +73,7 @@ def by_subject(rated: list[Rated], level: str) -> dict[str, dict[str, float]]:
 
 
 def record(
-    settings: SimpleNamespace,
+    settings: Evaluation,
     preset: Preset,
     rated: list[Rated],
     network: nn.Module,
@@ -92,9 +92,9 @@ def record(
         "format": FORMAT,
         **{name: getattr(settings, name) for name in LABELS},
         "model": plain(settings.model),
-        "type": getattr(settings, "type", "single"),
-        "acceleration": getattr(settings, "acceleration", 1),
-        "recipe": getattr(settings, "recipe", "common"),
+        "type": settings.type,
+        "acceleration": settings.acceleration,
+        "recipe": settings.recipe,
         "preset": dataclasses.asdict(preset),
         "conventions": definitions.describe(preset),
         "subjects": list(subjects),
@@ -137,13 +137,12 @@ def count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def full_count(settings: SimpleNamespace, network: nn.Module) -> int:
+def full_count(settings: Evaluation, network: nn.Module) -> int:
     """Parameters that the method has at its full width, where the settings say another."""
-    full = getattr(settings, "full", None)
-    if full is None or full.options == settings.model.options:
+    if settings.full_options == settings.model.options:
         return count(network)
     with torch.device("meta"):
-        return count(models.build(settings.model.name, settings.scale, full.options))
+        return count(models.build(settings.model.name, settings.scale, settings.full_options))
 
 
 def slice_table(rated: list[Rated]) -> str:

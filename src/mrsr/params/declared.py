@@ -80,6 +80,18 @@ def model_is_guided(name: str) -> bool:
     return bool(ast.literal_eval(node)) if node is not None else False
 
 
+def model_names() -> list[str]:
+    """The files in models/ that build a network."""
+    files = (file for root in PACKAGE_FOLDERS for file in (root / "models").glob("[a-z]*.py"))
+    return sorted(
+        file.stem
+        for file in files
+        if any(
+            isinstance(node, ast.FunctionDef) and node.name == "build" for node in _tree(file).body
+        )
+    )
+
+
 def loss_names() -> list[str]:
     """The keys of `LOSSES` in method/losses.py."""
     path = _package_file("method", "losses")

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from mrsr.errors import UserError
+from mrsr.params.schema import SPLITS
 from mrsr.raw.volume import VolumeRef
-
-SPLITS = ("train", "validation", "test")
 
 
 def draw(text: str) -> float:

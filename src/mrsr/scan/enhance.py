@@ -18,7 +18,6 @@ voxel becomes scale x scale new ones that fill the same space, so the anatomy do
 from __future__ import annotations
 
 import gzip
-import json
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,8 @@ from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.files import atomic
 from mrsr.inference import apply
-from mrsr.params.settings import job as parse_job
+from mrsr.params.jobs import SuperResolution
+from mrsr.params.typed import build
 from mrsr.raw.volume import Volume
 
 PERCENTILE = 99.9  # the intensity that becomes 1, where the checkpoint does not say another
@@ -149,8 +149,10 @@ def _own_network(
     """
     from mrsr.training import train_self
 
-    given = json.dumps({**settings, "device": str(device)})
-    job = parse_job(given, train_self.REQUIRED, train_self.COUNTS)
+    try:
+        job = build(SuperResolution, {**settings, "device": str(device)}, strict=False)
+    except ValueError as error:
+        raise UserError(f"the checkpoint's settings cannot train again: {error}") from None
     say(f"{name}: the method learns from the scan itself: training on it, {job.steps} steps")
     machine = compute.start(job)
     lr = torch.from_numpy(np.ascontiguousarray(image, np.float32)).to(machine.device)

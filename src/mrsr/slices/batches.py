@@ -30,7 +30,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mrsr.compute import Machine
 from mrsr.errors import UserError
+from mrsr.params.jobs import SuperResolution
 from mrsr.slices.holding import Piece, Slices, _fetch
 
 
@@ -125,6 +127,22 @@ def batch(
         turn = torch.from_numpy(chance[:, 4] < 0.5).to(hr.device)[:, None, None]
         cut = [torch.where(turn, image.mT, image) for image in cut]
     return [_deliver(slices, image) for image in cut]
+
+
+def draw(slices: Slices, settings: SuperResolution, step: int, machine: Machine) -> list[Tensor]:
+    """The images of a training's step, counted from 1: this process's share, LR, HR, second."""
+    images = batch(
+        slices,
+        step - 1,
+        batch=settings.batch,
+        patch=settings.patch,
+        seed=settings.seed,
+        augment=settings.augment,
+        rotate=settings.augment,
+        rank=machine.rank,
+        world=machine.world,
+    )
+    return [image.to(machine.dtype) for image in images]
 
 
 def _crop(

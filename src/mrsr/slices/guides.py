@@ -25,8 +25,9 @@ from tqdm import tqdm
 
 from mrsr import datasets, files
 from mrsr.errors import UserError
-from mrsr.params.settings import digest, plain
-from mrsr.raw.lists import SPLITS
+from mrsr.params.jobs import Guides
+from mrsr.params.schema import SPLITS
+from mrsr.params.typed import digest, plain
 from mrsr.raw.volume import Volume, VolumeRef
 from mrsr.slices import store
 from mrsr.slices.slicing import relative
@@ -36,12 +37,14 @@ LOOKED_AT = 9  # slices of a volume whose residual shift is measured
 HALF = 0.501  # of a voxel, and a little for rounding
 
 
-def make(raw: Path, settings: Any, source_settings: Any, slices: Path, out: Path) -> dict[str, Any]:
+def make(
+    raw: Path, settings: Guides, source_settings: Any, slices: Path, out: Path
+) -> dict[str, Any]:
     """Write the guides' stores into `out`, all or none; returns the residuals by split.
 
     Args:
         raw: the folder that the source prepared.
-        settings: dataset, guide (their labels), source, contrast, guide_contrast, organ, normalise.
+        settings: both contrasts, and the guide's normalisation. source_settings: the source's own.
         slices: folder of the stores that are guided.
 
     Raises:
@@ -100,7 +103,7 @@ def _write_split(
         data = np.abs(store.normalised(store.read_slices(path, stored), stored))
         image = np.abs(guide.data.astype(np.complex64 if guide.data.dtype.kind == "c" else float))
         shifts.append(residual_shift(data, image, stored.voxel_size[1:]))
-    described = json.loads(json.dumps(plain(settings), default=str))
+    described = plain(settings)
     found = [shift for shift in shifts if np.isfinite(shift)]  # blank slices have no edges
     residual = {"median": float(np.median(found)), "largest": max(found)} if found else {}
     store.describe(

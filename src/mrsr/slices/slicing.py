@@ -30,7 +30,8 @@ from tqdm import tqdm
 from mrsr import datasets
 from mrsr.errors import UserError, one_line
 from mrsr.files import alone, atomic, write_json
-from mrsr.params.settings import digest, plain
+from mrsr.params.jobs import Slicing
+from mrsr.params.typed import digest, plain
 from mrsr.raw.nifti import read_nifti
 from mrsr.raw.volume import Volume, VolumeRef, checked
 from mrsr.slices import splits
@@ -61,12 +62,11 @@ class Cut:
 
 
 def slice_dataset(
-    raw: str | Path, settings: Any, out: str | Path, source_settings: Any, workers: int = 1
+    raw: str | Path, settings: Slicing, out: str | Path, source_settings: Any, workers: int = 1
 ) -> dict[str, Any]:
     """Write train.h5, validation.h5, test.h5 and skipped.json into `out`; return a report.
 
-    raw: the folder that the source prepared. settings: `dataset source contrast organ crop
-    central_slices normalise split skip_bad max_slices max_volumes foreground`.
+    raw: the folder that the source prepared. source_settings: its own.
 
     The report has `dataset`, `splits` (subjects, volumes and slices of each) and `skipped` (path,
     split, subject and reason of each; empty unless `skip_bad`).
@@ -81,7 +81,7 @@ def slice_dataset(
     if not refs:
         raise UserError(f"no {contrast} volume of the {organ} in {raw}; check contrast and source")
     chosen = splits.assign(refs, settings.split, settings.dataset)
-    chosen = splits.first_subjects(chosen, getattr(settings, "max_volumes", None))
+    chosen = splits.first_subjects(chosen, settings.max_volumes)
 
     skipped: list[dict[str, str]] = []
     report: dict[str, Any] = {"dataset": settings.dataset, "splits": {}, "skipped": skipped}
@@ -101,7 +101,7 @@ def slice_dataset(
                 bar.update()
                 path = relative(ref.path, raw)
                 if isinstance(result, UserError):
-                    if not getattr(settings, "skip_bad", False):
+                    if not settings.skip_bad:
                         raise UserError(f"{result} (or skip such volumes with --skip-bad)")
                     about = {"path": path, "split": split, "subject": ref.subject}
                     skipped.append(about | {"reason": one_line(str(result))})
@@ -247,24 +247,19 @@ def _results(
         ) from None
 
 
-def _wanted(settings: Any, split: str) -> Cut:
-    normalise = settings.normalise
-    if normalise.level != "volume":
-        raise UserError(f"normalise.level '{normalise.level}' is unknown; use 'volume'")
-    crop = getattr(settings, "crop", None)
+def _wanted(settings: Slicing, split: str) -> Cut:
     return Cut(
-        crop=(int(crop[0]), int(crop[1])) if crop else None,
-        central=getattr(settings, "central_slices", None),
-        most=getattr(settings, "max_slices", None),
-        percentile=normalise.percentile,
+        crop=settings.crop,
+        central=settings.central_slices,
+        most=settings.max_slices,
+        percentile=settings.normalise.percentile,
         # what is measured must not depend on what is easy to learn from
-        foreground=getattr(settings, "foreground", 0.0) if split == "train" else 0.0,
+        foreground=settings.foreground if split == "train" else 0.0,
     )
 
 
-def _describe(file: h5py.File, settings: Any, split: str) -> None:
-    value = settings.model_dump() if hasattr(settings, "model_dump") else plain(settings)
-    value = json.loads(json.dumps(value, default=str))
+def _describe(file: h5py.File, settings: Slicing, split: str) -> None:
+    value = plain(settings)
     if isinstance(value.get("split"), dict) and value["split"].get("path"):
         value["split"]["path"] = Path(value["split"]["path"]).name  # no folder of this computer
     describe(

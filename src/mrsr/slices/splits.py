@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from mrsr.errors import UserError
-from mrsr.raw.lists import SPLITS, by_subject, draw, hashed_split, read_csv
+from mrsr.params.schema import SPLITS, Split
+from mrsr.raw.lists import by_subject, draw, hashed_split, read_csv
 from mrsr.raw.volume import VolumeRef
 
 
-def assign(refs: list[VolumeRef], split: Any, dataset: str = "") -> dict[str, list[VolumeRef]]:
+def assign(refs: list[VolumeRef], split: Split, dataset: str = "") -> dict[str, list[VolumeRef]]:
     """The volumes of each split, in their order; every one of `SPLITS` is there and not empty.
 
     split: `kind` and its fields: "source" (each `VolumeRef.split`), "subjects" (three lists),
@@ -29,17 +29,13 @@ def assign(refs: list[VolumeRef], split: Any, dataset: str = "") -> dict[str, li
     if split.kind == "source":
         where = _of_source(refs)
     elif split.kind == "subjects":
-        where = _of_lists([(s, n) for n in SPLITS for s in getattr(split, n) or []], names, "split")
+        where = _of_lists([(s, n) for n in SPLITS for s in getattr(split, n)], names, "split")
     elif split.kind == "hash":
         where = {name: hashed_split(name, split.fractions, split.seed) for name in names}
     elif split.kind == "counts":
         where = _of_counts(names, {name: getattr(split, name) for name in SPLITS}, split.seed)
-    elif split.kind == "csv":
-        where = _of_lists(_read_csv(Path(split.path)), names, str(split.path))
     else:
-        raise UserError(
-            f"split kind '{split.kind}' is unknown; use source, subjects, hash, counts or csv"
-        )
+        where = _of_lists(_read_csv(Path(split.path)), names, split.path)
     chosen = {name: [ref for ref in refs if where.get(ref.subject) == name] for name in SPLITS}
     for name, of_split in chosen.items():
         if not of_split:

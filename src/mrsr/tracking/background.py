@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Any
 
 from mrsr.console import say
 from mrsr.tracking import delivery
@@ -19,9 +19,9 @@ class Delivery:
     `log.jsonl` is the truth; what is not delivered today `mrsr sync` delivers later.
     """
 
-    def __init__(self, folder: Path, settings: SimpleNamespace, *, active: bool) -> None:
-        wanted = getattr(getattr(settings, "tracking", None), "enabled", False)
-        self.folder, self.settings, self.active = folder, settings, active and wanted
+    def __init__(self, folder: Path, settings: Any, *, active: bool) -> None:
+        self.folder, self.settings = folder, settings
+        self.active = active and settings.tracking.enabled
         self.thread: threading.Thread | None = None
         self.last = time.monotonic()
 

@@ -45,7 +45,7 @@ def switched_off(settings: Any = None) -> bool:
     """Whether the settings say `tracking.enabled: false`, or the environment MRSR_TRACKING=off."""
     if os.environ.get("MRSR_TRACKING", "").lower() == "off":
         return True
-    return not getattr(getattr(settings, "tracking", None), "enabled", True)
+    return settings is not None and not settings.tracking.enabled
 
 
 def init_store(uri: str | None = None) -> bool:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 
 import torch
 from torch import nn
 
-from mrsr.errors import UserError
+from mrsr.params.schema import Loop, Optimizer, Schedule
 
 
-def optimizer_for(network: nn.Module, settings: SimpleNamespace) -> torch.optim.Optimizer:
+def optimizer_for(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
     """The optimizer that `optimizer` describes: name, lr, betas, weight_decay, decoupled.
 
     Names: adam, adamw (adam with decoupled decay), sgd (betas[0] is the momentum, decay coupled),
@@ -25,38 +24,36 @@ def optimizer_for(network: nn.Module, settings: SimpleNamespace) -> torch.optim.
     if settings.name == "rmsprop":
         del common["fused"]  # there is none
         return torch.optim.RMSprop(network.parameters(), alpha=settings.betas[1], **common)
-    if settings.name not in ("adam", "adamw"):
-        raise UserError(
-            f"optimizer.name must be adam, adamw, sgd or rmsprop, not '{settings.name}'"
-        )
     kind = torch.optim.AdamW if settings.decoupled or settings.name == "adamw" else torch.optim.Adam
     return kind(network.parameters(), betas=tuple(settings.betas), **common)
 
 
-def learning_rate(step: int, steps: int, base: float, schedule: SimpleNamespace) -> float:
+def learning_rate(step: int, steps: int, base: float, schedule: Schedule) -> float:
     """Learning rate of `step` (counted from 0) of `steps`: a pure function, so nothing to resume.
 
     `warmup` steps rise linearly; then `constant`; or `cosine` down to base * `floor`; or `step`:
     times `factor` every `every` steps.
     """
-    warmup = getattr(schedule, "warmup", 0)
+    warmup = schedule.warmup
     if step < warmup:
         return base * (step + 1) / warmup
     if schedule.kind == "constant":
         return base
     if schedule.kind == "cosine":
-        floor = getattr(schedule, "floor", 0.0)
+        floor = schedule.floor
         done = (step - warmup) / max(1, steps - warmup)
         return base * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * done)))
-    if schedule.kind == "step":
-        every = getattr(schedule, "every", 0)
-        if every < 1:
-            raise UserError("schedule.every must be 1 or more for a step schedule")
-        return base * getattr(schedule, "factor", 0.5) ** (step // every)
-    raise UserError(f"schedule.kind must be cosine, constant or step, not '{schedule.kind}'")
+    return base * schedule.factor ** (step // schedule.every)
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the learning rate."""
+    """Give every parameter group the learning rate, times its `factor` where it has one."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
+
+
+def set_scheduled_rate(optimizer: torch.optim.Optimizer, settings: Loop, step: int) -> float:
+    """Give the optimizer the rate of a training's step, counted from 1; returns it."""
+    rate = learning_rate(step - 1, settings.steps, settings.optimizer.lr, settings.schedule)
+    set_rate(optimizer, rate)
+    return rate

@@ -1,7 +1,7 @@
 """Validation and test curves of the super-resolution training.
 
-Pixel terms and the PSNR, which alone chooses `best.pt`, come from whole slices. The terms that look
-through another network come from a fixed set of patches of the training's size: that is cheap, and
+Pixel terms and the PSNR, which alone chooses `best.pt`, come from whole slices. The terms that use
+another network come from a fixed set of patches of the training's size: that is cheap, and
 their values compare with the training's, since a transformer sees another grid in a whole slice.
 The discriminator judges all patches at once, with the statistics of that batch in its batch norm,
 as it does in training.
@@ -9,13 +9,12 @@ as it does in training.
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import torch
 from torch import nn
 
 from mrsr import compute
 from mrsr.method import adversarial, features, losses
+from mrsr.params.jobs import SuperResolution
 from mrsr.slices import batches, holding
 
 
@@ -24,7 +23,7 @@ def evaluate(
     network: nn.Module,
     held: holding.Slices,
     machine: compute.Machine,
-    settings: SimpleNamespace,
+    settings: SuperResolution,
     weights: dict[str, float],
     frozen: features.Frozen | None = None,
     discriminator: nn.Module | None = None,
@@ -47,7 +46,7 @@ def evaluate(
             sr = network(*(image.to(machine.dtype) for image in images))
         sr = sr.to(machine.dtype)[..., :height, :width]
         hr = hr.to(machine.dtype)[..., :height, :width]
-        context = SimpleNamespace(lr=lr, step=None)
+        context = losses.Context(lr=lr)
         for one_sr, one_hr in zip(sr.split(1), hr.split(1), strict=True):
             total, each = losses.weighted(pixel, one_sr, one_hr, context)
             psnr = 10 * torch.log10(one_hr.max() ** 2 / (one_sr - one_hr).square().mean())
@@ -71,7 +70,7 @@ def _on_patches(
     network: nn.Module,
     held: holding.Slices,
     machine: compute.Machine,
-    settings: SimpleNamespace,
+    settings: SuperResolution,
     learned: dict[str, float],
     frozen: features.Frozen,
     discriminator: nn.Module | None,
@@ -95,12 +94,12 @@ def _on_patches(
             sr = network(*batches.seen(held, lr_part, second_part))
         sr = sr.to(machine.dtype)
         codes = features.pair(frozen, compared, lr_part, sr, hr_part)
-        context = SimpleNamespace(lr=lr_part, step=None, codes=codes)
+        context = losses.Context(lr=lr_part, codes=codes)
         for name, term in losses.weighted(compared, sr, hr_part, context)[1].items():
             means[name] += portion * float(term)
         generated.append(sr)
     if discriminator is not None:
-        context = SimpleNamespace(discriminator=discriminator, autocast=machine.autocast)
+        context = losses.Context(discriminator=discriminator, autocast=machine.autocast)
         with adversarial.on_batch_statistics(discriminator):
             term = losses.adversarial(torch.cat(generated), hr, context)
         means["adversarial"] = float(term)

@@ -1,0 +1,104 @@
+"""Checks of params.yaml: types and bounds by pydantic, names that refer to one another by hand."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from mrsr.params.declared import at, check_source
+from mrsr.params.schema import PRESETS, Dataset, Experiment, Params
+
+T = TypeVar("T")
+
+
+@functools.cache
+def adapter(kind: type) -> TypeAdapter[Any]:
+    """What checks and converts tables into a class of the schema."""
+    return TypeAdapter(kind)
+
+
+def checked(kind: type[T], value: Any, where: str = "") -> T:
+    """A table of YAML as a class of the schema.
+
+    Raises:
+        ValueError: the first problem, as 'dotted.path: what'.
+    """
+    try:
+        return adapter(kind).validate_python(value)
+    except ValidationError as error:
+        raise ValueError(_first_problem(error, where)) from None
+
+
+def _first_problem(error: ValidationError, where: str) -> str:
+    problem = error.errors(include_url=False)[0]
+    path = ".".join(str(part) for part in problem["loc"])
+    path = ".".join(part for part in (where, path) if part)
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "unexpected_keyword_argument":
+        message = "unknown key"
+    return f"{path}: {message}" if path else message
+
+
+def check_params(params: Params) -> None:
+    """Names in params.yaml refer to what is there.
+
+    Raises:
+        ValueError: one does not, as 'dotted.path: what'.
+    """
+    data = params.data
+    for key, dataset in data.datasets.items():
+        if dataset.source not in data.sources:
+            raise at(f"data.datasets.{key}.source", f"no source '{dataset.source}'", data.sources)
+        if dataset.guide is not None:
+            _check_guide(key, dataset, data.datasets)
+    for key, settings in data.sources.items():
+        check_source(key, settings)
+    presets = {**PRESETS, **params.metrics.presets}
+    if params.metrics.preset not in presets:
+        raise at("metrics.preset", f"no '{params.metrics.preset}'", presets)
+
+
+def _check_guide(key: str, dataset: Dataset, datasets: dict[str, Dataset]) -> None:
+    """A guide is another contrast of the same source."""
+    where = f"data.datasets.{key}.guide"
+    guide = datasets.get(dataset.guide or "")
+    if guide is None:
+        raise at(where, f"no dataset '{dataset.guide}'", datasets)
+    if guide.source != dataset.source or guide.contrast == dataset.contrast:
+        raise at(where, f"'{dataset.guide}' is not another contrast of {dataset.source}")
+
+
+def check_experiment(experiment: Experiment, params: Params) -> None:
+    """An experiment's cells are of datasets and methods that params.yaml has.
+
+    Raises:
+        ValueError: one is not, as 'dotted.path: what'.
+    """
+    datasets = params.data.datasets
+    if not experiment.grid:
+        raise at("grid", "must have at least one block")
+    for number, block in enumerate(experiment.grid):
+        for name in block.datasets:
+            if name not in datasets:
+                raise at(f"grid.{number}.datasets", f"no '{name}'", datasets)
+        for name in block.methods:
+            if name not in params.methods:
+                raise at(f"grid.{number}.methods", f"no method '{name}'", params.methods)
+    if experiment.vit is None:
+        return
+    for key in ("labelled", "pool"):
+        names = getattr(experiment.vit, key)
+        if not names:
+            raise at(f"vit.{key}", "must have at least one dataset")
+        for name in names:
+            if name not in datasets:
+                raise at(f"vit.{key}", f"no dataset '{name}'", datasets)
+    organs = {datasets[name].organ for name in experiment.vit.pool}
+    if len(organs) < 2 and "organ" in (params.vit.pretext, *experiment.vit.also):
+        raise at(
+            "vit.pool",
+            f"only {organs.pop()} in it: telling organs apart needs two; "
+            "add a dataset of another organ, such as phantom_knee",
+        )

@@ -1,0 +1,220 @@
+"""What each job is handed: its piece of the resolved experiment, and nothing else.
+
+`experiment.py` makes these where Snakemake runs, and writes each into a file of JSON. A job reads
+that file with the standard library alone (`read`), so a compute node needs neither pydantic nor
+params.yaml. Its command line names the file and a digest of what it held when the jobs were
+planned; a file that has changed since is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from mrsr.errors import UserError
+from mrsr.params import schema
+from mrsr.params.typed import build, digest, plain
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model:
+    """A network: the file in models/ and the options of its `build`."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Slicing(schema.Cutting):
+    """One dataset's slice stores."""
+
+    dataset: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guides:
+    """The second contrast of a dataset's scans, on the grid of its slice stores."""
+
+    dataset: str
+    guide: str
+    source: str
+    contrast: str
+    guide_contrast: str
+    organ: str
+    normalise: schema.Normalise = field(default_factory=schema.Normalise)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolution(schema.Training):
+    """One super-resolution training; `adversarial` and `features` are None where none acts."""
+
+    experiment: str
+    dataset: str
+    scale: int
+    method: str
+    degradation: schema.Degradation
+    normalise: schema.Normalise = field(default_factory=schema.Normalise)
+    model: Model
+    type: schema.Type = "single"
+    acceleration: int = 1
+    recipe: schema.Recipe = "common"
+    losses: dict[str, float]
+    adversarial: schema.Adversarial | None = None  # type: ignore[assignment]
+    features: schema.Features | None = None  # type: ignore[assignment]
+    tracking: schema.Tracking = field(default_factory=schema.Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmentation(schema.Segmentation):
+    """The vision transformer's 3D pre-training."""
+
+    experiment: str
+    phase: Literal["segmentation"] = "segmentation"
+    network: schema.VitNetwork
+    classes: int
+    weights: str = ""
+    weights_sha256: str = ""
+    tracking: schema.Tracking = field(default_factory=schema.Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretext(schema.VitTraining):
+    """A pretext task that fine-tunes the vision transformer's encoder."""
+
+    experiment: str
+    phase: Literal["pretext"] = "pretext"
+    pretext: schema.Pretext
+    mask_ratio: float
+    temperature: float
+    scales: tuple[int, ...]
+    degradations: dict[str, schema.Degradation]
+    tracking: schema.Tracking = field(default_factory=schema.Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Autoencoder(schema.Autoencoder):
+    """One auto-encoder's training."""
+
+    experiment: str
+    dataset: str
+    scale: int
+    method: Literal["autoencoder"] = "autoencoder"
+    degradation: schema.Degradation
+    tracking: schema.Tracking = field(default_factory=schema.Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(schema.Preset):
+    """A metric convention with its name."""
+
+    name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """One method on the test slices of one dataset at one scale."""
+
+    experiment: str
+    dataset: str
+    scale: int
+    method: str
+    label: str = ""
+    degradation: schema.Degradation
+    model: Model
+    full_options: dict[str, Any] = field(default_factory=dict)
+    type: schema.Type = "single"
+    acceleration: int = 1
+    recipe: schema.Recipe = "common"
+    preset: Preset
+    bootstrap: schema.Bootstrap = field(default_factory=schema.Bootstrap)
+    batch: int = 8
+    device: str = "auto"
+    precision: Literal["fp32", "bf16"] = "fp32"
+    threads: int = 1
+    tracking: schema.Tracking = field(default_factory=schema.Tracking)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodName:
+    """How a method is named in the tables."""
+
+    key: str
+    label: str
+    citation: str = ""
+    kind: schema.Kind = "baseline"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Absent:
+    """A cell that cannot be measured, and why."""
+
+    dataset: str
+    scale: int
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tables:
+    """What the tables are made from, beside the metrics files."""
+
+    experiment: str
+    tables: dict[str, tuple[str, ...]]
+    datasets: dict[str, str]
+    scales: tuple[int, ...]
+    methods: tuple[MethodName, ...]
+    absent: tuple[Absent, ...] = ()
+    preset: Preset
+
+
+# may change between two starts of a training without changing what it trains
+FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
+
+
+def fixed(job: Any) -> dict[str, Any]:
+    """The settings of a training that decide what it trains."""
+    return {key: value for key, value in plain(job).items() if key not in FREE}
+
+
+def read(kind: type[T], text: str) -> T:
+    """A job's settings from its command line.
+
+    Args:
+        text: `@FILE#DIGEST`, as the workflow writes it; `@FILE`; or a JSON object.
+
+    Raises:
+        UserError: the file cannot be read or has changed, or a setting is missing or wrong.
+    """
+    value, where = read_json(text)
+    try:
+        return build(kind, value)
+    except ValueError as error:
+        raise UserError(f"settings{where}: {error}; `mrsr params` shows them all") from None
+
+
+def read_json(text: str) -> tuple[dict[str, Any], str]:
+    """The JSON object behind `--settings`, and ' of FILE' where it is a file."""
+    where = ""
+    if text.startswith("@"):
+        name, _, planned = text[1:].partition("#")
+        where = f" of {name}"
+        try:
+            text = Path(name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "not UTF-8"
+            raise UserError(f"cannot read settings file {name}: {reason}") from None
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"settings{where} are not JSON: {error}; give an object or @FILE") from None
+    if not isinstance(value, dict):
+        raise UserError(f'settings{where} must be a JSON object, like {{"scale": 2}}')
+    if where and planned and digest(value) != planned:
+        raise UserError(
+            f"the settings{where} changed after this job was planned; start the workflow again"
+        )
+    return value, where

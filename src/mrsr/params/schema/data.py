@@ -1,0 +1,151 @@
+"""Settings of the data: sources, datasets, splits (`data:` of params.yaml)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from mrsr.params.typed import (
+    CONFIG,
+    Bound,
+    ByKind,
+    Fraction,
+    Integer,
+    Name,
+    Positive,
+)
+
+
+class Section:
+    """What pydantic needs to know of the dataclasses that inherit from this."""
+
+    __pydantic_config__ = CONFIG
+
+
+Degradation = Literal["bicubic", "kspace"]
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Normalise(Section):
+    """Intensities are divided by a percentile of the whole volume; nothing is clipped."""
+
+    level: Literal["volume"] = "volume"
+    """What the percentile is taken of."""
+    percentile: Annotated[float, Bound(above=0, most=100)] = 99.9
+    """Percent; the intensity at this percentile becomes 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitBySource(Section):
+    """The source says which split a volume is in (phantom, fastMRI, IXI's committed list)."""
+
+    kind: Literal["source"]
+    """Which of the five kinds of split this is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitBySubjects(Section):
+    """Subjects listed by name."""
+
+    kind: Literal["subjects"]
+    """Which of the five kinds of split this is."""
+    train: tuple[str, ...]
+    """Training subjects."""
+    validation: tuple[str, ...]
+    """Validation subjects."""
+    test: tuple[str, ...]
+    """Test subjects."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitByHash(Section):
+    """A subject's split follows from a hash of its name: stable when subjects are added."""
+
+    kind: Literal["hash"]
+    """Which of the five kinds of split this is."""
+    fractions: tuple[Fraction, Fraction, Fraction] = (0.7, 0.1, 0.2)
+    """Shares of train, validation and test; they add up to 1."""
+    seed: Integer = 0
+    """Another seed gives another split."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitByCSV(Section):
+    """A table with the columns subject and split."""
+
+    kind: Literal["csv"]
+    """Which of the five kinds of split this is."""
+    path: str
+    """The CSV file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitByCounts(Section):
+    """Exact numbers of subjects, drawn once from a seed."""
+
+    kind: Literal["counts"]
+    """Which of the five kinds of split this is."""
+    train: Positive
+    """Number of training subjects."""
+    validation: Positive
+    """Number of validation subjects."""
+    test: Positive
+    """Number of test subjects."""
+    seed: Integer = 0
+    """Another seed gives another split."""
+
+
+Split = Annotated[
+    SplitBySource | SplitBySubjects | SplitByHash | SplitByCSV | SplitByCounts, ByKind()
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cutting(Section):
+    """How a contrast of a source becomes slices."""
+
+    source: Name
+    """A key of `data.sources`."""
+    contrast: str
+    """As the source names it: T1, T2, PD, ..."""
+    organ: str
+    """What the organ pretext task tells apart: brain, knee, ..."""
+    crop: tuple[Positive, Positive] | None = None
+    """Height and width that slices are cropped to, in pixels (section 4: 240 x 240)."""
+    central_slices: Positive | None = None
+    """So many slices from the middle of each volume (section 4: 96)."""
+    max_slices: Positive | None = None
+    """At most so many slices of a volume, evenly spread."""
+    max_volumes: Positive | None = None
+    """At most so many volumes."""
+    foreground: Fraction = 0.0
+    """Training slices with a smaller share of anatomy are left out."""
+    normalise: Normalise = field(default_factory=Normalise)
+    """What becomes intensity 1."""
+    split: Split
+    """Which subjects are for training, validation and test."""
+    skip_bad: bool = False
+    """Leave out a volume that cannot be read, and say so, instead of stopping."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dataset(Cutting):
+    """One label of the tables: a contrast of a source, how it is cut and degraded."""
+
+    label: str = ""
+    """Its name in the tables; the key without one."""
+    degradation: Degradation = "bicubic"
+    """How LR slices are made (section 4: bicubic for IXI, k-space truncation for fastMRI)."""
+    guide: Name | None = None
+    """The dataset of the second contrast of the same scan, for guided methods."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data(Section):
+    """Where volumes come from, and the datasets made of them."""
+
+    sources: dict[Name, dict[str, Any]]
+    """A source's own settings; its file in datasets/ has their defaults."""
+    datasets: dict[Name, Dataset]
+    """Labels of the tables."""

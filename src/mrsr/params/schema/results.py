@@ -1,0 +1,225 @@
+"""Settings of metrics, methods and experiments, and params.yaml as a whole."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from mrsr.params.schema.data import Data, Section
+from mrsr.params.schema.networks import Autoencoder, Pretext, Vit
+from mrsr.params.schema.trainings import SuperResolution
+from mrsr.params.typed import (
+    Above,
+    AtLeast,
+    Count,
+    Integer,
+    Name,
+    Positive,
+)
+
+Scale = Literal[2, 3, 4, 8]
+Type = Literal["single", "guided", "self", "joint"]
+Recipe = Literal["common", "published"]
+Table = Literal["table1", "table2"]
+Kind = Literal["baseline", "proposed", "ablation", "control", "added"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preset(Section):
+    """A metric convention, complete; it stands in every table's caption."""
+
+    level: Literal["slice", "volume"]
+    """What a value is of, before subjects are averaged."""
+    data_range: Literal["slice_max", "volume_max", "one"]
+    """What PSNR and SSIM take for the range of intensities."""
+    border: Count = 0
+    """Pixels left out at each edge."""
+    window: Literal["gaussian", "uniform"]
+    """SSIM's weights."""
+    window_size: Positive
+    """Pixels of SSIM's window."""
+    sigma: Above = 1.5
+    """Pixels; of a Gaussian window."""
+    k1: Above = 0.01
+    """SSIM's first constant."""
+    k2: Above = 0.03
+    """SSIM's second constant."""
+    covariance: Literal["population", "sample"]
+    """SSIM divides by n or by n - 1."""
+    clip: bool = False
+    """Clip both images to 0 and the data range first."""
+
+    def __post_init__(self) -> None:
+        if self.window_size < 3 or self.window_size % 2 == 0:
+            raise ValueError(
+                f"window_size: must be an odd number of 3 or more, not {self.window_size}"
+            )
+        if self.level == "volume" and self.data_range == "slice_max":
+            raise ValueError(
+                "data_range: level 'volume' has one range for all slices; choose volume_max or one"
+            )
+
+
+# docs/replication.md says which publication means which
+PRESETS = {
+    "slice": Preset(
+        level="slice",
+        data_range="slice_max",
+        window="gaussian",
+        window_size=11,
+        covariance="population",
+    ),
+    "volume": Preset(
+        level="volume",
+        data_range="volume_max",
+        window="gaussian",
+        window_size=11,
+        covariance="population",
+    ),
+    "fastmri": Preset(
+        level="volume",
+        data_range="volume_max",
+        window="uniform",
+        window_size=7,
+        covariance="sample",
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bootstrap(Section):
+    """95 % percentile interval over subjects."""
+
+    samples: Positive = 2000
+    """Draws."""
+    seed: Integer = 0
+    """Of the draws."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metrics(Section):
+    """How results are measured."""
+
+    preset: Name
+    """A key of `PRESETS` or `presets`: slice, volume, fastmri."""
+    presets: dict[Name, Preset] = field(default_factory=dict)
+    """Conventions of one's own, beside `PRESETS`."""
+    bootstrap: Bootstrap = field(default_factory=Bootstrap)
+    """Of the intervals."""
+    batch: Positive = 8
+    """Slices that go through a network at once."""
+    device: str = "auto"
+    """As in a training."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Of the networks."""
+    threads: Positive = 1
+    """CPU threads of an evaluation."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tracking(Section):
+    """MLflow; MLFLOW_TRACKING_URI chooses the store, sqlite:///mlflow.db without it."""
+
+    enabled: bool = True
+    """False: no MLflow at all; the local logs stay. So does MRSR_TRACKING=off."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Method(Section):
+    """One entry of `methods:`. `like` takes another entry and changes what is named here."""
+
+    like: Name | None = None
+    """The entry to start from."""
+    model: Name | None = None
+    """The file in models/; without it, the entry's own key."""
+    type: Type = "single"
+    """Learns from LR and HR slices (single), also a second contrast (guided), the LR slices of
+    the test volume alone (self), or also restores an undersampled input (joint)."""
+    acceleration: Positive = 1
+    """The LR input has so many times fewer k-space lines (joint)."""
+    recipe: Recipe | None = None
+    """Overrides the experiment's."""
+    published: dict[str, Any] = field(default_factory=dict)
+    """The publication's own recipe: losses and what differs from `sr`, with a `note`."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Of the network's `build`."""
+    losses: dict[str, AtLeast] = field(default_factory=dict)
+    """Loss terms and their weights."""
+    label: str = ""
+    """Its name in the tables; the key without one."""
+    citation: str = ""
+    """Its number in the paper's list of references."""
+    kind: Kind = "baseline"
+    """Which group of the tables it stands in."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """What differs from `sr` in the common recipe."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block(Section):
+    """Every dataset x scale x method of a block is a cell of the results."""
+
+    datasets: tuple[Name, ...]
+    """Keys of `data.datasets`."""
+    scales: tuple[Scale, ...]
+    """How many times more pixels in each direction."""
+    methods: tuple[Name, ...]
+    """Keys of `methods`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VitData(Section):
+    """What the vision transformer sees: volumes with labels, then slices of several organs."""
+
+    labelled: tuple[Name, ...]
+    """Datasets of the segmentation."""
+    pool: tuple[Name, ...]
+    """Datasets of the pretext task."""
+    also: tuple[Pretext, ...] = ()
+    """Further pretext tasks to compare with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment(Section):
+    """A file in workflow/experiments/: which cells to fill, their tables, what differs."""
+
+    description: str
+    """What it shows, in a line."""
+    about: str = ""
+    """How long it takes, and on what."""
+    like: Name | None = None
+    """The experiment to start from: its keys hold unless given here, `set` and `vit` are merged."""
+    grid: tuple[Block, ...]
+    """The cells of the results."""
+    tables: dict[Table, tuple[Name, ...]]
+    """Which datasets stand in which table of the paper."""
+    recipe: Recipe = "common"
+    """Of methods that do not choose one themselves."""
+    vit: VitData | None = None
+    """Needed where a method has the loss `vit`."""
+    set: dict[str, Any] = field(default_factory=dict)
+    """What differs from params.yaml: its sections, merged table by table."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Params(Section):
+    """params.yaml."""
+
+    experiment: str
+    """Which experiment runs unless `--config experiment=NAME` says otherwise."""
+    tracked: dict[Name, str]
+    """What DVC keeps: an experiment and the raw data that it needs."""
+    data: Data
+    """The protocol."""
+    vit: Vit
+    """The vision transformer."""
+    autoencoder: Autoencoder
+    """The disentangling auto-encoder."""
+    sr: SuperResolution
+    """The super-resolution trainings."""
+    metrics: Metrics
+    """How results are measured."""
+    tracking: Tracking = field(default_factory=Tracking)
+    """MLflow."""
+    methods: dict[Name, Method]
+    """Lines of the tables, in this order."""

@@ -1,0 +1,166 @@
+"""Settings that trainings share, and those of super-resolution (`sr:` of params.yaml)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from mrsr.params.schema.data import Section
+from mrsr.params.typed import (
+    Above,
+    AtLeast,
+    Count,
+    Fraction,
+    Integer,
+    Positive,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer(Section):
+    """Adam as published (section 4.1); the others are those of other publications."""
+
+    name: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
+    """SGD takes its momentum, RMSprop its smoothing from `betas`."""
+    lr: Above
+    """Learning rate, at its highest."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Of Adam (section 4.1)."""
+    weight_decay: AtLeast
+    """Section 4.1: 0.1."""
+    decoupled: bool = True
+    """Weights shrink by lr * weight_decay (AdamW); false adds the decay to the gradient."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule(Section):
+    """The learning rate as a pure function of the step."""
+
+    kind: Literal["constant", "cosine", "step"] = "cosine"
+    """After the warm-up: constant, a cosine down to `floor`, or steps by `factor`."""
+    warmup: Count = 0
+    """Steps in which the rate rises linearly."""
+    floor: Fraction = 0.01
+    """Of a cosine: the share of the rate that is left at the end."""
+    every: Count = 0
+    """Of steps: after so many steps the rate falls."""
+    factor: Fraction = 0.5
+    """Of steps: what the rate is multiplied by."""
+
+    def __post_init__(self) -> None:
+        if self.kind == "step" and self.every < 1:
+            raise ValueError("every: must be 1 or more for a schedule of steps")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop(Section):
+    """What every training has."""
+
+    steps: Positive
+    """Optimizer steps."""
+    batch: Positive
+    """Images of a step, of all processes together."""
+    micro_batch: Count = 0
+    """Images that go through the network at once; gradients add up. 0: the whole batch."""
+    optimizer: Optimizer
+    """Of the network."""
+    schedule: Schedule
+    """Of the learning rate."""
+    clip_gradient: AtLeast = 0.0
+    """Largest norm of a gradient; 0: as it is."""
+    seed: Integer = 0
+    """Of weights, batches and noise."""
+    validate_every: Positive
+    """Steps."""
+    checkpoint_every: Positive
+    """Steps between two saved states."""
+    log_every: Positive
+    """Steps."""
+    place: Literal["auto", "device", "host", "stream"] = "auto"
+    """Where slices are kept; auto: on the device, in host memory or on disk, as they fit."""
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    """auto: bf16 on GPUs that have it, else fp32."""
+    compile: bool = False
+    """Whether torch.compile makes the forward pass."""
+    channels_last: Literal["auto", "on", "off"] = "auto"
+    """Memory layout of images; auto: on."""
+    device: str = "auto"
+    """auto: the GPU where there is one; or cpu, cuda, cuda:1, ..."""
+    threads: Positive = 1
+    """CPU threads of a training."""
+    explode: Above = 1e4
+    """An unweighted loss term above this stops the training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adversarial(Section):
+    """The discriminator of Fig. 6(b) and its training; see training/opponent.py."""
+
+    base: Positive = 64
+    """Maps of its first layer (Fig. 6b)."""
+    pool: bool = True
+    """Average the last maps; as drawn (false), dense layers on a full slice have 118 M weights."""
+    norm: Literal["batch", "none"] = "batch"
+    """Batch norm as drawn, or none."""
+    lr: Above = 1e-4
+    """Learning rate of its Adam, which shares nothing with the generator's."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """Of its Adam."""
+    weight_decay: AtLeast = 0.0
+    """Section 4.1 gives 0.1 and does not name the discriminator."""
+    decoupled: bool = True
+    """As in `Optimizer`."""
+    schedule: Schedule | None = None
+    """Of its learning rate, in steps of the training; null: the generator's."""
+    r1: AtLeast = 0.0
+    """Weight of the penalty on its gradient at true images (Mescheder et al. 2018)."""
+    updates: Positive = 1
+    """Of the discriminator per step of the generator."""
+    warmup: Count = 0
+    """Steps in which pixel terms act alone and the discriminator is not trained."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features(Section):
+    """How codes of the frozen networks are compared (Eq. 7, 8); see method/features.py."""
+
+    target: Literal["lr", "hr"] = "lr"
+    """Whose codes the output's should resemble: the LR image's (as published) or the true one's."""
+    vit_layers: tuple[Integer, ...] = (-1,)
+    """Layers whose hidden states are compared; -1: the last."""
+    vit_reduce: Literal["token", "pooled", "centred"] = "token"
+    """Compare token by token, their mean, or tokens less their mean."""
+    autoencoder_size: Literal[0, 256] = 0
+    """Pixels of the canvas that images are padded to for the auto-encoder; 0: none."""
+    random: tuple[Literal["vit", "autoencoder"], ...] = ()
+    """Frozen networks that keep random weights: controls."""
+    validation_patches: Positive = 16
+    """Patches that validation measures these terms on."""
+    gradient_norms_every: Count = 0
+    """Steps between two measurements of each term's gradient; 0: never."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Loop):
+    """Numbers of a super-resolution training (section 4.1)."""
+
+    patch: Count
+    """HR pixels of a square patch, the same area at every scale; 0: whole slices."""
+    augment: bool = True
+    """Flips and quarter turns."""
+    validation_slices: Count
+    """Slices to choose the best step by; 0: all."""
+    test_curve: bool = True
+    """Log a curve of the test slices (Fig. 7); it never chooses."""
+    adversarial: Adversarial
+    """Acts where a method has the loss `adversarial`."""
+    features: Features = field(default_factory=Features)
+    """Acts where a method has the losses `vit`, `structure` or `texture`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuperResolution(Training):
+    """`sr:` of params.yaml, which the `train` and `published` of a method's entry change."""
+
+    patch_lr: Count = 0
+    """LR pixels of a patch, where a publication keeps those at every scale; 0: see `patch`."""

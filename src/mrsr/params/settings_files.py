@@ -1,0 +1,73 @@
+"""A file of settings for each job, so that a job's command line is short and can be typed again.
+
+They lie in results/<experiment>/settings/ under the names of what the jobs make. Snakemake writes
+them when a run starts; a rule's `params:` holds `@FILE#DIGEST`, which changes with the settings and
+so decides what runs again.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from mrsr.files import write_json
+from mrsr.params.experiment import Resolved
+from mrsr.params.typed import digest, plain
+
+
+class SettingsFiles:
+    """The settings of every job of an experiment, by the name of what the job makes."""
+
+    def __init__(self, resolved: Resolved, results: str = "results") -> None:
+        self.folder = Path(results) / resolved.name / "settings"
+        self.jobs = every_job(resolved)
+
+    def argument(self, name: str) -> str:
+        """What follows `--settings` on a job's command line."""
+        return f"@{self._path(name)}#{digest(self.jobs[name])}"
+
+    def write(self) -> None:
+        """Write what is not there yet, or differs."""
+        for name, job in self.jobs.items():
+            if not _holds(self._path(name), plain(job)):
+                write_json(self._path(name), plain(job))
+
+    def _path(self, name: str) -> Path:
+        if name.startswith("raw/"):  # raw scans are shared by all experiments, and so is this
+            return Path("data") / f"{name}.json"
+        return self.folder / f"{name}.json"
+
+
+def _holds(path: Path, value: Any) -> bool:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) == value
+    except (OSError, ValueError):
+        return False
+
+
+def every_job(resolved: Resolved) -> dict[str, Any]:
+    """The settings of every job, by names like `checkpoints/phantom_t1/x2/srresnet`."""
+    found: dict[str, Any] = {
+        "tracking": resolved.params.tracking,
+        "tables": resolved.tables(),
+    }
+    for source in resolved.sources:
+        found[f"raw/{source}"] = resolved.source_settings(source)
+    for dataset in resolved.datasets:
+        found[f"slices/{dataset}"] = resolved.slicing(dataset)
+        if resolved.guided(dataset):
+            found[f"slices/{dataset}_guide"] = resolved.guides(dataset)
+    if resolved.pool:
+        found["checkpoints/vit/segmentation"] = resolved.segmentation()
+    for task in resolved.pretexts:
+        found[f"checkpoints/vit/{task}"] = resolved.pretext(task)
+    for dataset, scale in resolved.autoencoders():
+        found[f"checkpoints/{dataset}/x{scale}/autoencoder"] = resolved.autoencoder(dataset, scale)
+    for cell in resolved.cells:
+        name = f"{cell.dataset}/x{cell.scale}/{cell.method}"
+        asked = (cell.dataset, cell.scale, cell.method)
+        if resolved.methods[cell.method].trained:
+            found[f"checkpoints/{name}"] = resolved.super_resolution(*asked)
+        found[f"metrics/{name}"] = resolved.evaluation(*asked)
+    return found

@@ -1,0 +1,76 @@
+"""How good an auto-encoder is on held-out slices, while it is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import Tensor, nn
+
+from mrsr import compute
+from mrsr.method import disentangling
+from mrsr.models.autoencoder import unprepare
+from mrsr.params.jobs import Autoencoder
+from mrsr.slices import batches, holding
+
+GROUP = 4  # slices that are looked at together, on a CPU and on a GPU
+
+
+@torch.no_grad()
+def evaluate(
+    network: nn.Module,
+    held: holding.Slices,
+    machine: compute.Machine,
+    settings: Autoencoder,
+    weights: dict[str, float],
+) -> dict[str, float]:
+    """The terms that need no discriminator, their weighted sum and the reconstruction's PSNR.
+
+    On `validation_slices` whole slices (0: all), each met by another of its shape. Blank slices are
+    left out. PSNR in dB per slice, data range the slice's maximum.
+    """
+    network.eval()
+    rows: list[Tensor] = []
+    counts: list[int] = []
+    pieces = batches.whole(held, batch=GROUP, limit=settings.validation_slices)
+    for lr, hr in _groups((lr, hr) for _, lr, hr in pieces):
+        lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
+        with machine.autocast():
+            each, made = disentangling.terms(network, lr, hr, weights, settings.patch_n)
+        total = sum(weights[name] * each[name] for name in weights)
+        grid = (hr.shape[-2], hr.shape[-1])
+        error = (unprepare(made[1], grid) - unprepare(made[0], grid)).square()
+        peak = hr.amax(dim=(1, 2, 3)).square()
+        psnr = (10 * torch.log10(peak / error.mean(dim=(1, 2, 3)))).mean()
+        rows.append(torch.stack([*(each[name] for name in weights), total, psnr]) * len(hr))
+        counts.append(len(hr))
+    network.train()
+    names = [*weights, "total", "psnr"]
+    if not rows:
+        return dict.fromkeys(names, float("nan"))
+    means = (torch.stack(rows).sum(dim=0) / sum(counts)).tolist()
+    return dict(zip(names, means, strict=True))
+
+
+def _groups(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Slices of one shape by `GROUP`, without the blank ones, which have no range.
+
+    Whom a slice meets follows from its group, so the groups are the same on every device. The last
+    of a shape takes the rest too; the only slice of its shape meets nobody and is left out.
+    """
+    waiting: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
+    for lr, hr in pieces:
+        mine = waiting.setdefault(hr.shape[1:], [])
+        seen = (hr.amax(dim=(1, 2, 3)) > 0).tolist()
+        mine += [pair for pair, kept in zip(zip(lr, hr, strict=True), seen, strict=True) if kept]
+        while len(mine) >= 2 * GROUP:
+            yield _stack(mine[:GROUP])
+            del mine[:GROUP]
+    for mine in waiting.values():
+        if len(mine) > 1:
+            yield _stack(mine)
+
+
+def _stack(pairs: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    lr, hr = zip(*pairs, strict=True)
+    return torch.stack(lr), torch.stack(hr)
