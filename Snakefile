@@ -1,9 +1,10 @@
-# raw -> slices -> checkpoints -> metrics -> tables; one rule file per word.
+# raw -> slices -> checkpoints -> metrics -> tables; one rule file per stage.
 import sys
 from pathlib import Path
 
-from mrsr import cluster
-from mrsr import config as mrsr_config
+from mrsr.ops import cluster
+from mrsr.params import loading
+from mrsr.params.settings_files import SettingsFiles
 from snakemake_logger_plugin_mrsr import words
 
 # `mrsr` and `python` in the rules are those of the environment that runs this workflow. A signal
@@ -17,12 +18,13 @@ shell.prefix(
     "trap 'code=$?; case $code in 75|143) python -m mrsr.ops.cluster;; esac; exit $code' EXIT; "
 )
 
-PARAMS = mrsr_config.load(config.get("params", "params.yaml"), config.get("experiment"))
+PARAMS = loading.load(config.get("params", "params.yaml"), config.get("experiment"))
+SETTINGS = SettingsFiles(PARAMS)
 RESULTS = f"results/{PARAMS.name}"
 LOGS = f"logs/{PARAMS.name}"
 
 # `--logger mrsr` calls the methods what the tables call them
-words.METHODS.update({key: row.label for key, row in PARAMS.rows.items()})
+words.METHODS.update({key: method.label for key, method in PARAMS.methods.items()})
 
 
 # on a cluster these run where Snakemake runs: downloads need the network that compute nodes often
@@ -50,5 +52,6 @@ rule all:
 
 
 onstart:
+    SETTINGS.write()
     # for `mrsr resume`, should this run be killed
     cluster.note_start(sys.argv[1:])

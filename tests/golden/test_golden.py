@@ -9,7 +9,7 @@ metrics by 1e-8 to 1e-7 of their value, gradient norms of the auto-encoder by 5e
 terms of `proposed` by 8e-7, which is 1e-12. The float32 of `srresnet_fp32` moves by 3e-7 with
 another number of threads, memory layout or library of convolutions.
 
-Two numbers in experiment.yaml were chosen for that. A bias before batch norm has no gradient but
+Two numbers in golden.yaml were chosen for that. A bias before batch norm has no gradient but
 rounding. With coupled decay Adam multiplies it in each step by up to rate * decay / epsilon (10,000
 at 1e-3 and 0.1), until it is as large as the rate and has a random sign. Training does not see it,
 validation does: its PSNR moved by 7 %. So `proposed_eq9` has a rate of 1e-4, a decay of 1e-3 and

@@ -7,7 +7,7 @@ renamed, or settings are handed over another way, nothing else in this folder ch
 - `outputs(name)` loads a committed checkpoint and applies its network to an image;
 - `tables(folder)` runs the smoke experiment and gives its tables.
 
-The settings are those of the experiment in experiment.yaml. The stores are synthetic: whole numbers
+The settings are those of the experiment in golden.yaml. The stores are synthetic: whole numbers
 from a seed, the same on every machine. The trainings run in float64, where the order of sums does
 not show; `srresnet_fp32` has the precision of real trainings.
 """
@@ -20,23 +20,22 @@ import importlib
 import io
 import json
 import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
 import torch
-import yaml
 
 from mrsr import checkpoint, models
 from mrsr.method.features import load_encoder
 from mrsr.params import loading
+from mrsr.params.schema import SPLITS
+from mrsr.params.typed import plain
 from project import ROOT, copy_project, snakemake
 
 HERE = Path(__file__).resolve().parent
 CHECKPOINTS = HERE / "checkpoints"
-SPLITS = ("train", "validation", "test")
 # odd sizes are padded, and volumes differ; whole slices as batches need equal ones (knee)
 SHAPES = dict.fromkeys(("t1", "t2"), ((6, 40, 37), (4, 36, 44))) | {"knee": ((4, 40, 36),) * 2}
 TABLES = (
@@ -49,27 +48,22 @@ BLANKED = {"results.csv": ("seconds_per_slice",)}  # columns that depend on the 
 
 @functools.cache
 def experiment() -> Any:
-    """The experiment of experiment.yaml, loaded as every other."""
-    with open(ROOT / "params.yaml", encoding="utf-8") as file:
-        document = yaml.load(file, Loader=loading._UniqueKeys)
-    own = (HERE / "experiment.yaml").read_text(encoding="utf-8")
-    document["experiments"] = {"golden": yaml.load(own, Loader=loading._UniqueKeys)}
-    with tempfile.TemporaryDirectory() as folder:
-        params = Path(folder) / "params.yaml"
-        params.write_text(yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-        return loading.load(params, "golden")
+    """The experiment of golden.yaml, loaded as every other."""
+    return loading.load(ROOT / "params.yaml", HERE / "golden.yaml")
 
 
 def _sr(method: str, dataset: str = "phantom_t2", scale: int = 2) -> dict[str, Any]:
-    return experiment().train_settings(dataset, scale, method)
+    return plain(experiment().super_resolution(dataset, scale, method))
 
 
 def _autoencoder() -> dict[str, Any]:
-    return experiment().autoencoder_settings("phantom_t2", 2)
+    return plain(experiment().autoencoder("phantom_t2", 2))
 
 
 def _vit(phase: str, pretext: str = "") -> dict[str, Any]:
-    return experiment().vit_settings(phase, pretext)
+    if phase == "segmentation":
+        return plain(experiment().segmentation())
+    return plain(experiment().pretext(pretext))
 
 
 # trainings that start from others read the committed checkpoints: each curve stands by itself
@@ -119,7 +113,7 @@ def train(name: str, folder: Path, noise: float = 0.0, **changes: Any) -> Path:
     else:
         for split in SPLITS:
             arguments += [f"--{split}", *(str(stores / kind / f"{split}.h5") for kind in kinds)]
-    importlib.import_module(f"mrsr.{module}").main(arguments)
+    importlib.import_module(f"mrsr.training.{module}").main(arguments)
     return out
 
 

@@ -1,7 +1,7 @@
 # `gpu` is how many processes a training has (0: one, on whatever is there); `--set-resources
 # train_sr:gpu=4` or a profile asks for more. Batch and learning rate stay what they are.
 #
-# Many rows wait for the frozen networks, and for the vision transformer longest: `priority` starts
+# Many methods wait for the frozen networks, and for the vision transformer longest: `priority` starts
 # those as soon as their slices are there.
 rule tracking_store:
     """Initialise the MLflow store once: several writers on a fresh database crash."""
@@ -15,9 +15,9 @@ rule tracking_store:
         mem_mb=1000,
         runtime=10,
     params:
-        tracking=as_json(PARAMS.params.tracking.model_dump()),
+        settings=settings("tracking"),
     shell:
-        "mrsr tracking-init --settings {params.tracking:q} --out {output} > {log} 2>&1"
+        "mrsr tracking-init --settings {params.settings} --out {output} > {log} 2>&1"
 
 
 rule train_vit_segmentation:
@@ -40,16 +40,16 @@ rule train_vit_segmentation:
         runtime=segmentation_minutes,
         gpu=0,
     params:
-        settings=as_json(PARAMS.vit_settings("segmentation")),
+        settings=settings("checkpoints/vit/segmentation"),
     shell:
         "python -m mrsr.training.launch {resources.gpu} -m mrsr.training.train_vit"
-        " --settings {params.settings:q} --train {input.train}"
+        " --settings {params.settings} --train {input.train}"
         " --validation {input.validation} --test {input.test} --out {output}"
         " > {log} 2>&1"
 
 
 rule train_vit_pretext:
-    """Fine-tune its encoder on slices of several organs by a pre-text (section 3.2)."""
+    """Fine-tune its encoder on slices of several organs by a pretext task (section 3.2)."""
     input:
         unpack(pretext_inputs),
         tracking=ancient(f"{RESULTS}/tracking.ready"),
@@ -68,10 +68,10 @@ rule train_vit_pretext:
         runtime=pretext_minutes,
         gpu=0,
     params:
-        settings=pretext_settings,
+        settings=settings("checkpoints/vit/{pretext}"),
     shell:
         "python -m mrsr.training.launch {resources.gpu} -m mrsr.training.train_vit"
-        " --settings {params.settings:q} --start {input.start}"
+        " --settings {params.settings} --start {input.start}"
         " --train {input.train} --validation {input.validation} --test {input.test}"
         " --out {output} > {log} 2>&1"
 
@@ -98,10 +98,10 @@ rule train_autoencoder:
         runtime=autoencoder_minutes,
         gpu=0,
     params:
-        settings=autoencoder_settings,
+        settings=settings("checkpoints/{dataset}/x{scale}/autoencoder"),
     shell:
         "python -m mrsr.training.launch {resources.gpu} -m mrsr.training.train_autoencoder"
-        " --settings {params.settings:q}"
+        " --settings {params.settings}"
         " --train {input.train} --validation {input.validation} --test {input.test}"
         " --out {output} > {log} 2>&1"
 
@@ -127,11 +127,11 @@ rule train_sr:
         runtime=sr_minutes,
         gpu=0,
     params:
-        settings=train_settings,
+        settings=settings("checkpoints/{dataset}/x{scale}/{method}"),
         further=further_inputs,
     shell:
         "python -m mrsr.training.launch {resources.gpu} -m mrsr.training.train_sr"
-        " --settings {params.settings:q} --train {input.train}"
+        " --settings {params.settings} --train {input.train}"
         " --validation {input.validation} --test {input.test} {params.further}"
         " --out {output} > {log} 2>&1"
 
@@ -156,9 +156,9 @@ rule train_self:
         mem_mb=3000,
         runtime=self_minutes,
     params:
-        settings=train_settings,
+        settings=settings("checkpoints/{dataset}/x{scale}/{method}"),
     shell:
-        "python -m mrsr.training.train_self --settings {params.settings:q} --slices {input.slices}"
+        "python -m mrsr.training.train_self --settings {params.settings} --slices {input.slices}"
         " --out {output} > {log} 2>&1"
 
 

@@ -15,10 +15,10 @@ rule evaluate:
         mem_mb=3000,
         runtime=60,
     params:
-        settings=evaluate_settings,
+        settings=settings("metrics/{dataset}/x{scale}/{method}"),
         files=evaluate_options,
     shell:
-        "python -m mrsr.metrics.evaluate --settings {params.settings:q} --slices {input.slices}"
+        "python -m mrsr.metrics.evaluate --settings {params.settings} --slices {input.slices}"
         " {params.files} --out {output} > {log} 2>&1"
 
 

@@ -11,9 +11,9 @@ rule raw_source:
         mem_mb=3000,
         runtime=240,
     params:
-        settings=source_settings,
+        settings=settings("raw/{source}"),
     shell:
-        "mrsr raw {wildcards.source} --settings {params.settings:q} --out {output}"
+        "mrsr raw {wildcards.source} --settings {params.settings} --out {output}"
         " --workers {threads} > {log} 2>&1"
 
 

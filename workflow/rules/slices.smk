@@ -16,11 +16,11 @@ rule slice_dataset:
         mem_mb=3000,
         runtime=60,
     params:
-        settings=slice_settings,
-        source_settings=slice_source_settings,
+        settings=settings("slices/{dataset}"),
+        source_settings=source_settings_of,
     shell:
-        "mrsr slices {input} --settings {params.settings:q}"
-        " --source-settings {params.source_settings:q}"
+        "mrsr slices {input} --settings {params.settings}"
+        " --source-settings {params.source_settings}"
         " --out $(dirname {output.train}) --workers {threads} > {log} 2>&1"
 
 
@@ -43,11 +43,11 @@ rule guide_dataset:
         mem_mb=3000,
         runtime=60,
     params:
-        settings=guide_settings,
-        source_settings=slice_source_settings,
+        settings=settings("slices/{dataset}_guide"),
+        source_settings=source_settings_of,
     shell:
-        "mrsr guides {input.manifest} --settings {params.settings:q}"
-        " --source-settings {params.source_settings:q}"
+        "mrsr guides {input.manifest} --settings {params.settings}"
+        " --source-settings {params.source_settings}"
         " --slices $(dirname {input.train}) --out $(dirname {output.train}) > {log} 2>&1"
 
 

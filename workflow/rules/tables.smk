@@ -23,9 +23,9 @@ rule write_tables:
         mem_mb=1000,
         runtime=10,
     params:
-        settings=as_json(PARAMS.table_settings()),
+        settings=settings("tables"),
     shell:
-        "mrsr tables --settings {params.settings:q} --out $(dirname {output.results})"
+        "mrsr tables --settings {params.settings} --out $(dirname {output.results})"
         " --summary {output.summary} {input} > {log} 2>&1"
 
 

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from mrsr import models
 from mrsr.errors import UserError
 from mrsr.params.declared import model_is_guided, model_scales
-from mrsr.params.methods import Row
+from mrsr.params.methods import ResolvedMethod
 from mrsr.tables.formats import pipes
 
 OUTPUT = 240  # pixels of the output's sides, the slices of the paper's section 4
@@ -145,15 +145,15 @@ def work(rule: str, settings: dict[str, Any], networks: dict[str, Any], pixels: 
     return max(1.0, sum(per_pixel(part)[1] * seen for part, seen in found))
 
 
-def entries(rows: list[Row], scale: int) -> list[Entry]:
+def entries(methods: list[ResolvedMethod], scale: int) -> list[Entry]:
     """The given methods; one that is not designed for `scale` is counted at its smallest."""
     found = []
-    for row in rows:
-        scales = model_scales(row.model)
+    for method in methods:
+        scales = model_scales(method.model)
         own = scale if scale in scales else min(scales)
-        citation = f"[{row.citation}]" if row.citation else ""
-        numbers = count(row.model, row.options, own)
-        found.append(Entry(row.key, row.label, citation, row.type, scales, own, *numbers))
+        citation = f"[{method.citation}]" if method.citation else ""
+        numbers = count(method.model, method.options, own)
+        found.append(Entry(method.key, method.label, citation, method.type, scales, own, *numbers))
     return found
 
 

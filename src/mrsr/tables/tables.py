@@ -18,7 +18,8 @@ import pandas
 
 from mrsr.errors import UserError
 from mrsr.files import write_text
-from mrsr.params.settings import plain
+from mrsr.params.jobs import Tables
+from mrsr.params.typed import plain
 from mrsr.tables.formats import METRICS, Table, to_csv, to_latex, to_markdown
 from mrsr.tables.notes import Key, caption, label, notes, reduced, words
 from mrsr.tables.published import DECIMALS, paper
@@ -34,7 +35,7 @@ COLUMNS = [
 
 def write_tables(
     metrics: Iterable[Path | str | dict[str, Any]],
-    settings: Any,
+    settings: Tables,
     out: Path,
     summary_file: Path | None = None,
 ) -> list[Path]:
@@ -42,8 +43,7 @@ def write_tables(
 
     Args:
         metrics: metrics JSON files of `mrsr.metrics.evaluate`, or their contents; the order is irrelevant.
-        settings: experiment, tables {name: [dataset]}, datasets {name: label}, scales,
-            methods [{key, label, citation, kind}] in the order of the tables.
+        settings: of the experiment; its methods stand in the order of the tables.
         out: folder of the tables.
         summary_file: where the nested means for `dvc metrics show` go, if they are wanted.
 

@@ -29,7 +29,8 @@ from mrsr.errors import UserError
 from mrsr.files import read_log, write_text
 from mrsr.method.features import load_encoder
 from mrsr.models.autoencoder import prepare
-from mrsr.params.experiment import InForce
+from mrsr.params.experiment import Resolved
+from mrsr.params.typed import plain
 from mrsr.tables.formats import pipes, to_csv
 
 SCALE = 2  # of the network that appendix D times
@@ -75,7 +76,7 @@ class Part:
         return "its checkpoint" if self.path.is_file() else f"no checkpoint {self.path.name}"
 
 
-def parts(in_force: InForce, folder: Path | None) -> dict[str, Part]:
+def parts(resolved: Resolved, folder: Path | None) -> dict[str, Part]:
     """The networks of appendix D: `unetr`, `vit`, `autoencoder`, `generator`.
 
     folder: an experiment's results; None: random weights.
@@ -83,21 +84,21 @@ def parts(in_force: InForce, folder: Path | None) -> dict[str, Part]:
     Raises:
         UserError: the experiment does not have the method at 2x, or none of the checkpoints.
     """
-    cells = [cell for cell in in_force.cells if (cell.scale, cell.method) == (SCALE, METHOD)]
+    cells = [cell for cell in resolved.cells if (cell.scale, cell.method) == (SCALE, METHOD)]
     if not cells:
         raise UserError(
-            f"experiment '{in_force.name}' has no method {METHOD} at {SCALE}x, which appendix D "
+            f"experiment '{resolved.name}' has no method {METHOD} at {SCALE}x, which appendix D "
             "times; choose another experiment"
         )
     dataset = cells[0].dataset
     cell = f"{dataset}/x{SCALE}"
-    vit = in_force.vit_settings("segmentation")
-    unetr = {**vit["network"], "classes": vit["classes"]}
-    autoencoder = in_force.autoencoder_settings(dataset, SCALE)["network"]
-    method = in_force.rows[METHOD]
+    vit = resolved.params.vit
+    unetr = {**plain(vit.network), "classes": vit.classes}
+    autoencoder = plain(resolved.params.autoencoder.network)
+    method = resolved.methods[METHOD]
     given = {
         "unetr": ("vit/segmentation", "unetr", {**unetr, "dimensions": 3}),
-        "vit": (f"vit/{in_force.params.vit.pretext}", "unetr", {**unetr, "dimensions": 2}),
+        "vit": (f"vit/{resolved.params.vit.pretext}", "unetr", {**unetr, "dimensions": 2}),
         "autoencoder": (f"{cell}/autoencoder", "autoencoder", autoencoder),
         "generator": (f"{cell}/{METHOD}", method.model, method.options),
     }
@@ -108,7 +109,7 @@ def parts(in_force: InForce, folder: Path | None) -> dict[str, Part]:
     if folder is not None and not any(p.path and p.path.is_file() for p in found.values()):
         raise UserError(
             f"{folder} has no checkpoint to time; run "
-            f"`snakemake checkpoints --config experiment={in_force.name}` first"
+            f"`snakemake checkpoints --config experiment={resolved.name}` first"
         )
     return found
 
@@ -235,7 +236,7 @@ def _shown(value: float, unit: str) -> str:
 
 
 def run(
-    in_force: InForce,
+    resolved: Resolved,
     folder: Path | None,
     out: Path,
     *,
@@ -252,8 +253,8 @@ def run(
     if threads:
         torch.set_num_threads(threads)
     where = compute.device_for(device)
-    frame = measure(parts(in_force, folder), sizes or Sizes(), device=where, repeat=repeat)
-    of = f"experiment '{in_force.name}'" if folder else "the paper's sizes, random weights"
+    frame = measure(parts(resolved, folder), sizes or Sizes(), device=where, repeat=repeat)
+    of = f"experiment '{resolved.name}'" if folder else "the paper's sizes, random weights"
     return write(
         frame,
         out,

@@ -42,7 +42,7 @@ from mrsr.slices.store import attributes
 from mrsr.tracking.background import Delivery
 from mrsr.training import resume
 from mrsr.training.log import Log
-from mrsr.training.watch import Watch, check_weights
+from mrsr.training.divergence import Watch, check_weights
 
 
 class Stop:

@@ -17,7 +17,8 @@ from mrsr.ops.plan import measure, rates, sizes, text
 from mrsr.ops.plan.jobs import Job, Place, dry_run
 from mrsr.ops.plan.rates import Rate
 from mrsr.params import loading
-from mrsr.params.experiment import InForce
+from mrsr.params.experiment import Resolved
+from mrsr.params.typed import plain
 from mrsr.tables import network_sizes
 
 # seconds on one core of an AMD EPYC server, measured; of a store, and of a megapixel in it
@@ -28,27 +29,31 @@ BYTES = {"evaluate": 300e3, "loss_curves": 80e3, "write_tables": 100e3}
 KEPT = 2 * 4
 
 
-def work_of(in_force: InForce, job: Job) -> tuple[str, dict[str, Any], dict[str, Any], int]:
+def work_of(resolved: Resolved, job: Job) -> tuple[str, dict[str, Any], dict[str, Any], int]:
     """The arguments of `methods.parts` for a training or an evaluation."""
     given, dataset = job.wildcards, job.wildcards.get("dataset", "")
-    vit = in_force.vit_settings("segmentation")["network"]
-    autoencoder = in_force.params.autoencoder.network.model_dump(mode="json")
-    if job.rule.startswith("train_vit"):
-        phase = job.rule.removeprefix("train_vit_")
-        settings = in_force.vit_settings(phase, given.get("pretext", ""))
+    settings: Any
+    if job.rule == "train_vit_segmentation":
+        settings = resolved.segmentation()
+    elif job.rule == "train_vit_pretext":
+        settings = resolved.pretext(given["pretext"])
     elif job.rule == "train_autoencoder":
-        settings = in_force.autoencoder_settings(dataset, int(given["scale"]))
+        settings = resolved.autoencoder(dataset, int(given["scale"]))
     else:
-        ask = in_force.evaluate_settings if job.rule == "evaluate" else in_force.train_settings
+        ask = resolved.evaluation if job.rule == "evaluate" else resolved.super_resolution
         settings = ask(dataset, int(given["scale"]), given["method"])
-    size = sizes.geometry(in_force, dataset) if dataset else None
-    return job.rule, settings, {"vit": vit, "autoencoder": autoencoder}, rates.pixels(size)
+    networks = {
+        "vit": plain(resolved.params.vit.network),
+        "autoencoder": plain(resolved.params.autoencoder.network),
+    }
+    size = sizes.geometry(resolved, dataset) if dataset else None
+    return job.rule, plain(settings), networks, rates.pixels(size)
 
 
-def cost(in_force: InForce, job: Job, place: Place, known: list[Rate]) -> dict[str, Any]:
+def cost(resolved: Resolved, job: Job, place: Place, known: list[Rate]) -> dict[str, Any]:
     """`seconds`, their `origin`, and `disk` in bytes of a job; nan: not known before slicing."""
     dataset, threads = job.wildcards.get("dataset"), min(job.threads, place.cores)
-    size = sizes.geometry(in_force, dataset) if dataset else None
+    size = sizes.geometry(resolved, dataset) if dataset else None
     found = {"seconds": SMALL.get(job.rule, 3.0), "disk": BYTES.get(job.rule, 0), "origin": "fixed"}
     if job.rule == "raw_source":
         disk, speed = sizes.RAW.get(job.wildcards["source"], (math.nan, 1.0))
@@ -58,7 +63,7 @@ def cost(in_force: InForce, job: Job, place: Place, known: list[Rate]) -> dict[s
         found["seconds"] = STORE[job.rule] + MEGAPIXEL * megapixels / threads
         found["disk"] = megapixels * 1e6 * (size.pixel_bytes if size else 1)
     elif job.trains or job.rule == "evaluate":
-        work = work_of(in_force, job)
+        work = work_of(resolved, job)
         rate = rates.choose(known, job.rule, place.device, network_sizes.work(*work))
         found["seconds"] = rate.pace * rates.total(*work[:3], size) + rates.overhead(job.rule, size)
         found["origin"] = rate.origin
@@ -85,17 +90,17 @@ def plan(
     """
     if not Path("Snakefile").is_file():
         raise UserError("no Snakefile here; run `mrsr plan` in the project's root")
-    in_force = loading.load(file, experiment)
+    resolved = loading.load(file, experiment)
     here = Place(**{**place, "device": rates.device_for(place["device"])})
     with ThreadPoolExecutor() as pool:  # Snakemake thinks for seconds
-        planned = pool.submit(dry_run, target, in_force.name, here.cores, fresh)
+        planned = pool.submit(dry_run, target, resolved.name, here.cores, fresh)
         known = [*rates.from_runs(), *measure.read()]
     jobs = planned.result()
-    costs = [cost(in_force, job, here, known) for job in jobs]
+    costs = [cost(resolved, job, here, known) for job in jobs]
     if timed:
         origins = [found["origin"] for found in costs]
         guessed = [n for n, how in enumerate(origins) if how.startswith(("scaled", "assumed"))]
-        todo = [work_of(in_force, jobs[n]) for n in guessed if jobs[n].rule != "raw_source"]
+        todo = [work_of(resolved, jobs[n]) for n in guessed if jobs[n].rule != "raw_source"]
         known += measure.measure(todo, here)
-        costs = [cost(in_force, job, here, known) for job in jobs]
-    return text.report(target, in_force, jobs, pd.DataFrame(costs), here)
+        costs = [cost(resolved, job, here, known) for job in jobs]
+    return text.report(target, resolved, jobs, pd.DataFrame(costs), here)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import functools
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from mrsr.errors import UserError
-from mrsr.params.experiment import InForce
-from mrsr.params.settings import digest
+from mrsr.params.experiment import Resolved
+from mrsr.params.schema import SPLITS
+from mrsr.params.typed import digest
 from mrsr.slices import store
 
-SPLITS = ("train", "validation", "test")
 # volumes, slices, height, width, bytes of a pixel in the store. openms, phantom: measured on their
 # stores. IXI: the paper's counts, the phantom's bytes. fastMRI: about 36 slices; the phantom's knee
 NOMINAL = {
@@ -50,14 +49,14 @@ class Geometry:
 
 
 @functools.cache
-def geometry(in_force: InForce, dataset: str, results: Path = Path("results")) -> Geometry | None:
+def geometry(resolved: Resolved, dataset: str, results: Path = Path("results")) -> Geometry | None:
     """What a dataset holds or will hold; None where only slicing can tell (one's own scans)."""
-    wanted = digest(json.loads(json.dumps(in_force.slice_settings(dataset))))
+    wanted = digest(resolved.slicing(dataset))
     for folder in sorted(results.glob(f"*/slices/{dataset}")):
         if found := stored(folder, wanted):
             return found
-    entry = in_force.params.data.datasets[dataset]
-    source, settings = entry.source, in_force.source_settings(entry.source)
+    entry = resolved.params.data.datasets[dataset]
+    source, settings = entry.source, resolved.source_settings(entry.source)
     names = (f"{source} {entry.organ}", f"{source} {entry.contrast}", source)
     name = next((name for name in names if name in NOMINAL), None)
     if name is None:

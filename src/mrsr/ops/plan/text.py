@@ -11,7 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from mrsr.ops.plan.jobs import BETWEEN, STAGES, Job, Place, wall
-from mrsr.params.experiment import InForce
+from mrsr.params.experiment import Resolved
 
 SNAKEMAKE = 8.0  # seconds of its start
 IN_A_JOB = 20.0  # a cluster's job starts two more Snakemakes (docs/cluster.md)
@@ -20,13 +20,13 @@ SHARED |= dict.fromkeys(("train_vit_segmentation", "train_vit_pretext"), "vision
 
 
 def report(
-    target: str, in_force: InForce, jobs: Sequence[Job], costs: pd.DataFrame, place: Place
+    target: str, resolved: Resolved, jobs: Sequence[Job], costs: pd.DataFrame, place: Place
 ) -> str:
     """The plan as text. costs: `seconds` (nan: not known), `origin`, `disk` (bytes) of each job."""
-    title = f"{target} of experiment '{in_force.name}' on {place.device}"
+    title = f"{target} of experiment '{resolved.name}' on {place.device}"
     if not jobs:
         return f"{title}: nothing to do\n"
-    labels = {key: row.label for key, row in in_force.rows.items()}
+    labels = {key: method.label for key, method in resolved.methods.items()}
     frame = costs.assign(jobs=1, stage=[job.stage for job in jobs])
     frame["method"] = [
         labels.get(
