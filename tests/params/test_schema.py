@@ -12,15 +12,14 @@ import re
 import types
 import typing
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mrsr.params import jobs, loading, schema
 from mrsr.params.typed import build, digest, hints, plain
+from project import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 SOURCE = ROOT / "src" / "mrsr"
 # read by another name than `.field`: merged as tables before they become a job's settings
 MERGED = {"like", "set", "published", "train", "tracked", "patch_lr", "about", "also", "experiment"}

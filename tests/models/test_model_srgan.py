@@ -1,0 +1,84 @@
+"""SRGAN's generator: `pytest tests/models/test_model_srgan.py`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from mrsr import models
+from mrsr.errors import UserError
+from mrsr.models import srgan
+
+SMALL: dict[str, Any] = {"features": 6, "blocks": 2}
+
+
+def make(scale: int = 2, **options: Any) -> nn.Module:
+    torch.manual_seed(0)
+    return models.build("srgan", scale, {**SMALL, **options})
+
+
+def count(scale: int, model: str = "srgan") -> int:
+    with torch.device("meta"):
+        network = models.build(model, scale, {})
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def test_parameters_of_the_published_width() -> None:
+    block = 2 * (9 * 64 * 64 + 64) + 2 * 2 * 64 + 1  # convolutions, batch norms, slope
+    outer = (81 * 64 + 64) + 1 + (9 * 64 * 64 + 64) + 2 * 64 + (81 * 64 + 1)
+    stage = (9 * 64 * 256 + 256) + 1
+    assert count(2) == outer + 16 * block + stage == 1_381_011
+    assert count(4) == outer + 16 * block + 2 * stage
+    assert count(2) == count(2, "srresnet") + 18  # one slope for each PReLU
+
+
+def test_every_prelu_is_live() -> None:
+    network, lr = make().eval(), torch.rand(1, 1, 7, 8)
+    slopes = [m for m in network.modules() if isinstance(m, srgan.PReLU)]
+    assert len(slopes) == 1 + 2 + 1
+    before = network(lr)
+    for module in slopes:
+        with torch.no_grad():
+            module.slope.fill_(0.9)
+        assert (network(lr) - before).abs().max() > 1e-6
+        before = network(lr)
+
+
+def test_without_slopes_it_is_srresnet() -> None:
+    network, lr = make(), torch.rand(2, 1, 7, 8)
+    other = models.build("srresnet", 2, SMALL)
+    weights = {k: v for k, v in network.state_dict().items() if not k.endswith("slope")}
+    other.load_state_dict(weights)
+    with torch.no_grad():
+        for module in network.modules():
+            if isinstance(module, srgan.PReLU):
+                module.slope.zero_()
+        torch.testing.assert_close(network.eval()(lr), other.eval()(lr))
+
+
+@pytest.mark.parametrize("options", [{}, {"norm": "none", "skip": "bicubic"}])
+def test_gradient_reaches_every_parameter(options: dict[str, Any]) -> None:
+    network = make(**options)
+    network(torch.rand(2, 1, 9, 10)).square().mean().backward()
+    for name, parameter in network.named_parameters():
+        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
+        assert parameter.grad.abs().sum() > 0, name
+
+
+@pytest.mark.parametrize(
+    ("scale", "options"),
+    [
+        (5, {}),
+        (2, {"norm": "layer"}),
+        (2, {"skip": "nearest"}),
+        (2, {"features": 0}),
+        (2, {"blocks": 0}),
+        (2, {"vgg": True}),
+    ],
+)
+def test_wrong_options_are_refused(scale: int, options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="srgan"):
+        models.build("srgan", scale, {**SMALL, **options})

@@ -1,0 +1,70 @@
+"""`mrsr methods`, and that docs/methods.md says what it prints. `pytest tests/tables/test_network_sizes.py`"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mrsr import models
+from mrsr.errors import UserError
+from mrsr.params import loading
+from mrsr.tables import network_sizes
+from project import ROOT
+
+
+def printed(*options: str) -> str:
+    command = [str(Path(sys.executable).parent / "mrsr"), "methods", *options]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+
+def test_the_page_has_what_the_command_prints() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text()
+    assert printed() in page
+    assert printed("--experiment", "benchmark") in page
+
+
+def test_every_method_has_its_part_of_the_page() -> None:
+    page = (ROOT / "docs" / "methods.md").read_text()
+    parts = set(re.findall(r"^### .*`(\w+)`$", page, re.MULTILINE))
+    rows = loading.load(ROOT / "params.yaml").full_rows
+    own = {key for key, row in rows.items() if row.kind in ("baseline", "added")}
+    assert own - parts == {"srresnet_printed", "t2net_undersampled"}  # parts of another's
+    benchmark = loading.load(ROOT / "params.yaml", "benchmark").rows
+    assert parts <= set(benchmark) | {"bicubic"}
+
+
+def test_the_benchmark_is_of_all_methods_and_small_enough() -> None:
+    for entry in network_sizes.entries(
+        list(loading.load(ROOT / "params.yaml", "benchmark").rows.values()), 2
+    ):
+        assert entry.parameters <= 700_000, entry.key
+
+
+def test_counts_of_a_known_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    # SRCNN at 240x240: 9*9*64 + 64*32 + 5*5*32 multiply-adds a pixel, and the interpolation
+    parameters, work = network_sizes.count("srcnn", {}, 2)
+    convolutions = (81 * 64 + 64 * 32 + 25 * 32) * 240 * 240
+    # the border that is replicated first is convolved as well
+    assert parameters == 8129 and convolutions < work < 1.1 * convolutions
+
+
+def test_guided_networks_are_counted_with_their_guide() -> None:
+    assert network_sizes.count("lyu", {"features": 4, "blocks": 1}, 2)[1] > 0
+
+
+def test_an_output_that_the_scale_does_not_divide_is_refused() -> None:
+    with pytest.raises(UserError, match="does not divide"):
+        network_sizes.count("srcnn", {}, 2, output=241)
+
+
+def test_nothing_is_computed() -> None:
+    with torch.device("meta"):
+        network = models.build("edsr", 2, {})
+    assert isinstance(network, nn.Module)
+    assert all(parameter.is_meta for parameter in network.parameters())
