@@ -12,6 +12,7 @@ from rich.table import Table
 
 from mrsr.in_force import InForce
 from mrsr.plan.jobs import BETWEEN, STAGES, Job, Place, wall
+from mrsr.plan.rates import GUESSED
 
 SNAKEMAKE = 8.0  # seconds of its start
 IN_A_JOB = 20.0  # a cluster's job starts two more Snakemakes (docs/cluster.md)
@@ -27,13 +28,10 @@ def report(
     if not jobs:
         return f"{title}: nothing to do\n"
     labels = {key: row.label for key, row in in_force.rows.items()}
+    shared = [f"(shared) {SHARED.get(job.rule, 'data and tables')}" for job in jobs]
+    methods = [labels.get(job.wildcards.get("method", "")) for job in jobs]
     frame = costs.assign(jobs=1, stage=[job.stage for job in jobs])
-    frame["method"] = [
-        labels.get(
-            job.wildcards.get("method", ""), f"(shared) {SHARED.get(job.rule, 'data and tables')}"
-        )
-        for job in jobs
-    ]
+    frame["method"] = pd.Series(methods, dtype=object).fillna(pd.Series(shared))
     frame["seconds"] += IN_A_JOB if place.jobs else 0.0
     on_gpu = pd.Series([place.on_gpu(job) for job in jobs])
     threads = pd.Series([min(job.threads, place.cores) for job in jobs])
@@ -57,10 +55,8 @@ def report(
     )
     if unknown:
         console.print(f"not in the sums: {unknown} jobs whose size is not known before slicing")
-    if frame["origin"].str.startswith(("scaled", "assumed")).any():
-        console.print(
-            "what is scaled or assumed may be off several times; --measure times networks"
-        )
+    if any(origin.startswith(GUESSED) for origin in frame["origin"]):
+        console.print("scaled and assumed may be off several times; --measure times networks")
     return out.getvalue()
 
 
