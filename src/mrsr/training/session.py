@@ -41,8 +41,8 @@ from mrsr.params.typed import digest, plain
 from mrsr.slices.store import attributes
 from mrsr.tracking.background import Delivery
 from mrsr.training import resume
-from mrsr.training.log import Log
 from mrsr.training.divergence import Watch, check_weights
+from mrsr.training.log import Log
 
 
 class Stop:

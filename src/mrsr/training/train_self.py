@@ -33,8 +33,8 @@ from mrsr.method import losses
 from mrsr.params.jobs import SuperResolution, read
 from mrsr.slices import batches, holding
 from mrsr.training import optimizers, resume
-from mrsr.training.session import Session, digests_of
 from mrsr.training.divergence import Watch, check_weights
+from mrsr.training.session import Session, digests_of
 
 
 def train(settings: SuperResolution, slices: Path, out: Path) -> None:

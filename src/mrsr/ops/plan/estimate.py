@@ -15,7 +15,7 @@ import pandas as pd
 from mrsr.errors import UserError
 from mrsr.ops.plan import measure, rates, sizes, text
 from mrsr.ops.plan.jobs import Job, Place, dry_run
-from mrsr.ops.plan.rates import Rate
+from mrsr.ops.plan.rates import GUESSED, Rate
 from mrsr.params import loading
 from mrsr.params.experiment import Resolved
 from mrsr.params.typed import plain
@@ -27,10 +27,12 @@ STORE, MEGAPIXEL = {"slice_dataset": 3.5, "guide_dataset": 15.0}, 0.07
 # bytes of what a job leaves, and of a parameter in best.pt and last.pt
 BYTES = {"evaluate": 300e3, "loss_curves": 80e3, "write_tables": 100e3}
 KEPT = 2 * 4
+NETWORKS = ("train_vit_segmentation", "train_vit_pretext", "train_autoencoder")
+NETWORKS += ("train_sr", "train_self", "evaluate")
 
 
 def work_of(resolved: Resolved, job: Job) -> tuple[str, dict[str, Any], dict[str, Any], int]:
-    """The arguments of `methods.parts` for a training or an evaluation."""
+    """The arguments of `network_sizes.parts` for a training or an evaluation."""
     given, dataset = job.wildcards, job.wildcards.get("dataset", "")
     settings: Any
     if job.rule == "train_vit_segmentation":
@@ -54,20 +56,24 @@ def cost(resolved: Resolved, job: Job, place: Place, known: list[Rate]) -> dict[
     """`seconds`, their `origin`, and `disk` in bytes of a job; nan: not known before slicing."""
     dataset, threads = job.wildcards.get("dataset"), min(job.threads, place.cores)
     size = sizes.geometry(resolved, dataset) if dataset else None
-    found = {"seconds": SMALL.get(job.rule, 3.0), "disk": BYTES.get(job.rule, 0), "origin": "fixed"}
+    found = {
+        "seconds": SMALL.get(job.rule, 3.0),
+        "disk": BYTES.get(job.rule, 0),
+        "origin": "constants",
+    }
     if job.rule == "raw_source":
         disk, speed = sizes.RAW.get(job.wildcards["source"], (math.nan, 1.0))
-        found = {"seconds": disk / speed / threads, "disk": disk, "origin": "assumed downloads"}
+        found |= {"seconds": disk / speed / threads, "disk": disk}
     elif job.rule in STORE:
         megapixels = size.megapixels(*sizes.SPLITS) if size else math.nan
         found["seconds"] = STORE[job.rule] + MEGAPIXEL * megapixels / threads
         found["disk"] = megapixels * 1e6 * (size.pixel_bytes if size else 1)
-    elif job.trains or job.rule == "evaluate":
+    elif job.rule in NETWORKS:
         work = work_of(resolved, job)
         rate = rates.choose(known, job.rule, place.device, network_sizes.work(*work))
         found["seconds"] = rate.pace * rates.total(*work[:3], size) + rates.overhead(job.rule, size)
         found["origin"] = rate.origin
-        if job.trains:
+        if job.rule != "evaluate":
             found["disk"] = KEPT * network_sizes.per_pixel(network_sizes.network(*work[:3]))[0]
         if job.rule == "train_self":  # one file, with a network for every volume
             found["disk"] *= size.volumes["test"] / 2 if size else math.nan
@@ -98,9 +104,8 @@ def plan(
     jobs = planned.result()
     costs = [cost(resolved, job, here, known) for job in jobs]
     if timed:
-        origins = [found["origin"] for found in costs]
-        guessed = [n for n, how in enumerate(origins) if how.startswith(("scaled", "assumed"))]
-        todo = [work_of(resolved, jobs[n]) for n in guessed if jobs[n].rule != "raw_source"]
-        known += measure.measure(todo, here)
+        origins = [job_cost["origin"] for job_cost in costs]
+        todo = [job for job, how in zip(jobs, origins, strict=True) if how.startswith(GUESSED)]
+        known += measure.measure([work_of(resolved, job) for job in todo], here)
         costs = [cost(resolved, job, here, known) for job in jobs]
     return text.report(target, resolved, jobs, pd.DataFrame(costs), here)

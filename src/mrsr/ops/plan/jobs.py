@@ -12,10 +12,6 @@ from dataclasses import dataclass, field
 from mrsr.errors import UserError
 
 STAGES = ("raw", "slices", "checkpoints", "metrics", "tables")
-STAGE_OF = {
-    **{"raw_source": "raw", "slice_dataset": "slices", "guide_dataset": "slices"},
-    **{"evaluate": "metrics", "probe_autoencoder": "metrics", "tracking_store": "checkpoints"},
-}
 BETWEEN = 0.3  # seconds from the end of a job to the start of the next, in Snakemake
 
 
@@ -31,14 +27,9 @@ class Job:
     priority: int = 0
 
     @property
-    def trains(self) -> bool:
-        """Whether a network learns."""
-        return self.rule.startswith("train_")
-
-    @property
     def stage(self) -> str:
-        """One of STAGES."""
-        return "checkpoints" if self.trains else STAGE_OF.get(self.rule, "tables")
+        """One of STAGES, by the folder of what it makes."""
+        return next((stage for stage in STAGES if f"/{stage}/" in self.outputs[0]), "tables")
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Place:
 
     def on_gpu(self, job: Job) -> bool:
         """Whether a job occupies a GPU."""
-        return self.device != "cpu" and (job.trains or job.stage == "metrics")
+        return self.device != "cpu" and job.stage in ("checkpoints", "metrics")
 
     def needs(self, job: Job) -> dict[str, int]:
         """What a job takes while it runs."""
@@ -132,8 +123,6 @@ def wall(jobs: Sequence[Job], seconds: Sequence[float], place: Place) -> float:
                 heapq.heappush(running, (now + seconds[number] + BETWEEN, number))
                 for name, n in needs.items():
                     free[name] -= n
-        if not running:
-            raise UserError("the jobs wait for each other; this is a mistake in the plan")
         now, number = heapq.heappop(running)
         done.add(number)
         for name, n in place.needs(jobs[number]).items():

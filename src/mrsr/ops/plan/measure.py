@@ -11,7 +11,6 @@ import math
 import multiprocessing
 import statistics
 import time
-from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from functools import partial
@@ -41,11 +40,10 @@ def read(path: Path = MEASURED) -> list[Rate]:
         return []
 
 
-def keep(found: Iterable[Rate], path: Path = MEASURED) -> list[Rate]:
-    """Write new rates and those of the file that they do not replace; all of these."""
+def keep(found: list[Rate], path: Path = MEASURED) -> None:
+    """Add rates to the file; a newer one of the same work replaces the older."""
     table = {(r.rule, r.device, r.image): r for r in (*read(path), *found)}
     write_json(path, [asdict(rate) for rate in table.values()])
-    return list(table.values())
 
 
 def measure(todo: list[tuple[str, Any, Any, int]], place: Place) -> list[Rate]:
@@ -73,7 +71,8 @@ def measure(todo: list[tuple[str, Any, Any, int]], place: Place) -> list[Rate]:
         ]
         mean = sum(each * work for each, work in parts) / image
         found.append(Rate(job[0], place.device, image, mean, "measured"))
-    return keep(found)
+    keep(found)
+    return found
 
 
 def pace(network: network_sizes.Network, kind: str) -> float:

@@ -7,9 +7,9 @@ multiply-adds for an image are nearest; another device is scaled by what the mak
 from __future__ import annotations
 
 import contextlib
-import csv
 import json
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +20,11 @@ from mrsr.ops.plan import sizes
 from mrsr.ops.plan.sizes import Geometry
 from mrsr.tables import network_sizes
 
-# seconds: a job's imports and delivery to MLflow; scoring a megapixel, on a CPU anyway
-START, SCORING = 9.0, 0.4
+# seconds: a job's imports and delivery to MLflow; to degrade and score a megapixel, on a CPU anyway
+START, SCORING = 9.0, 0.2
 WINDOWS = 16  # of a volume, about, when the vision transformer is validated
 SAME = 0.02  # works that differ by less are one
+GUESSED = ("scaled", "assumed")  # how the origin of a rate begins that is not of its own work
 # dense TFLOPS in the precision that `auto` takes and GB/s of memory, as printed by the maker; a
 # network needs both: the geometric mean of their ratios is taken. A CPU is one core of it
 DEVICES = {
@@ -62,7 +63,7 @@ def total(
 ) -> float:
     """Multiply-adds of a whole job; not a number where they depend on slices that nobody knows.
 
-    The arguments are those of `methods.work`; size: of the job's dataset, None for the vision
+    The arguments are those of `network_sizes.work`; size: of the job's dataset, None for the vision
     transformer and where nobody knows it yet.
     """
     image = network_sizes.work(rule, settings, networks, pixels(size))
@@ -100,9 +101,9 @@ def choose(known: Iterable[Rate], rule: str, device: str, image: float) -> Rate:
     alike = (rate for rate in known if (rate.rule == "evaluate") == (rule == "evaluate"))
     near = min(alike, key=away, default=ASSUMED)
     elsewhere, another, distance = away(near)
-    how = ["another network"] if another or distance > SAME else []
-    how += [near.device] if elsewhere else []
-    origin = f"scaled from {' on '.join(how)}" if how and near is not ASSUMED else near.origin
+    origin = near.origin
+    if near is not ASSUMED and (elsewhere or another or distance > SAME):
+        origin = f"scaled from {near.origin} on {near.device}"
     return Rate(rule, device, image, near.pace * ratio(near.device, device), origin)
 
 
@@ -119,24 +120,21 @@ def device_for(asked: str) -> str:
 
         here = compute.device_for(asked).type
         return torch.cuda.get_device_name() if here == "cuda" else here
-    printed(asked)
+    if not any(name.lower() in asked.lower() for name in DEVICES):
+        known = ", ".join(DEVICES)
+        raise UserError(f"device '{asked}' is not known; choose auto, cuda or one of: {known}")
     return asked
 
 
-def printed(device: str) -> tuple[float, float]:
-    """What DEVICES has of a device, by the part of its name that stands there."""
-    for name, numbers in DEVICES.items():
-        if name.lower() in device.lower():
-            return numbers
-    known = ", ".join(DEVICES)
-    raise UserError(f"device '{device}' is not known; choose auto, cuda or one of: {known}")
-
-
 def ratio(here: str, there: str) -> float:
-    """How many times longer work takes on `there` than on `here`, by what is printed of both."""
+    """How many times longer work takes on `there` than on `here`, by what is printed of both; of a
+    GPU that is not in DEVICES, as of an A100."""
     if here == there:
         return 1.0
-    one, two = printed(here), printed(there)
+    one, two = (
+        next((DEVICES[name] for name in DEVICES if name.lower() in full.lower()), DEVICES["A100"])
+        for full in (here, there)
+    )
     return math.sqrt(one[0] / two[0] * one[1] / two[1])
 
 
@@ -146,9 +144,9 @@ def from_runs(root: Path = Path()) -> list[Rate]:
     files = sorted(root.glob("results/*/checkpoints/**/log.jsonl"))
     found = []
     for file in [*files, *sorted(root.glob("results/*/metrics/*/x*/*.json"))]:
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, ArithmeticError):
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError, StopIteration):
             found.append(_read(root, file))
-    return found
+    return [rate for rate in found if rate is not None]
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:
@@ -156,10 +154,13 @@ def _lines(file: Path) -> list[dict[str, Any]]:
     return [json.loads(text)] if file.suffix == ".json" else [*map(json.loads, text.splitlines())]
 
 
-def _read(root: Path, file: Path) -> Rate:
+def _read(root: Path, file: Path) -> Rate | None:
     _, experiment, stage, *own = file.relative_to(root).parts
-    folder, lines = root / "results" / experiment, _lines(file)
     evaluated = stage == "metrics"
+    name = Path(stage, *own).with_suffix("") if evaluated else Path(*own[:-1])
+    if not (root / "logs" / experiment / "benchmarks" / f"{name}.tsv").is_file():
+        return None  # Snakemake's benchmark files are never copied elsewhere: it did not run here
+    folder, lines = root / "results" / experiment, _lines(file)
     settings = lines[0] if evaluated else lines[0]["settings"]
     rule = "train_self" if settings.get("type") == "self" else "train_sr"
     rule = "train_autoencoder" if settings["method"] == "autoencoder" else rule
@@ -170,15 +171,12 @@ def _read(root: Path, file: Path) -> Rate:
     networks = {n: _lines(f)[0]["settings"]["network"] for n, f in others.items() if f.is_file()}
     size = sizes.stored(folder / "slices" / settings["dataset"])
     image = network_sizes.work(rule, settings, networks, pixels(size))
-    # Snakemake's benchmark file is never copied elsewhere: where it lies, the job ran
-    stem = Path("metrics", *own).with_suffix("") if evaluated else Path(*own[:-1])
-    with open(root / "logs" / experiment / "benchmarks" / f"{stem}.tsv", encoding="utf-8") as table:
-        spent = float(next(csv.DictReader(table, delimiter="\t"))["s"])
     device = settings["device"] if evaluated else lines[0]["provenance"]["device"]
-    if not evaluated:
-        spent = max(spent, lines[-1]["seconds"])  # the log knows of earlier starts, too
     if device == "cuda":  # metrics have its name
         metrics = (_lines(path)[0]["device"] for path in folder.glob("metrics/*/x*/*.json"))
         device = next(name for name in metrics if name != "cpu")
-    pace = max(0.0, spent - overhead(rule, size)) / total(rule, settings, networks, size)
-    return Rate(rule, device, image, pace, f"run {experiment}")
+    told = [line["metrics"] for line in lines if line.get("split") == "train"]
+    seconds = settings.get("seconds_per_slice") or statistics.fmean(
+        1 / metrics["images_per_second"] for metrics in told if "images_per_second" in metrics
+    )
+    return Rate(rule, device, image, seconds / image, f"run {experiment}")

@@ -1,4 +1,4 @@
-"""What a source and a dataset hold, before anything was downloaded or sliced."""
+"""What a source and a dataset hold, also before anything was downloaded or sliced."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from rich.filesize import decimal
 from rich.table import Table
 
 from mrsr.ops.plan.jobs import BETWEEN, STAGES, Job, Place, wall
+from mrsr.ops.plan.rates import GUESSED
 from mrsr.params.experiment import Resolved
 
 SNAKEMAKE = 8.0  # seconds of its start
@@ -27,13 +28,10 @@ def report(
     if not jobs:
         return f"{title}: nothing to do\n"
     labels = {key: method.label for key, method in resolved.methods.items()}
+    shared = [f"(shared) {SHARED.get(job.rule, 'data and tables')}" for job in jobs]
+    methods = [labels.get(job.wildcards.get("method", "")) for job in jobs]
     frame = costs.assign(jobs=1, stage=[job.stage for job in jobs])
-    frame["method"] = [
-        labels.get(
-            job.wildcards.get("method", ""), f"(shared) {SHARED.get(job.rule, 'data and tables')}"
-        )
-        for job in jobs
-    ]
+    frame["method"] = pd.Series(methods, dtype=object).fillna(pd.Series(shared))
     frame["seconds"] += IN_A_JOB if place.jobs else 0.0
     on_gpu = pd.Series([place.on_gpu(job) for job in jobs])
     threads = pd.Series([min(job.threads, place.cores) for job in jobs])
@@ -57,10 +55,8 @@ def report(
     )
     if unknown:
         console.print(f"not in the sums: {unknown} jobs whose size is not known before slicing")
-    if frame["origin"].str.startswith(("scaled", "assumed")).any():
-        console.print(
-            "what is scaled or assumed may be off several times; --measure times networks"
-        )
+    if any(origin.startswith(GUESSED) for origin in frame["origin"]):
+        console.print("scaled and assumed may be off several times; --measure times networks")
     return out.getvalue()
 
 
