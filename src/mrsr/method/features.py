@@ -18,8 +18,9 @@ Settings are the table `features` (`DEFAULTS`), argued in docs/replication.md:
   of the target is taken off both: what all tokens of an image share hides their differences.
 - `autoencoder_size`: 0 keeps the image's own size (padded to a multiple of 16; the structure code
   is then a quarter of that in each direction). 256 pads or crops it to 256x256 with zeros, the
-  paper's input, and is for training on whole slices: around a patch, the zeros become most of what
-  the codes compare, and the structure term pulls several times less (bench/autoencoder_canvas.py).
+  paper's input, and is for training on whole slices: a patch's step to the zeros around it would
+  be most of its structure code, alike in both images of a pair, and the structure term and its
+  gradient several times weaker (bench/autoencoder_canvas.py).
 - `random`: networks of the same shape with random weights, the control rows.
 - `validation_patches`: how many fixed patches the validation curves of these terms come from.
 - `gradient_norms_every`: steps between the logged norms of each term's gradient; 0 never.
