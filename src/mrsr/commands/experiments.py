@@ -21,7 +21,7 @@ def entries(params: Path, own: Iterable[Path] = ()) -> tuple[list[dict[str, Any]
     from mrsr.params import loading
 
     found: list[dict[str, Any]] = []
-    problems: dict[str, None] = {}  # a mistake in params.yaml itself breaks all of them: say it once
+    problems: dict[str, None] = {}  # a mistake in params.yaml breaks all of them and is said once
     for name in [*loading.names(params), *map(str, own)]:
         try:
             found.append(_entry(loading.load(params, name)))
