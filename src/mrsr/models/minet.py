@@ -15,7 +15,7 @@ The layout follows the authors' published code (facts only; 6 groups of 6 blocks
 registers 10,662,899 parameters at 2x, the reported 10.7 M, but never uses 4,172,758 of them: a
 third branch, of which only the upsampling is used, the target's own upsampling and other layers.
 With the integration's convolution corrected (258,048 more, see below) 6,748,189 parameters are
-used, and that is the count here; `tests/test_model_minet.py` has the sums.
+used, and that is the count here; `tests/models/test_model_minet.py` has the sums.
 
 The guide is used at HR, at its own size, as published. In training mode forward returns (SR image,
 {"guide": the guide reconstructed by its branch}), because the publication's loss uses both.
