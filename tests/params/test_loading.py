@@ -238,13 +238,13 @@ def test_like_is_followed_and_zero_weights_drop(tmp_path: Path, document: dict[s
 def test_like_in_a_circle(tmp_path: Path, document: dict[str, Any]) -> None:
     document["methods"]["srcnn"] = {"like": "srresnet"}
     document["methods"]["srresnet"] = {"like": "srcnn"}
-    assert "goes in a circle" in refused(tmp_path, document)
+    assert "leads back to itself" in refused(tmp_path, document)
 
 
 def test_a_key_that_stands_twice(tmp_path: Path) -> None:
     file = tmp_path / "params.yaml"
     file.write_text(PARAMS.read_text() + "\nmetrics: {}\n")
-    with pytest.raises(UserError, match="'metrics' stands twice"):
+    with pytest.raises(UserError, match="'metrics' is given twice"):
         loading.load(file)
 
 

@@ -1,8 +1,8 @@
 """The paper's discriminator (Fig. 6b): convolutions n64s1 n64s2 n128s1 n128s2 ... n512s2, dense.
 
 Used by the super-resolution training (Eq. 21) and by the auto-encoder's (Eq. 4, 5). It returns
-logits: the paper's D(x) is their sigmoid, and `mrsr.method.adversarial` computes the logarithms from the
-logits.
+logits: the paper's D(x) is their sigmoid, and `mrsr.method.adversarial` computes the logarithms
+from the logits.
 
 Departures from the figure, each an option:
 
@@ -75,7 +75,7 @@ def build(
         norm: `batch` or `none`. size: height and width of the images, needed without `pool`.
 
     Raises:
-        UserError: an option has a value that the network does not know.
+        UserError: an option has an invalid value.
     """
     if base < 1:
         raise UserError("discriminator: base must be 1 or more")

@@ -25,13 +25,13 @@ from mrsr.method.adversarial import frozen, generator_loss
 
 @dataclass(kw_only=True)
 class Context:
-    """What a term may look at besides the output and the true image."""
+    """What a term may use besides the output and the true image."""
 
     lr: Tensor | None = None  # (batch, 1, h, w)
     clean: Tensor | None = None  # the LR image before any undersampling
     guide: Tensor | None = None  # the second contrast, (batch, 1, H, W)
     side_outputs: dict[str, Tensor] = field(default_factory=dict)  # of joint and guided networks
-    codes: features.Codes | None = None  # what the frozen networks see
+    codes: features.Codes | None = None  # of the frozen networks, for output and target
     discriminator: nn.Module | None = None
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
@@ -72,18 +72,18 @@ def texture(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
 
 
 def reconstruction(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
-    """Mean absolute error of the LR image that a joint network restores beside the SR image."""
+    """Mean absolute error of the LR image that a joint network restores as a side output."""
     return F.l1_loss(_side_output("reconstruction", context), context.clean)
 
 
 def guide(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
-    """Mean absolute error of the guide that a guided network restores beside the SR image."""
+    """Mean absolute error of the guide that a guided network restores as a side output."""
     return F.l1_loss(_side_output("guide", context), context.guide)
 
 
 def _side_output(name: str, context: Context) -> Tensor:
     if name not in context.side_outputs:
-        raise UserError(f"losses.{name}: the model gives no such side output; leave the loss out")
+        raise UserError(f"losses.{name}: the model has no such side output; remove this loss")
     return context.side_outputs[name].to(context.lr.dtype)
 
 
@@ -97,14 +97,14 @@ LOSSES: dict[str, Callable[..., Tensor]] = {
     "structure": structure,
     "texture": texture,
 }
-# terms that use another network; the others compare pixels
+# these terms use another network; the others compare pixels
 LEARNED = ("adversarial", "vit", "structure", "texture")
-# terms of side outputs, which a network gives in training only
+# these compare side outputs, which a network returns in training mode only
 SIDE_OUTPUTS = ("reconstruction", "guide")
 
 
 def active(weights: dict[str, float]) -> dict[str, float]:
-    """The terms that act: those of non-zero weight, in the order given.
+    """The terms of non-zero weight, in the given order.
 
     Raises:
         UserError: a name is not in `LOSSES`, or no term is left.
@@ -132,12 +132,12 @@ def weighted(
 
 
 def pixel(weights: dict[str, float]) -> dict[str, float]:
-    """The terms that compare pixels: those that act during a warm-up."""
+    """The terms that compare pixels, which are the terms of a warm-up."""
     return {name: weight for name, weight in weights.items() if name not in LEARNED}
 
 
 def validated(weights: dict[str, float]) -> dict[str, float]:
-    """The terms that can be measured in evaluation mode: all but those of side outputs."""
+    """The terms that exist in evaluation mode: all except those of side outputs."""
     return {name: weight for name, weight in weights.items() if name not in SIDE_OUTPUTS}
 
 

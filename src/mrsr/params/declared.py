@@ -66,7 +66,7 @@ def model_options(name: str) -> list[str] | None:
 
 
 def model_scales(name: str) -> tuple[int, ...]:
-    """The scales that models/<name>.py is designed for: its `SCALES`, all without one."""
+    """The scales that models/<name>.py is designed for: its `SCALES`; without it, all."""
     path = _package_file("models", name)
     node = _literal(path, "SCALES") if path else None
     return tuple(ast.literal_eval(node)) if node is not None else (2, 3, 4, 8)
@@ -101,7 +101,7 @@ def loss_names() -> list[str]:
 
 
 def check_source(name: str, given: dict[str, Any]) -> None:
-    """Every setting of a source is known and of the right kind, or a ValueError says where."""
+    """Check that every setting of a source is known and of the right type; else a ValueError."""
     _check_like(f"data.sources.{name}", given, source_settings(name))
 
 
