@@ -1,13 +1,9 @@
-"""What every training shares: device, precision, processes, schedule, gradients, signals.
+"""Device, precision and processes, for trainings, evaluations and scans.
 
-Functions that a straight-line loop calls (`train_sr.py` reads from top to bottom); this file
-contains no loop. State on disk is `resume.py`, the log and the progress lines are `log.py`.
-
-Processes: one per GPU, started by `launch.py` (gloo on the CPU). The batch is the global one: each
-process takes its share of it, so the learning rate stays as it is. Gradients are averaged in one
-all-reduce of a flat buffer. That is done by hand and not by DistributedDataParallel, which regroups
-its buffers after the first step: a resumed run would then add in another order than the
-uninterrupted one.
+Processes: one per GPU, started by `training/launch.py` (gloo on the CPU). `batch` is the batch of
+all processes: each takes its share, so the learning rate does not change. Gradients are averaged in
+one all-reduce of a flat buffer, by hand: DistributedDataParallel regroups its buffers after the
+first step, so a resumed run would add in another order than an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -29,7 +25,7 @@ from mrsr.errors import UserError
 from mrsr.params.schema import Loop
 
 # the others wait while the first process validates and writes; a process that ends is noticed at
-# once, this is for one that hangs or lies behind a broken wire
+# once, this is for one that hangs or is behind a broken connection
 PATIENCE = timedelta(minutes=60)
 
 
@@ -52,7 +48,7 @@ class Machine:
 
     @property
     def first(self) -> bool:
-        """True for the one process that writes files and speaks."""
+        """True for the one process that writes files and prints."""
         return self.rank == 0
 
     def autocast(self) -> contextlib.AbstractContextManager[Any]:

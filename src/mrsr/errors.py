@@ -2,7 +2,7 @@
 
 Exit codes (docs/reliability.md has what leads to them):
 
-- 1: one of several processes was lost (`loop.py`); with a Python traceback: a bug
+- 1: one of several processes was lost (`compute.py`); with a Python traceback: a bug
 - 2: the input is wrong (a parameter, a file, a path, an unexpected answer from a server), or the
   output cannot be written (no permission, a full disk, a folder in use)
 - 4: a training diverged

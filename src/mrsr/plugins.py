@@ -1,4 +1,4 @@
-"""Folders of one's own beside the package, which MRSR_PLUGINS names."""
+"""Your own folders outside the package, which MRSR_PLUGINS names."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mrsr.errors import UserError
 
-# folders of one's own beside the package, each with models/ or datasets/ in it
+# each has models/ or datasets/ in it
 PLUGINS = tuple(
     Path(folder).expanduser().resolve()
     for folder in os.environ.get("MRSR_PLUGINS", "").split(os.pathsep)
@@ -15,14 +15,14 @@ PLUGINS = tuple(
 )
 
 
-# where files of models, sources and losses are looked for, by their name; the package's come first
+# folders with the files of models, sources and losses; the package's own comes first
 PACKAGE_FOLDERS = (Path(__file__).resolve().parent, *PLUGINS)
 
 
 def check_plugins() -> None:
     """Raise a `UserError` for a folder of MRSR_PLUGINS that is missing or adds nothing.
 
-    Not done on import: there, it would be a traceback instead of a line.
+    Not checked on import, where it would be a traceback instead of a line.
     """
     for folder in PLUGINS:
         if not folder.is_dir():

@@ -10,8 +10,8 @@ Both put LR pixel j over HR pixels s*j .. s*j + s - 1. So a crop of the LR image
 the HR image at (s*i, s*j) show the same anatomy, and flipping both keeps that true. Degrade whole
 slices and crop afterwards: a degraded patch is not the patch of a degraded slice.
 
-By hand: `python -c "import torch; from mrsr.resampling import degrade; print(degrade(torch.rand(8, 8),
-2, 'bicubic'))"`.
+By hand: `python -c "import torch; from mrsr.resampling import degrade;
+print(degrade(torch.rand(8, 8), 2, 'bicubic'))"`.
 """
 
 from __future__ import annotations

@@ -252,7 +252,7 @@ def test_evaluation_refuses_what_does_not_belong(path: Path, whole: Path, tmp_pa
         file["volumes/0001"].attrs["path"] = "another.nii"
     with pytest.raises(UserError, match="trained on other volumes"):
         evaluate.evaluate(asked(), other, out, whole)
-    with pytest.raises(UserError, match="has weights to train"):
+    with pytest.raises(UserError, match="has to be trained"):
         evaluate.evaluate(asked(), path, out)
     wider = {"name": "srcnn", "options": {"features": [8, 2]}}
     with pytest.raises(UserError, match="do not fit model 'srcnn'"):

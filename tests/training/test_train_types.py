@@ -279,7 +279,7 @@ def test_a_side_loss_without_side_output_is_one_line(
 ) -> None:
     with pytest.raises(SystemExit):
         run(folder, "joint", losses={"l1": 1.0, "guide": 1.0})
-    assert "losses.guide: the model gives no such side output" in capfd.readouterr().err
+    assert "losses.guide: the model has no such side output" in capfd.readouterr().err
 
 
 def test_a_file_outside_says_what_it_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,9 +145,10 @@ def patches(
 ) -> tuple[Tensor, Tensor]:
     """Images and labels (batch / world, 1, *size): float32 and uint8, on the CPU.
 
-    A pure function of (volumes, seed, step), as `batches.batch` is. Half of the patches have a
+    A pure function of (volumes, seed, step), like `batches.batch`. Half of the patches have a
     labelled voxel at their centre, if a few attempts find one. Each is flipped at random along its
-    three axes, and its intensities are scaled by 0.9 to 1.1. Volumes smaller than `size` are padded.
+    three axes, and its intensities are scaled by 0.9 to 1.1. Volumes smaller than `size` are
+    padded.
     """
     n = len(volumes)
     share = batch // world

@@ -71,8 +71,8 @@ def per_slice(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, np
         preset: the conventions; its level does not matter here.
 
     Returns:
-        One float64 array (slices,) per metric, NaN for a slice without signal: one whose
-        reference has no value above zero gives no range and no energy to measure against.
+        One float64 array (slices,) per metric, NaN for a slice without signal: if the
+        reference has no value above zero, there is no range and no energy to measure against.
     """
     pred, ref = _prepared(pred, ref, preset)
     values = {name: np.full(len(ref), math.nan) for name in METRICS}
@@ -116,7 +116,7 @@ def volume(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, float
 
 
 def mean(values: np.ndarray) -> float:
-    """The mean of the values that are numbers (NaN marks slices without signal).
+    """The mean of the values that are not NaN, which marks slices without signal.
 
     Raises:
         UserError: there are none.
@@ -171,7 +171,7 @@ def _prepared(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> tuple[np.nda
     pred, ref = np.asarray(pred, np.float64), np.asarray(ref, np.float64)
     for role, array in (("prediction", pred), ("reference", ref)):
         if not np.isfinite(array).all():
-            raise UserError(f"the {role} has NaN or infinite values; mend them first")
+            raise UserError(f"the {role} has NaN or infinite values; replace them first")
     border = preset.border
     smallest = 2 * border + preset.window_size
     if min(ref.shape[1:]) < smallest:

@@ -2,17 +2,17 @@
 
 By hand:
 
-    python -m mrsr.metrics.evaluate --settings @settings.json --slices test.h5 --checkpoint best.pt \
-        --out results/demo/metrics/phantom_t1/x2/srresnet.json
+    python -m mrsr.metrics.evaluate --settings @settings.json --slices test.h5 \
+        --checkpoint best.pt --out results/demo/metrics/phantom_t1/x2/srresnet.json
 
 Slices are degraded and super-resolved whole, padded to what scale and network need; the metrics
 use only the unpadded area. `record.py` averages them.
 
-A guided method also gets `--guide`, the store of its second contrast. A method that learns from the
-test volume itself (type self) has a network of its own for every volume in one checkpoint.
+A guided method also gets `--guide`, the store of its second contrast. The checkpoint of a method
+that learns from the test volume itself (type self) has a network for every volume.
 
-Beside `<method>.json`, which carries its own labels, lie `<method>.csv` with the values of every
-slice and, where matplotlib is installed, `<method>.png` with an example. The JSON is written last.
+Next to `<method>.json`, which has its own labels, are `<method>.csv` with the values of every slice
+and, if matplotlib is installed, `<method>.png` with an example. The JSON is written last.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def evaluate(
     saved: Path | None = None,
     guide: Path | None = None,
 ) -> dict[str, Any]:
-    """Rate a method and write `out` (.json), the values of every slice (.csv) and an example.
+    """Evaluate a method; write `out` (.json), the values of every slice (.csv) and an example.
 
     Args:
         settings: of one cell of the results.
@@ -60,7 +60,7 @@ def evaluate(
         guide: the test store of the second contrast.
 
     Returns:
-        What the JSON holds.
+        The content of the JSON.
 
     Raises:
         UserError: the checkpoint or the store belongs to another cell of the results, or one of
@@ -114,7 +114,7 @@ def _check_origin(origin: Checkpoint, path: Path | None, settings: Evaluation) -
     for key in ("scale", "dataset", "method", "degradation", "model", "type", "acceleration"):
         if key in known and key in asked and known[key] != asked[key]:
             raise UserError(
-                f"{path} was trained for {key} {known[key]}, the evaluation asks for "
+                f"{path} was trained for {key} {known[key]}, the evaluation is of "
                 f"{asked[key]}; give the checkpoint of this cell"
             )
 
@@ -136,14 +136,14 @@ def _check_store(path: Path, settings: Evaluation) -> None:
 
 
 def _network(settings: Evaluation, saved: Path | None, device: torch.device) -> nn.Module:
-    own = settings.type == "self"  # its weights come volume by volume
+    own = settings.type == "self"  # its weights are loaded volume by volume
     if saved and not own:
         network = checkpoint.network(saved, device)
     else:
         network = models.build(settings.model.name, settings.scale, settings.model.options)
         if any(True for _ in network.parameters()) and not saved:
             raise UserError(
-                f"method '{settings.method}' has weights to train; give its best.pt by --checkpoint"
+                f"method '{settings.method}' has to be trained; give its best.pt with --checkpoint"
             )
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return network.to(device).eval()
@@ -159,7 +159,7 @@ def _rate(
 ) -> Iterator[Rated]:
     """Volume by volume; the first one's middle slice goes into `example`.
 
-    own: the checkpoint of a method that has weights of its own for every volume.
+    own: the checkpoint of a method that has weights for every volume.
     """
     pieces = batches.whole(pairs, batch=settings.batch)
     warm: set[tuple[int, ...]] = set()
@@ -208,7 +208,7 @@ def _rated(
 
 
 def residual(guide: Path) -> dict[str, Any]:
-    """What a guide's store says of itself: its dataset, and how far off the target it lies."""
+    """The record of a guide's store: its dataset, and its shift against the target."""
     found = store.attributes(guide)
     return {
         "dataset": str(found.get("guide", "")),
@@ -227,7 +227,7 @@ def _super_resolve(
     with (
         torch.inference_mode(),
         torch.autocast(lr.device.type, torch.bfloat16, enabled=half),
-        # fp32 means fp32: convolutions on a GPU would take TF32 by default
+        # fp32 means fp32: convolutions on a GPU would use TF32 by default
         torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=half),
     ):
         _wait(lr.device)
@@ -251,7 +251,7 @@ def _example(ref: np.ndarray, pred: np.ndarray, lr: Tensor, scale: int) -> dict[
 
 
 def _draw(example: dict[str, np.ndarray], path: Path) -> None:
-    """The middle slice; without matplotlib there is no figure, which is no reason to fail."""
+    """Draw the middle slice; without matplotlib there is no figure, which is not an error."""
     try:
         from mrsr.drawing import comparison
 

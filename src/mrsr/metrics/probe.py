@@ -3,15 +3,15 @@
     python -m mrsr.metrics.probe --checkpoint .../autoencoder/best.pt --slices test.h5 \\
         --out probe.json
 
-- `psnr`: of the reconstruction of HR; `psnr_bicubic`: of the LR image enlarged, against the same
+- `psnr`: of the reconstruction of HR; `psnr_bicubic`: of the upsampled LR image, against the same
   HR; `psnr_without_texture`: with z_tex set to zero. dB, means over slices, the range is the
   slice's maximum.
 - `structure_nearer`, `texture_nearer`: how often, after a swap, the result's codes are nearer
-  (cosine distance) to their own donor's than to the other's. Every slice meets slices at a few
-  distances in the list, of its own volume and of others (structure: where the sizes agree); 0.5
-  is chance. The same shares by Euclidean distance are beside them.
+  (cosine distance) to their own donor's than to the other's. Every slice is paired with slices
+  at a few distances in the list, of its own volume and of others (structure: if the sizes agree);
+  0.5 is chance. The JSON also has the same shares by Euclidean distance.
 
-Empty slices, which have no range, are left out. Scale and degradation are those of the checkpoint.
+Blank slices, which have no range, are left out. Scale and degradation are those of the checkpoint.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from mrsr.method import disentangling
 from mrsr.models.autoencoder import prepare, unprepare
 from mrsr.slices import batches, holding
 
-STEPS = (1, 5, 11, 23)  # from a slice to its partners, in the list of slices probed
+STEPS = (1, 5, 11, 23)  # from a slice to its partners, in the list of slices
 
 
 def psnr(image: Tensor, truth: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def euclidean(one: Tensor, two: Tensor) -> Tensor:
 
 @torch.no_grad()
 def probe(network: nn.Module, slices: holding.Slices, limit: int = 64) -> dict[str, Any]:
-    """The numbers that the module's docstring describes, of `limit` slices (0: all)."""
+    """The measures of the module's docstring, over `limit` slices (0: all)."""
     scores: dict[str, list[float]] = {
         name: [] for name in ("psnr", "psnr_bicubic", "psnr_without_texture")
     }
@@ -58,7 +58,7 @@ def probe(network: nn.Module, slices: holding.Slices, limit: int = 64) -> dict[s
             continue
         grid = (hr.shape[-2], hr.shape[-1])
         image = prepare(hr, grid, network.size)
-        seen = unprepare(image, grid)  # what is left where the canvas is smaller than the slice
+        seen = unprepare(image, grid)  # the part of the slice that fits the canvas
         z_str, z_tex = network.encode(image)
         bicubic = prepare(resampling.upsample(lr, slices.scale), grid, network.size)
         rivals = {
@@ -70,7 +70,7 @@ def probe(network: nn.Module, slices: holding.Slices, limit: int = 64) -> dict[s
             scores[name] += psnr(unprepare(rival, grid), seen).tolist()
         images.append(image)
     if len(images) < 2:
-        raise UserError(f"{slices.path}: fewer than two slices to probe with; give more")
+        raise UserError(f"{slices.path}: fewer than two slices to probe; give more")
 
     nearer: dict[str, list[float]] = {}
     for first, image in enumerate(images):

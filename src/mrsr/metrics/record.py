@@ -1,7 +1,7 @@
-"""From rated volumes to the metrics record of a method: averages, intervals, labels, provenance.
+"""From evaluated volumes to the metrics record of a method: averages, intervals, provenance.
 
 Averages go from slices (or volumes, by the preset's level) to subjects to the mean over subjects,
-so that a subject with many slices weighs no more than another. The interval is the 95 % percentile
+so that a subject with many slices counts no more than another. The interval is the 95 % percentile
 bootstrap over subjects, the unit that was sampled.
 """
 
@@ -26,7 +26,7 @@ from mrsr.slices.store import StoredVolume
 
 FORMAT = 1
 LABELS = ("experiment", "dataset", "scale", "method", "label", "degradation")
-FEW = 6  # under this many subjects an interval says nothing
+FEW = 6  # with fewer subjects an interval means nothing
 TOO_SMALL = "n too small"
 BOOTSTRAP = "95 % percentile bootstrap over subjects"
 
@@ -35,7 +35,7 @@ BOOTSTRAP = "95 % percentile bootstrap over subjects"
 class Rated:
     """One volume after the network.
 
-    values: of each slice, by metric, NaN where the reference has no signal.
+    values: of each slice, by metric; NaN if the reference has no signal.
     whole: of the volume by the preset's definition. seconds: of the forward passes.
     """
 
@@ -79,7 +79,7 @@ def record(
     network: nn.Module,
     origin: Checkpoint | None,
 ) -> dict[str, Any]:
-    """The JSON, but for what only the files know."""
+    """The JSON, except for what comes from files."""
     subjects = by_subject(rated, preset.level)
     enough = len(subjects) >= FEW
     training = origin.settings if origin else {}
@@ -138,7 +138,7 @@ def count(network: nn.Module) -> int:
 
 
 def full_count(settings: Evaluation, network: nn.Module) -> int:
-    """Parameters that the method has at its full width, where the settings say another."""
+    """Parameters of the method at its full width, if the settings have another."""
     if settings.full_options == settings.model.options:
         return count(network)
     with torch.device("meta"):
@@ -146,7 +146,7 @@ def full_count(settings: Evaluation, network: nn.Module) -> int:
 
 
 def slice_table(rated: list[Rated]) -> str:
-    """CSV, a row per slice; empty fields where the reference has no signal."""
+    """CSV, a row per slice; empty fields if the reference has no signal."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["subject", "visit", "volume", "slice_index", *METRICS])

@@ -1,1 +1,1 @@
-"""Running it elsewhere: clusters, adopted results, plans."""
+"""Running elsewhere: clusters, results of others, cost estimates."""

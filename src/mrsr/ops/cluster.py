@@ -1,9 +1,10 @@
 """On a cluster: requeue a stopped training, and resume a killed run.
 
-`python -m mrsr.ops.cluster` ends a rule's shell whose command was stopped by SIGTERM, with 75 after a
-checkpoint or at once: the job goes back to SLURM's queue under its id, and Snakemake, which sees it
-pending, keeps waiting. That uses up no retry, so a job may be pre-empted or meet its time limit a
-hundred times. Without SLURM, or while the job is being cancelled, nothing is done.
+`python -m mrsr.ops.cluster` is the last command of a rule's shell whose training was stopped by
+SIGTERM, after a checkpoint (75) or at once: it requeues the job in SLURM under the same id, and
+Snakemake, which sees a pending job, keeps waiting. That uses no retry, so a job may be preempted or
+reach its time limit a hundred times. Without SLURM, or while the job is being cancelled, it does
+nothing.
 
 `mrsr resume` is for a Snakemake that was killed and left its jobs and its lock behind.
 """
@@ -32,15 +33,15 @@ RECORD = Path(".snakemake/mrsr-run.json")
 RUN_NAME = re.compile(r"(?:.+_)?[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 RULE_COMMENT = re.compile(r"(rule|group)_")
 RULE_SHELL = "set -euo pipefail;"  # how Snakemake begins the shell of a rule
-RESTARTS = 100  # then it fails: a limit shorter than the start-up would go round for ever
-SECONDS_TO_END = 180  # SLURM's KillWait is 30 s by default; a busy controller takes longer
+RESTARTS = 100  # then it fails: with a limit shorter than the start-up it would requeue for ever
+SECONDS_TO_END = 180  # SLURM's KillWait is 30 s by default; a busy controller needs longer
 
 
 def _tool(*command: str) -> str:
     """Output of a SLURM command.
 
     Raises:
-        UserError: it failed, or gave no answer within two minutes.
+        UserError: it failed, or did not answer within two minutes.
     """
     if shutil.which(command[0]) is None:
         raise UserError(
@@ -63,7 +64,7 @@ def requeue() -> bool:
         return False
     try:
         shown = _tool("scontrol", "show", "job", job)
-        # a job that is being cancelled, or whose time is over, is no longer RUNNING: leave it alone
+        # a job that is being cancelled, or out of time, is no longer RUNNING: leave it alone
         state = re.search(r"JobState=(\w+)", shown)
         if not state or state.group(1) != "RUNNING":
             raise UserError(f"SLURM ends it already ({state.group(1) if state else 'no state'})")
@@ -75,12 +76,12 @@ def requeue() -> bool:
         print(f"mrsr: job {job} stays as it is: {error}", file=sys.stderr, flush=True)
         return False
     print(f"mrsr: job {job} is back in the queue and will go on", file=sys.stderr, flush=True)
-    time.sleep(SECONDS_TO_END)  # SLURM ends us now; a failure reported before would be a retry
+    time.sleep(SECONDS_TO_END)  # SLURM ends us now; reporting a failure before would use a retry
     return True
 
 
 def note_start(command: list[str]) -> None:
-    """Note who runs here, for `resume`: called by the Snakefile when a run begins."""
+    """Record the run in this folder, for `resume`; the Snakefile calls it when a run starts."""
     write_json(RECORD, {"host": os.uname().nodename, "pid": os.getpid(), "command": command})
 
 
@@ -99,13 +100,13 @@ def _processes(here: Path) -> dict[int, list[str]]:
             if (entry / "cwd").readlink() == here and int(entry.name) != os.getpid():
                 command = (entry / "cmdline").read_bytes().decode(errors="replace")
                 found[int(entry.name)] = command.rstrip("\0").split("\0")
-        except OSError:  # ended meanwhile, or another user's
+        except OSError:  # ended in the meantime, or another user's
             continue
     return found
 
 
 def _is_run(command: list[str]) -> bool:
-    """A Snakemake that was started by a person; the ones inside of jobs are told their mode."""
+    """Whether a person started this Snakemake; those inside jobs have a `--mode`."""
     words = command[:4]
     named = any(Path(word).name == "snakemake" for word in words)
     return named and not any(word.startswith("--mode") for word in command)
@@ -160,7 +161,7 @@ def cancel_local(here: Path) -> int:
         children = Path(f"/proc/{pid}/task/{pid}/children")
         group += [pid, *(int(child) for child in children.read_text().split())]
     for pid in group:
-        with contextlib.suppress(ProcessLookupError):  # it has ended already
+        with contextlib.suppress(ProcessLookupError):  # it has already ended
             os.kill(pid, signal.SIGTERM)
     _wait_until_gone("processes", lambda: [pid for pid in group if _alive(pid)])
     return len(shells)
@@ -170,7 +171,7 @@ def cancel_jobs(here: Path, submitted: bool) -> None:
     """Cancel the jobs that a killed Snakemake left in SLURM, and wait for their end.
 
     Args:
-        submitted: the run used SLURM, so that it must be asked; else it may be absent or down.
+        submitted: the run used SLURM, which must answer; otherwise SLURM may be absent or down.
     """
     try:
         jobs = orphaned_jobs(here) if submitted or shutil.which("squeue") else []
@@ -194,7 +195,7 @@ def clear(force: bool = False) -> dict[str, Any]:
         The record of the last run: host, pid, command; empty when there is none.
 
     Raises:
-        UserError: a Snakemake is at work here, or might be; SLURM does not answer.
+        UserError: a Snakemake runs here, or may run here; SLURM does not answer.
     """
     here = Path.cwd().resolve()
     if not Path("Snakefile").is_file():
@@ -227,10 +228,10 @@ def clear(force: bool = False) -> dict[str, Any]:
 
 
 def resume(arguments: list[str], force: bool = False) -> None:
-    """Clear what a killed run left behind, then become Snakemake.
+    """Clear what a killed run left behind, then run Snakemake in this process.
 
     Args:
-        arguments: of Snakemake; none: those of the last run here.
+        arguments: of Snakemake; empty: those of the last run here.
         force: see `clear`.
     """
     record = clear(force)

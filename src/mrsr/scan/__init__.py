@@ -1,1 +1,1 @@
-"""A scan of one's own: enhance it, degrade it, score it."""
+"""Your own scans: enhance, degrade, score."""

@@ -26,11 +26,11 @@ def coarsen(
         output: the file to write, float32, atomically.
         scale: 2, 3, 4 or 8.
         kind: "bicubic" or "kspace".
-        overwrite: replace `output` if it is there.
+        overwrite: replace `output` if it exists.
 
     Raises:
         UserError: the input cannot be used, its plane does not divide by `scale` (enhanced again,
-            it would not fit the scan), or `output` exists.
+            it would have another size than the scan), or `output` exists.
     """
     from mrsr.raw.nifti import read_nifti
 

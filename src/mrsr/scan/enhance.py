@@ -3,16 +3,17 @@
 By hand: `mrsr enhance IN.nii.gz OUT.nii.gz --model results/.../best.pt`.
 
 Slices are taken in the finest plane, that is along the axis with the largest voxel size (ties: the
-last axis), and each goes through the network on its own; the slice direction is left as it is. The
-scan is divided by a high percentile of itself as the training volumes were, and multiplied back.
+last axis), and each goes through the network separately; the slice direction does not change. As
+for the training volumes, the scan is divided by a high percentile of its intensities; the output
+is multiplied by it.
 
-A guided network also gets a second contrast of the same head, `--guide SCAN2`: it is put onto the
-output's grid by both headers' positions (nothing is registered) and divided by the same percentile
-of itself. A method that learns from the scan itself (type self) is trained on it first.
+A guided network also gets a second contrast of the same head, `--guide SCAN2`. It is resampled onto
+the output's grid by the positions in both headers (nothing is registered) and divided by its own
+percentile. A method that learns from the scan itself (type self) is trained on it first.
 
-The output has the input's axes in the input's order, float32 intensities in the input's scale
-(a network may overshoot a little below zero; nothing is clipped), and the input's header. Each old
-voxel becomes scale x scale new ones that fill the same space, so the anatomy does not move.
+The output has the input's axes and header, and float32 intensities in the input's scale (a network
+may overshoot a little below zero; nothing is clipped). Each voxel becomes scale x scale new ones in
+the same space, so the anatomy does not move.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from mrsr.params.jobs import SuperResolution
 from mrsr.params.typed import build
 from mrsr.raw.volume import Volume
 
-PERCENTILE = 99.9  # the intensity that becomes 1, where the checkpoint does not say another
+PERCENTILE = 99.9  # the intensity that becomes 1, unless the checkpoint gives another
 
 
 def enhance(
@@ -54,11 +55,11 @@ def enhance(
         input: a 3D `.nii` or `.nii.gz` file.
         output: the file to write, atomically.
         model: a `best.pt` of a training; or "bicubic", to compare with.
-        scale: with "bicubic": 2, 3, 4 or 8. A checkpoint knows its own.
+        scale: with "bicubic": 2, 3, 4 or 8. A checkpoint has its own.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        batch: slices that go through the network at once.
-        overwrite: replace `output` if it is there.
-        guide: a scan of the second contrast, for guided networks, on whatever grid.
+        batch: slices per forward pass.
+        overwrite: replace `output` if it exists.
+        guide: a scan of the second contrast, for guided networks, on any grid.
 
     Raises:
         UserError: the input, the guide or the checkpoint cannot be used (each says why), `output`
@@ -145,7 +146,7 @@ def _own_network(
 ) -> nn.Module:
     """Train a network on the slices (n, h, w) of this scan, as for the checkpoint's volumes.
 
-    The checkpoint's own weights are of the volumes it was measured on, and are not used.
+    The checkpoint's weights belong to the volumes it was measured on and are not used.
     """
     from mrsr.training import train_self
 
@@ -167,7 +168,7 @@ def _percentile(settings: dict[str, Any]) -> float:
 def _refine(plane: list[int], scale: float) -> np.ndarray:
     """(4, 4), from voxels that are `scale` times finer along the axes in `plane` to the old ones.
 
-    New voxel j covers a part of old voxel (j + 1/2) / scale - 1/2.
+    The centre of new voxel j is at old voxel (j + 1/2) / scale - 1/2.
     """
     refine = np.eye(4)
     for axis in plane:

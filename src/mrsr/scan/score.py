@@ -1,4 +1,4 @@
-"""Measure any image against a reference, by a preset of `metrics`: also another tool's output.
+"""Score an image against a reference by a metric preset; it may come from another tool.
 
 By hand: `mrsr score PREDICTION REFERENCE --preset slice`. Each file is one of
 
@@ -7,7 +7,7 @@ By hand: `mrsr score PREDICTION REFERENCE --preset slice`. Each file is one of
 - `.h5`, `.hdf5`: fastMRI's `reconstruction`, `reconstruction_esc` or `reconstruction_rss`, else the
   only dataset of two or three axes; `file.h5:name` names one. Axes as in `.npy`.
 
-Intensities are compared as they stand: nothing is scaled, so both files must be in one unit.
+Intensities are compared unchanged: nothing is scaled, so both files must have the same unit.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def score_files(pred: Path, ref: Path, preset: Any) -> dict[str, Any]:
         many slices of the reference have no value above zero.
 
     Raises:
-        UserError: a file cannot be read or holds NaN or infinite values, shapes differ, or two
-            NIfTI files lie at different places.
+        UserError: a file cannot be read or has NaN or infinite values, shapes differ, or two
+            NIfTI files have different positions.
     """
     rules = definitions.preset(preset)
     reference, affine, axis = _read(Path(ref), None)
@@ -106,7 +106,7 @@ def _read_hdf5(path: Path, name: str) -> np.ndarray:
         if not wanted or wanted[0] not in images:
             found = ", ".join(images[:8]) + (", ..." if len(images) > 8 else "")
             raise UserError(
-                f"{path.name}: which dataset? name one as {path.name}:NAME; "
+                f"{path.name}: choose a dataset with {path.name}:NAME; "
                 f"with two or three axes it has: {found or 'none'}"
             )
         return np.asarray(file[wanted[0]])
@@ -115,7 +115,7 @@ def _read_hdf5(path: Path, name: str) -> np.ndarray:
 def _check_place(
     affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...], pred: Path, ref: Path
 ) -> None:
-    """Voxels of one index must lie within half a voxel of each other, or the comparison is void."""
+    """Check that voxels of the same index are within half a voxel of each other."""
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1)
     corners = np.vstack([corners, np.ones(corners.shape[1])])
     apart = np.abs(((other - affine) @ corners)[:3]).max()

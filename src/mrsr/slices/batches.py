@@ -1,22 +1,22 @@
 """Slice store -> pairs of LR and HR images, whole or as random patches, on the device.
 
-Whole slices are degraded first and cropped afterwards: LR at (i, j), HR at (s*i, s*j). Where the
-images lie (`place`) depends on what fits and never changes a bit of a batch:
+Whole slices are degraded first and cropped afterwards: LR at (i, j), HR at (s*i, s*j). The images
+are kept where they fit (`place`), which never changes a bit of a batch:
 
-- "device": all HR and LR slices in the memory of the GPU (or of the CPU, when it is the device);
+- "device": all HR and LR slices in the memory of the GPU (or of the CPU, if it is the device);
 - "host": in the computer's memory, patches are sent to the device;
-- "stream": on disk; the slices of a batch are read and degraded when it is asked for;
+- "stream": on disk; the slices of a batch are read and degraded on demand;
 - "auto": the first of these that fits.
 
-A batch is a pure function of (store, seed, step): a training resumed at step n gets
-the same batches as an uninterrupted one, and no loader state is saved. Slices are kept as float32,
-4 bytes per pixel; `dtype` torch.float16 halves that.
+A batch is a pure function of (store, seed, step): a training resumed at step n gets the
+same batches as an uninterrupted one, and no loader state is saved. Slices are kept as float32, 4
+bytes per pixel; `dtype` torch.float16 halves that.
 
 Some methods use a second image of each slice: the guide (another contrast at HR, from a separate
 store with the same slices), or, if the LR input is undersampled, the clean LR image. It is cropped,
 rotated and flipped with the pair, and returned after it.
 
-By hand: `python -c "from mrsr import batches; s = batches.load('train.h5', scale=2,
+By hand: `python -c "from mrsr.slices import batches; s = batches.load('train.h5', scale=2,
 degradation='bicubic', device='cpu'); print(batches.batch(s, 0, batch=4, patch=48, seed=0,
 augment=True)[0].shape)"`.
 """
@@ -37,7 +37,7 @@ from mrsr.slices.holding import Piece, Slices, _fetch
 
 
 def _usable_slices(slices: Slices, patch: int) -> np.ndarray:
-    """(n,) the slices that a patch fits into; all of them for patch 0."""
+    """(n,) the slices that are large enough for a patch; all of them for patch 0."""
     if patch not in slices._usable:
         s = slices.scale
         if patch < 0 or patch % s:
@@ -88,11 +88,11 @@ def batch(
 ) -> list[Tensor]:
     """LR (b, 1, p/s, p/s) and HR (b, 1, p, p) float32 on the device, b = batch / world.
 
-    The second image follows where there is one: a guide of HR size, or a clean LR image.
+    The second image follows if there is one: a guide of HR size, or a clean LR image.
 
-    The epochs' permutations, one after the other, form an endless stream of slices; batch number
-    `step` is its entries step * batch ... (step + 1) * batch - 1. Every rank takes its even part of
-    that same batch, whatever the number of ranks.
+    The permutations of all epochs form an endless stream of slices; batch number `step` has its
+    entries step * batch ... (step + 1) * batch - 1. Every rank takes an equal part of that batch,
+    for any number of ranks.
 
     patch: HR pixels, a multiple of the scale; 0 takes whole slices, padded to one.
     augment: random flips. rotate: also random transposition (with flips: all eight orientations).
@@ -167,8 +167,8 @@ def whole(
 ) -> Iterator[tuple[Piece, *tuple[Tensor, ...]]]:
     """Whole slices, volume by volume: (piece, LR (n, 1, h, w), HR (n, 1, s*h, s*w)), n <= batch.
 
-    The second image follows where there is one, as in `batch`. All are float32 on the device and
-    padded to a multiple of the scale; `piece.size` is the unpadded HR size that metrics look at.
+    The second image follows if there is one, as in `batch`. All are float32 on the device and
+    padded to a multiple of the scale; `piece.size` is the unpadded HR size, for the metrics.
     limit: only that many slices, spread evenly over the store (0: all). only: the number of one
     volume; the others are not read.
     """

@@ -3,10 +3,10 @@
     mrsr guides data/raw/openms/manifest.csv --settings @settings.json \\
         --slices results/benchmark/slices/openms_t2 --out .../openms_t2/guide
 
-For each of train.h5, validation.h5 and test.h5 a store of the same name is written that holds,
-slice by slice, the other contrast of the same scan (volumes with the same `pair`). Where the grids
-agree up to whole voxels the stored values are copied; otherwise the guide is resampled by the two
-affines (cubic splines). Nothing is registered. The remaining in-plane shift between the edges of
+For each of train.h5, validation.h5 and test.h5, a store of the same name is written with the other
+contrast of the same scans (volumes with the same `pair`), slice by slice. If the grids agree up to
+whole voxels, the stored values are copied; otherwise the guide is resampled by the two affines
+(cubic splines). Nothing is registered. The remaining in-plane shift between the edges of
 the two contrasts is measured and stored as `residual_mm`.
 Scans without the other contrast are left out of training and validation, and named in the store.
 """
@@ -34,7 +34,7 @@ from mrsr.slices.slicing import relative
 from mrsr.slices.store import Sliced, StoredVolume
 
 LOOKED_AT = 9  # slices of a volume whose residual shift is measured
-HALF = 0.501  # of a voxel, and a little for rounding
+HALF = 0.501  # of a voxel, plus a little for rounding
 
 
 def make(
@@ -45,7 +45,7 @@ def make(
     Args:
         raw: the folder that the source prepared.
         settings: both contrasts, and the guide's normalisation. source_settings: the source's own.
-        slices: folder of the stores that are guided.
+        slices: folder of the stores to make guides for.
 
     Raises:
         UserError: a test volume has no second contrast, or one cannot be used.
@@ -90,7 +90,7 @@ def _write_split(
     source: Any,
     settings: Any,
 ) -> dict[str, float]:
-    """Into an open store; the residual shift in mm, empty where no slice has edges."""
+    """Write into an open store; returns the residual shift in mm, empty if no slice has edges."""
     file.create_group("volumes")
     shifts, resampled = [], False
     for stored, ref in tqdm(pairs, unit="volume", disable=None, desc="guides"):
@@ -129,9 +129,7 @@ def onto(volume: Volume, stored: StoredVolume, percentile: float, name: str) -> 
     """
     scale = np.percentile(volume.image, percentile)
     if not (np.isfinite(scale) and scale > 0):
-        raise UserError(
-            f"{name}: nothing to normalise by, there is hardly any signal; leave it out"
-        )
+        raise UserError(f"{name}: there is hardly any signal to normalise by; leave it out")
     first = np.eye(4)
     first[0, 3] = -stored.slice_index[0]  # from the index in the volume to that in the store
     to_guide = np.linalg.inv(volume.affine) @ stored.affine @ first
@@ -178,8 +176,8 @@ def resample(
     """(slices, rows, columns) of an image (s, h, w) at another grid, float32, zero outside.
 
     to_image: (4, 4), from (slice, row, column, 1) of that grid to voxels of the image. Cubic
-    splines, cut at the image's own range: they would overshoot at edges. The image ends where its
-    outermost voxels do, half a voxel beyond their centres.
+    splines, clipped to the image's own range, since they overshoot at edges. The image ends at the
+    outer border of its voxels, half a voxel beyond their centres.
     """
     smooth = ndimage.spline_filter(image.astype(np.float32), order=3, output=np.float32)
     rows, columns = np.meshgrid(*(np.arange(n) for n in size), indexing="ij")

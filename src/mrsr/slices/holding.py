@@ -1,4 +1,4 @@
-"""LR and HR images of a slice store, held where they fit."""
+"""LR and HR images of a slice store, kept in memory if they fit."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Slices:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Piece:
-    """What `whole` says of a run of slices of one volume.
+    """Consecutive slices of one volume, as `whole` yields them.
 
     size: unpadded (H, W) of HR. positions: of the slices in the stored volume.
     """
@@ -77,7 +77,7 @@ def _canvas(volumes: list[StoredVolume], scale: int) -> tuple[int, int]:
 
 
 def memory_needed(path: str | Path, scale: int, dtype: torch.dtype = torch.float32) -> int:
-    """Bytes of all HR and LR slices of a store, as `load` would hold them."""
+    """Bytes of all HR and LR slices of a store in memory."""
     volumes = store.read_store(path)
     height, width = _canvas(volumes, scale)
     pixels = height * width + (height // scale) * (width // scale)
@@ -85,7 +85,7 @@ def memory_needed(path: str | Path, scale: int, dtype: torch.dtype = torch.float
 
 
 def _place(needed: int, device: torch.device) -> str:
-    # half is left to the network, its activations and the optimizer
+    # half is for the network, its activations and the optimizer
     if needed < 0.5 * memory_available(device):
         return "device"
     if device.type != "cpu" and needed < 0.5 * memory_available(torch.device("cpu")):
@@ -107,12 +107,13 @@ def load(
     """Open a store and, unless it streams, degrade every whole slice of it once.
 
     HR slices are padded at the bottom and right, by their edge, to a multiple of `scale`.
-    guide: the store of the second contrast, slice by slice the same as `path`; volumes that it
-    does not have are left out.
-    acceleration: the LR images are undersampled in k-space so many times (`degrade.undersample`).
+    guide: the store of the second contrast, with the same slices as `path`; volumes without a guide
+    are left out.
+    acceleration: factor of the LR images' undersampling in k-space (`resampling.undersample`).
 
     Raises:
-        UserError: not a slice store, an unknown place, scale or degradation, a guide of others.
+        UserError: not a slice store, an unknown place, scale or degradation, a guide of other
+            slices.
     """
     if guide and acceleration > 1:
         raise UserError("a guided method takes no undersampled input; leave acceleration at 1")
@@ -162,7 +163,7 @@ def load(
 def _guided(
     path: Path, volumes: list[StoredVolume], guide: Path, others: dict[str, StoredVolume]
 ) -> list[StoredVolume]:
-    """The volumes that have a guide, which must be of the same slices."""
+    """The volumes that have a guide, which must have the same slices."""
     known = {volume.key: volume for volume in volumes}
     for key, two in others.items():
         one = known.get(key)
@@ -176,7 +177,7 @@ def _guided(
 
 
 def _empty(slices: Slices, count: int, device: torch.device) -> list[Tensor]:
-    """Canvases of HR, LR and, where there is one, the second image."""
+    """Canvases of HR, LR and, if there is one, the second image."""
     height, width = slices.canvas
     s = slices.scale
     fine, coarse = (height, width), (height // s, width // s)
@@ -217,7 +218,7 @@ def _pair(slices: Slices, volume: StoredVolume, stored: np.ndarray) -> tuple[Ten
 
 
 def _fetch(slices: Slices, index: np.ndarray) -> tuple[list[Tensor], np.ndarray]:
-    """HR, LR and second canvases that hold the slices `index`, and where in them those are."""
+    """HR, LR and second canvases with the slices `index`, and their positions in them."""
     if slices.hr is not None and slices.lr is not None:
         second = [] if slices.second is None else [slices.second]
         return [slices.hr, slices.lr, *second], index
@@ -235,7 +236,7 @@ def _fetch(slices: Slices, index: np.ndarray) -> tuple[list[Tensor], np.ndarray]
 
 
 def load_for(settings: SuperResolution, path: Path, machine: Machine, guide: Path | None) -> Slices:
-    """A store as a super-resolution training wants it. guide: folder of the guides' stores."""
+    """Load a store for a super-resolution training. guide: folder of the guides' stores."""
     return load(
         path,
         scale=settings.scale,

@@ -1,4 +1,4 @@
-"""How much memory there is to hold slices in, within what the machine and its scheduler allow.
+"""Memory available for slices, within the limits of the machine and its scheduler.
 
 By hand: `python -c "import torch; from mrsr.slices.memory import memory_available as m;
 print(m(torch.device('cpu')))"`.
@@ -29,7 +29,7 @@ def memory_available(device: torch.device) -> int:
             now = _lines(f"{folder}{group}/{used}")
             if most and now and most[0].isdigit() and now[0].isdigit():
                 free.append(max(0, int(most[0]) - int(now[0])))
-    # every process of a node holds its own copy
+    # every process of a node has its own copy
     return min(free) // max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
 
 

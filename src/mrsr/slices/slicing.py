@@ -5,7 +5,7 @@ the same input gives the same bytes for any number of workers. The three files a
 all are complete. `store.py` describes the layout.
 
 By hand: `mrsr slices data/raw/phantom/manifest.csv --settings @settings.json --out
-results/demo/slices/phantom_t1` with the settings that `slice_dataset` lists.
+results/demo/slices/phantom_t1`; the settings are `jobs.Slicing`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from mrsr.slices.store import FORMAT, Sliced, describe, new_store, write_volume
 __all__ = ["FORMAT", "Cut", "Sliced", "cut", "new_store", "slice_dataset", "write_volume"]
 
 SKIPPED = "skipped.json"
-# what counts as tissue: a voxel above this part of the volume's normalising intensity
+# a voxel is tissue if it is above this fraction of the volume's normalising intensity
 _TISSUE = 0.05
 
 
@@ -48,9 +48,9 @@ _TISSUE = 0.05
 class Cut:
     """Which slices of a volume are kept, and how its intensities are scaled.
 
-    crop: central (height, width), or None. central: that many central slices, or None.
-    most: no more than so many central slices (tiny runs), or None.
-    percentile: the one of the whole volume that becomes 1.
+    crop: central (height, width), or None. central: number of central slices, or None.
+    most: largest number of slices (tiny runs), or None.
+    percentile: of the whole volume; the intensity that becomes 1.
     foreground: slices with a smaller fraction of tissue are left out; 0 keeps all.
     """
 
@@ -72,7 +72,7 @@ def slice_dataset(
     split, subject and reason of each; empty unless `skip_bad`).
 
     Raises:
-        UserError: nothing to slice, a split that cannot be made, a bad volume without `skip_bad`.
+        UserError: nothing to slice, an impossible split, or a bad volume without `skip_bad`.
     """
     raw, out = Path(raw), Path(out)
     contrast, organ = settings.contrast, settings.organ
@@ -89,7 +89,7 @@ def slice_dataset(
     with ExitStack() as stack:
         stack.enter_context(alone(out))
         pool = None
-        if workers > 1:  # fork would copy the threads' locks of whatever the caller has imported
+        if workers > 1:  # fork would copy locks of threads that the caller's imports have started
             pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"))
             stack.callback(pool.shutdown, cancel_futures=True)
         bar = stack.enter_context(tqdm(total=total, unit="volume", disable=None, desc="slices"))
@@ -190,7 +190,7 @@ def read_labels(ref: VolumeRef, volume: Volume) -> np.ndarray | None:
     """Labels (slices, height, width) uint8 on the grid of a volume; None where it has none.
 
     Raises:
-        UserError: the file is broken, lies on another grid, or holds anything but 0 to 255.
+        UserError: the file is broken, is on another grid, or has other values than 0 to 255.
     """
     if ref.labels is None:
         return None
@@ -200,7 +200,7 @@ def read_labels(ref: VolumeRef, volume: Volume) -> np.ndarray | None:
     if found.stored.shape != volume.stored.shape or not np.allclose(
         found.affine, volume.affine, atol=0.01
     ):
-        raise UserError(f"{name} lie on another grid; resample them to the volume's")
+        raise UserError(f"{name} are on another grid; resample them to the volume's")
     values = found.image
     with np.errstate(invalid="ignore"):  # negative ones differ afterwards
         labels = values.astype(np.uint8)
@@ -210,7 +210,7 @@ def read_labels(ref: VolumeRef, volume: Volume) -> np.ndarray | None:
 
 
 def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
-    """In a worker: one volume, checked and cut, or why not."""
+    """In a worker: one volume, checked and cut, or the reason why it cannot be used."""
     try:
         volume = datasets.source(source).read_volume(ref)
         return cut(volume, wanted, ref.path.name, read_labels(ref, volume))
@@ -225,7 +225,7 @@ def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
 def _results(
     refs: list[VolumeRef], settings: Any, split: str, pool: ProcessPoolExecutor | None, ahead: int
 ) -> Iterator[tuple[VolumeRef, Sliced | UserError]]:
-    """Volumes in their order; a pool has so many under way at once, which wait in memory."""
+    """Volumes in their order; a limited number wait in memory."""
     source, wanted = settings.source, _wanted(settings, split)
     if pool is None:
         yield from ((ref, _read(source, ref, wanted)) for ref in refs)
@@ -253,7 +253,7 @@ def _wanted(settings: Slicing, split: str) -> Cut:
         central=settings.central_slices,
         most=settings.max_slices,
         percentile=settings.normalise.percentile,
-        # what is measured must not depend on what is easy to learn from
+        # the choice of training slices must not change what is measured
         foreground=settings.foreground if split == "train" else 0.0,
     )
 

@@ -1,7 +1,7 @@
 """Train, validation and test, split by subject and never by slice or visit (section 4.1).
 
-Every kind of split maps a subject's name to one split, so two splits cannot share a subject; a
-source or a list that says otherwise is refused.
+Every kind of split maps a subject's name to one split, so two splits cannot share a subject. A
+source or a list that puts a subject into two splits is refused.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from mrsr.raw.volume import VolumeRef
 
 
 def assign(refs: list[VolumeRef], split: Split, dataset: str = "") -> dict[str, list[VolumeRef]]:
-    """The volumes of each split, in their order; every one of `SPLITS` is there and not empty.
+    """The volumes of each split, in their order; none of `SPLITS` is empty.
 
     split: `kind` and its fields: "source" (each `VolumeRef.split`), "subjects" (three lists),
     "hash" (fractions, seed), "counts" (three numbers, seed), "csv" (path; columns subject, split).
     Subjects that lists or counts do not name are left out.
 
     Raises:
-        UserError: a subject in two splits, an empty split, a named subject that is not there.
+        UserError: a subject in two splits, an empty split, or a named subject that does not exist.
     """
     names = _names(refs)
     if split.kind == "source":

@@ -31,14 +31,14 @@ from mrsr.errors import UserError
 from mrsr.files import reserve
 
 FORMAT = 1
-_OVERHEAD = 1 << 16  # bytes that HDF5 may need beside the arrays
+_OVERHEAD = 1 << 16  # bytes that HDF5 may need besides the arrays
 _NUMBERS = ("slope", "intercept", "scale", "slice_index", "affine", "voxel_size")
 _DAMAGE = (KeyError, TypeError, ValueError, OSError, RuntimeError)  # h5py's, by what is hit
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sliced:
-    """A checked volume as it goes into the store."""
+    """A checked volume, ready for the store."""
 
     data: np.ndarray
     scale: float
@@ -52,7 +52,7 @@ class Sliced:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class StoredVolume:
-    """What the store says of a volume; `read_slices` reads its data, `read_labels` its labels.
+    """The record of a volume; `read_slices` reads its data, `read_labels` its labels.
 
     shape: (slices, height, width). affine: (4, 4) float64. voxel_size: mm along the three axes.
     """
@@ -81,11 +81,11 @@ def new_store(path: Path) -> Iterator[h5py.File]:
     """
     reserve(path, 0, _OVERHEAD)
     with h5py.File(path, "w", libver=("v110", "v110")) as file:
-        reserve(path, 0, _OVERHEAD)  # opening has cut it off
+        reserve(path, 0, _OVERHEAD)  # opening has truncated it
         yield file
         file.flush()
         size = file.id.get_filesize()
-    os.truncate(path, size)  # without what was reserved and not needed
+    os.truncate(path, size)  # without reserved space that was not needed
 
 
 def describe(file: h5py.File, **about: str | bool) -> None:
@@ -101,7 +101,7 @@ def write_volume(
     """Put a volume into an open store as volume `number`; `path` is relative to the raw data.
 
     Raises:
-        OSError: no space for it; the store is as it was.
+        OSError: no space for it; the store is unchanged.
     """
     arrays = {"data": sliced.data, "labels": sliced.labels}
     most = sum(values.nbytes for values in arrays.values() if values is not None)
@@ -178,7 +178,7 @@ def read_store(path: str | Path) -> list[StoredVolume]:
     """All volumes of a store in its order, without their data.
 
     Raises:
-        UserError: the file is not a complete slice store, or holds no volume.
+        UserError: the file is not a complete slice store, or has no volume.
     """
     with open_store(path) as file:
         try:
@@ -186,7 +186,7 @@ def read_store(path: str | Path) -> list[StoredVolume]:
         except _DAMAGE as error:
             raise UserError(f"{path} is damaged ({error}); delete it and slice again") from None
     if not volumes:
-        raise UserError(f"{path} holds no volume; check the dataset's split and slice again")
+        raise UserError(f"{path} has no volume; check the dataset's split and slice again")
     return volumes
 
 
@@ -257,7 +257,7 @@ def _read(
 
 
 def normalised(stored: np.ndarray, volume: StoredVolume) -> np.ndarray:
-    """Stored values -> float32 (complex64 for complex volumes), where `volume.scale` becomes 1.
+    """Stored values -> float32 (complex64 for complex volumes), so that `volume.scale` becomes 1.
 
     Take the magnitude of complex values after degradation, never before.
     """

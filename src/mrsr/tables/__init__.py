@@ -1,1 +1,1 @@
-"""What people look at: tables, notes, sizes, timings."""
+"""Tables for people: results, notes, network sizes, timings."""

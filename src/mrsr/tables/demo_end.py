@@ -14,8 +14,8 @@ from pathlib import Path
 
 from mrsr.errors import UserError, guarded
 
-# dB between trainings of one method; docs/results.md (`demo`): methods with a pixel loss moved by
-# up to 0.4 dB from one state of the code to another. Less than that needs more than one training.
+# dB between trainings of one method; docs/results.md (`demo`): methods with a pixel loss changed by
+# up to 0.4 dB between versions of the code. Smaller differences need more than one training.
 ONE_TRAINING = 0.4
 # the same generator as SRResNet here, with a pixel loss and feature terms
 FEATURES = ("proposed", "no_structure", "no_texture", "vit_only", "no_vit")

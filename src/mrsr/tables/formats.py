@@ -1,7 +1,7 @@
 """One table, three formats: CSV for programs, LaTeX (booktabs) for a paper, Markdown for people.
 
-pandas writes all three. Here stands how a cell reads and what surrounds a table; `mrsr.tables.tables`
-decides what is in it.
+pandas writes all three. This file formats cells and adds what surrounds a table;
+`mrsr.tables.tables` decides what is in it.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ ABLATIONS = "Ablation studies"  # heading between methods, as in the paper
 class Table:
     """A table before it is written in any format.
 
-    headings: of each (dataset, scale). caption: how the numbers were made. notes: what is missing
-        or odd.
-    cells: text, a line per method and source (`measured` here, or published in the `paper`).
+    headings: by (dataset, scale). caption: how the numbers were made. notes: what is missing or
+        odd.
+    cells: text, one line per method and source (`measured` here, or published in the `paper`).
         Columns: method, label, kind, source, parameters ('0.66 M'), reduced ('of 40.7 M' where the
         network is narrower than its full width, else 'no'), and `<dataset>_x<scale>_<metric>`.
     """
@@ -78,14 +78,16 @@ _HEAD = r"""% Needs \usepackage{booktabs}. Give it to \input in a document, or t
 
 def to_latex(table: Table) -> str:
     """A complete table environment with booktabs rules and no other package."""
-    # braces: a label such as [30] after \\ would be taken for its argument
+    # braces: after \\ LaTeX would read a label such as [30] as an argument
     frame = _shown(
         table, lambda text: f"{{{_tex(text)}}}", r"\textbf{{{}}}", r"\emph{{{}}}",
         r"\quad\emph{paper}", "--",
     )  # fmt: skip
     heading = rf"\multicolumn{{{frame.shape[1]}}}{{l}}{{\emph{{{ABLATIONS}}}}} \\" + "\n"
     kinds = table.cells["kind"].tolist()
-    frame["Method"] = [  # pandas knows no rules within a table: they go before a line's first cell
+    frame[
+        "Method"
+    ] = [  # pandas has no rules within a table: they go before the first cell of a line
         ("" if kind == last else "\\midrule\n" * bool(last) + heading * (kind == "ablation")) + name
         for last, kind, name in zip(["", *kinds], kinds, frame["Method"], strict=False)
     ]
@@ -116,7 +118,7 @@ def _shown(
 ) -> pandas.DataFrame:
     """Method, parameters, reduced, and a 'PSNR/SSIM/NMSE' column for each dataset and scale.
 
-    The best measured values are bold; two that read the same are both best. bold, italic: format
+    The best measured values are bold; equal texts are equally good. bold, italic: format
     strings. paper: the name of a line of published values.
     """
     cells = table.cells

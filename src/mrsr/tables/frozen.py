@@ -1,4 +1,4 @@
-"""What the frozen networks have learned, on held-out subjects: one table for an experiment.
+"""What the frozen networks of an experiment have learned, on test subjects, in one table.
 
     mrsr frozen results/demo/checkpoints/vit/organ \\
         results/demo/metrics/phantom_t1/x2/autoencoder.probe --out results/demo/tables

@@ -1,12 +1,12 @@
-"""Every method of params.yaml at its full width: parameters, multiply-adds, scales, what it needs.
+"""Parameters, multiply-adds, scales and requirements of every method.
 
     mrsr methods                        # as params.yaml has them
     mrsr methods --experiment benchmark # at the widths of that experiment
 
-`work` counts what a training or an evaluation takes for each image, for `mrsr plan`.
+`work` counts the multiply-adds of a training or an evaluation per image, for `mrsr plan`.
 
-Networks are built on torch's meta device, where tensors have shapes and no values: nothing is
-computed, so the largest takes no longer than the smallest. Multiply-adds are those of convolutions
+Networks are built on torch's meta device, where tensors have shapes but no values: nothing is
+computed, so large networks take no longer than small ones. Multiply-adds are those of convolutions
 and matrix products for one output image, half of the operations that torch counts.
 """
 
@@ -31,14 +31,14 @@ from mrsr.tables.formats import pipes
 
 OUTPUT = 240  # pixels of the output's sides, the slices of the paper's section 4
 PATCH = 96  # pixels of the sides where `work` counts; the paper's patch
-# what a training step amounts to in forward passes: a network that learns goes forward and, at
-# twice the cost, backward; a frozen one codes target and output, and goes back to the output; a
+# cost of a training step in forward passes: a trained network has a forward and, at twice the cost,
+# a backward pass; a frozen one encodes target and output, with a backward pass to the output; a
 # discriminator serves the generator's term and learns from true and false images; the terms of the
 # auto-encoder take about four passes, forward and backward
 LEARNED, FROZEN, DISCRIMINATOR, AUTOENCODER = 3, 3, 8, 12
 # model, options as JSON, scale, and the sides in HR pixels of an image (in 3D: volume) to count
 Network = tuple[str, str, int, tuple[int, ...]]
-# what a type of method needs beside LR and HR slices of training subjects
+# what a type of method needs besides LR and HR slices of training subjects
 NEEDS = {"single": "", "guided": "second contrast", "self": "test volume", "joint": ""}
 
 
@@ -146,7 +146,7 @@ def work(rule: str, settings: dict[str, Any], networks: dict[str, Any], pixels: 
 
 
 def entries(methods: list[ResolvedMethod], scale: int) -> list[Entry]:
-    """The given methods; one that is not designed for `scale` is counted at its smallest."""
+    """The given methods; one that is not designed for `scale` is counted at its smallest scale."""
     found = []
     for method in methods:
         scales = model_scales(method.model)
@@ -158,7 +158,7 @@ def entries(methods: list[ResolvedMethod], scale: int) -> list[Entry]:
 
 
 def text(found: list[Entry]) -> str:
-    """A Markdown table, which a terminal shows well enough too."""
+    """A Markdown table, which also reads well on a terminal."""
     rows = [
         {
             "key": e.key,

@@ -58,7 +58,7 @@ def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, 
 
 
 def _effort(shown: dict[Key, dict[str, Any]], labels: dict[str, str]) -> list[str]:
-    """How long each group of methods was trained, and whether a column is an equal comparison."""
+    """How long each group of methods was trained, and whether columns are equal comparisons."""
     groups: dict[str, dict[str, None]] = {}
     columns: dict[tuple[str, int], set[tuple[int, int]]] = {}
     for key, record in shown.items():
@@ -84,7 +84,7 @@ def notes(
     missing: dict[str, list[str]],
     spec: dict[str, Any],
 ) -> list[str]:
-    """Dashes with their reason, what a metrics file itself remarks, the paper's misprints."""
+    """Reasons of dashes, remarks of metrics files, and the paper's misprints."""
     found = [
         f"Not measured in this experiment{f' ({what})' if what else ''}: {words(methods)}."
         for what, methods in missing.items()
@@ -117,13 +117,13 @@ def notes(
 
 
 def reduced(record: dict[str, Any]) -> bool:
-    """Whether a network was measured at another width than its entry in params.yaml has."""
+    """Whether a network was measured at another width than in params.yaml."""
     full = record.get("full_parameters")
     return full is not None and full != record.get("parameters")
 
 
 def _guide(guide: dict[str, Any], datasets: dict[str, str]) -> str:
-    """Which guide, how it came onto the grid, how far off it lies, which scans have none."""
+    """Which guide, how it was put onto the grid, its shift, and scans without one."""
     how = "resampled by the scans' positions" if guide["resampled"] else "on the same grid"
     off = guide["residual_mm"]
     text = (

@@ -1,12 +1,12 @@
-"""The pretext tasks of section 3.2 side by side, over seeds: which one is the more stable?
+"""Compare the pretext tasks of section 3.2 over seeds: which is more stable?
 
     mrsr pretext-table results/pretexts_?/checkpoints/vit/* --out results/pretexts
 
-One experiment trains each task once; `pretexts_0`, `_1` and `_2` differ in their seed alone. All
-numbers are of the validation curves. The losses are of different kinds, so between tasks compare
-only what has no unit: the deviation over seeds as a part of the mean, and how often a curve rises
-from one validation to the next. The seed also draws what validation shows (which version, mask or
-views), so the deviation includes that draw.
+One experiment trains each task once; `pretexts_0`, `_1` and `_2` differ only in their seed. All
+numbers come from validation curves. The losses are of different kinds, so between tasks compare
+only the deviation over seeds divided by the mean, and how often a curve rises from one validation
+to the next. The seed also decides the validation images (version, mask or views), so the deviation
+includes that choice.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from mrsr.params.schema import Pretext
 from mrsr.tables.formats import pipes, to_csv
 
 PRETEXTS = get_args(Pretext)  # without torch
-# of the last validation, where the task has it
+# of the last validation, if the task has it
 SCORES = ("balanced_accuracy", "histogram_balanced_accuracy", "accuracy")
 COLUMNS = ("pretext", "seed", "steps", "first", "final", "lowest", "lowest_step", "rises", *SCORES)
-# what may differ between trainings that are compared; the encoder's file names its experiment
+# may differ between trainings that are compared; the encoder's file has the experiment's name
 DIFFERENT = (
     *("experiment", "method", "pretext", "seed", "start_sha256"),
     *("tracking", "log_every", "checkpoint_every", "place", "device", "threads"),
@@ -78,7 +78,7 @@ def pretext_table(folders: Iterable[Path], out: Path) -> str:
 
 
 def _curve(log: Path, lines: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    """What the validation curve of a pretext task says, by `COLUMNS`."""
+    """Summary of the validation curve of a pretext task, by `COLUMNS`."""
     if settings.get("pretext") not in PRETEXTS or not isinstance(settings.get("seed"), int):
         raise UserError(f"{log} is no log of a pretext task; give .../vit/organ/log.jsonl")
     if not any(line.get("event") == "end" for line in lines):
@@ -102,7 +102,7 @@ def _curve(log: Path, lines: list[dict[str, Any]], settings: dict[str, Any]) -> 
 
 
 def _markdown(frame: pandas.DataFrame) -> str:
-    """A line per pretext task; '-' where one seed has no deviation, or one validation no rise."""
+    """One line per pretext task; '-' if one seed gives no deviation, or one validation no rise."""
 
     def text(value: float, form: str) -> str:
         return "-" if pandas.isna(value) else format(value, form)

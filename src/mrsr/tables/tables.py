@@ -1,7 +1,7 @@
 """Metrics files -> the long table and the paper's Tables 1 and 2 (section 4).
 
 Every metrics JSON carries its own labels; no path is parsed. The values that the paper published
-are in `paper.csv` beside this file, with notes on its misprints, and stand below the measured ones.
+are in `paper.csv` next to this file, with notes on misprints, and appear below the measured ones.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ def write_tables(
     """Write results.csv and each of `settings.tables` as CSV, LaTeX and Markdown.
 
     Args:
-        metrics: metrics JSON files of `mrsr.metrics.evaluate`, or their contents; the order is irrelevant.
-        settings: of the experiment; its methods stand in the order of the tables.
+        metrics: metrics JSON files of `mrsr.metrics.evaluate`, or their contents, in any order.
+        settings: of the experiment, with the methods in the order of the tables.
         out: folder of the tables.
-        summary_file: where the nested means for `dvc metrics show` go, if they are wanted.
+        summary_file: file for the nested means of `dvc metrics show`, if wanted.
 
     Returns:
         The paths written. The bytes depend on the arguments alone.
 
     Raises:
-        UserError: a file is no metrics file, two have the same labels, or what stands in one
-            column or table cannot be compared (presets or test subjects differ).
+        UserError: a file is no metrics file, two have the same labels, or the numbers of one
+            column or table do not compare (presets or test subjects differ).
     """
     spec, out = plain(settings), Path(out)
     records = _by_labels(metrics, spec)
@@ -70,7 +70,7 @@ def write_tables(
 
 
 def _read(source: Path | str | dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """A metrics record, checked, and how errors call it.
+    """A checked metrics record, and its name in errors.
 
     Raises:
         UserError: the file cannot be read or lacks what a metrics file has.
@@ -217,7 +217,7 @@ def _cells(
 
 
 def _size(records: list[dict[str, Any]]) -> dict[str, str]:
-    """A method's parameters, and of how many where its network is reduced; over all scales."""
+    """A method's parameters, and the full number if its network is reduced; over all scales."""
     counts = dict.fromkeys(record.get("parameters") for record in records)
     full = dict.fromkeys(r["full_parameters"] for r in records if reduced(r))
     return {
@@ -232,7 +232,7 @@ def millions(count: int) -> str:
 
 
 def print_table(out: Path) -> None:
-    """Print the Markdown tables of folder `out`: drawn on a terminal, as they are elsewhere.
+    """Print the Markdown tables of folder `out`, rendered if the output is a terminal.
 
     Raises:
         UserError: there are no tables in `out`.

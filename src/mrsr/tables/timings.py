@@ -3,10 +3,10 @@
     mrsr timings --experiment demo      # its checkpoints and logs -> results/demo/timings.csv, .md
     mrsr timings                        # the paper's sizes, random weights -> results/timings.csv
 
-Training times are what the logs of an experiment say; each other time is measured now, on random
-images (no time here depends on what an image shows). The paper names a V100 for its trainings and
-no device for the rest, and does not say what its 12.08 s are of: reference [34] prints that number
-for segmenting a whole volume, which is what is measured here.
+Training times come from the logs of an experiment; every other time is measured now, on random
+images (no time here depends on the content of an image). The paper names a V100 for its trainings
+and no device for the rest, and does not say what takes 12.08 s: reference [34] gives that number
+for segmenting a whole volume, so that is measured here.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ COLUMNS = ["quantity", "unit", "measured", "paper", "of"]
 
 @dataclass(frozen=True)
 class Sizes:
-    """What is timed: a volume to segment, a slice, a super-resolved image; pixels."""
+    """Sizes in pixels: a volume to segment, a slice, a super-resolved image."""
 
     volume: tuple[int, int, int] = (96, 240, 240)  # IXI's crop, section 4
     image: int = 240
@@ -50,7 +50,7 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Part:
-    """A trained network: its checkpoint, if there is an experiment, and what builds it."""
+    """A network to time: its checkpoint, if there is an experiment, and its settings."""
 
     name: str
     path: Path | None
@@ -58,7 +58,7 @@ class Part:
     options: dict[str, Any]
 
     def network(self, device: torch.device) -> nn.Module | None:
-        """The network in evaluation mode; None where the experiment has no checkpoint of it."""
+        """The network in evaluation mode; None if the experiment has no checkpoint of it."""
         if self.path is None:
             built = models.build(self.model, SCALE, self.options)
             return built.to(device).eval().requires_grad_(False)
@@ -70,7 +70,7 @@ class Part:
 
     @property
     def origin(self) -> str:
-        """What the table says of the weights."""
+        """The origin of the weights, for the table."""
         if self.path is None:
             return "random weights"
         return "its checkpoint" if self.path.is_file() else f"no checkpoint {self.path.name}"
@@ -117,7 +117,7 @@ def parts(resolved: Resolved, folder: Path | None) -> dict[str, Part]:
 def measure(
     networks: dict[str, Part], sizes: Sizes, *, device: torch.device, repeat: int = 5
 ) -> pandas.DataFrame:
-    """Columns `COLUMNS`. repeat: of each short measurement, of which the median counts."""
+    """Columns `COLUMNS`. repeat: runs of each short measurement; the median is reported."""
     if min(*sizes.volume, sizes.image) < 1 or sizes.output % SCALE or sizes.output < SCALE:
         raise UserError(f"sizes must be positive, and the output a multiple of {SCALE}")
     z, y, x = sizes.volume
@@ -137,7 +137,7 @@ def measure(
         if network is not None:
             say(f"timing {task}")
             count = sum(weights.numel() for weights in network.parameters()) / 1e6
-            # fp32 means fp32: convolutions on a GPU would take TF32 by default
+            # fp32 means fp32: convolutions on a GPU would use TF32 by default
             with torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
                 seconds = _seconds(key, part, network, sizes, device, repeat)
         trained, effort = _training(part)
@@ -157,7 +157,7 @@ def _seconds(
     torch.manual_seed(0)
     shape = {"unetr": sizes.volume, "generator": (sizes.output // SCALE,) * 2}
     image = torch.rand(1, 1, *shape.get(key, (sizes.image, sizes.image)), device=device)
-    # the volume patch of UNETR, of the checkpoint where there is one
+    # the volume patch of UNETR, that of the checkpoint if there is one
     window = (checkpoint.load(part.path).options if part.path else part.options).get("size", ())
     run = {
         "unetr": lambda: sliding_window_inference(image, window, 4, network, overlap=0.5),
@@ -165,7 +165,7 @@ def _seconds(
         "autoencoder": lambda: network.encode(prepare(image, (sizes.image,) * 2, network.size)),
         "generator": lambda: inference.forward(network, image, SCALE),
     }[key]
-    if key == "unetr":  # one patch warms up enough: a volume is not worth two passes
+    if key == "unetr":  # one patch is enough to warm up; a second volume would take too long
         network(torch.rand(1, 1, *window, device=device))
         repeat = 1
     else:
@@ -182,7 +182,7 @@ def _seconds(
 
 
 def _training(part: Part) -> tuple[float | None, str]:
-    """Hours of a training by its log, and on what and how long it was trained."""
+    """Hours of a training from its log, with its device, steps and batch."""
     if part.path is None:
         return None, "not trained"
     log = part.path.with_name("log.jsonl")

@@ -1,1 +1,1 @@
-"""Copies of logs and metrics in MLflow; the local files are the truth."""
+"""Copies of logs and metrics in MLflow; the local files are authoritative."""

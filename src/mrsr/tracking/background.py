@@ -14,9 +14,9 @@ DELIVER_SECONDS = 60.0
 
 
 class Delivery:
-    """Hands the log to the tracking store now and then, beside the training and never in its way.
+    """Uploads the log to the tracking store from time to time, without delaying the training.
 
-    `log.jsonl` is the truth; what is not delivered today `mrsr sync` delivers later.
+    `log.jsonl` is authoritative; `mrsr sync` uploads later what was missed.
     """
 
     def __init__(self, folder: Path, settings: Any, *, active: bool) -> None:
@@ -26,13 +26,13 @@ class Delivery:
         self.last = time.monotonic()
 
     def nudge(self) -> None:
-        """Deliver in the background, if the last delivery is over and a minute old."""
+        """Upload in the background, if the last upload is finished and a minute old."""
         old = time.monotonic() - self.last >= DELIVER_SECONDS
         if self.active and old and (self.thread is None or not self.thread.is_alive()):
             self._start()
 
     def finish(self) -> None:
-        """Deliver what is left; a tracker that hangs is left alone after two minutes."""
+        """Upload the rest; give up on a store that hangs after two minutes."""
         if not self.active:
             return
         if self.thread is not None:

@@ -1,12 +1,12 @@
 """Copy the records of trainings and evaluations to MLflow. The local files are authoritative.
 
-`deliver` takes a training's folder (log.jsonl, best.pt) or an evaluation's JSON and brings the
-store up to it: a run is found by its tag `mrsr.key`, what it already has is not sent again, so a
-delivery may be killed and repeated. A store that is down costs one warning line. Several writers
-on one SQLite file wait for each other.
+`deliver` takes a training's folder (log.jsonl, best.pt) or an evaluation's JSON and uploads what
+the store is missing. A run is found by its tag `mrsr.key`, and nothing is sent twice, so an upload
+may be killed and repeated. If the store is down, there is one warning line. Several writers on one
+SQLite file wait for each other.
 
-The store is `MLFLOW_TRACKING_URI`, `sqlite:///mlflow.db` without. See it with `mlflow ui`; deliver
-by hand with `mrsr sync`. Imports nothing but the standard library until something is delivered.
+The store is `MLFLOW_TRACKING_URI`, or else `sqlite:///mlflow.db`. View it with `mlflow ui`; upload
+by hand with `mrsr sync`. Imports only the standard library until something is uploaded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _failed: dict[str, float] = {}  # store -> when it last failed
 
 
 def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> bool:
-    """Bring the store up to a training's folder or an evaluation's JSON.
+    """Upload what the store lacks of a training's folder or an evaluation's JSON.
 
     Args:
         path: folder with log.jsonl, or a metrics JSON (the CSV and PNG of its name go with it).
@@ -49,9 +49,9 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
         uri: the store; None: see `store_uri`.
 
     Returns:
-        Whether the store now has everything. If not, the reason was printed in one warning line,
-        and the same call later delivers the rest. Nothing is raised. A store that stays down is
-        said once in a process.
+        Whether the store now has everything. If not, the reason was printed as one warning line,
+        and the same call later uploads the rest. Nothing is raised. A store that stays down is
+        reported once per process.
     """
     if switched_off(settings):
         return False
@@ -60,7 +60,7 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
         send = _training if path.is_dir() else _evaluation
         complete = not path.is_dir() or (path / "best.pt").exists()
         if not complete and time.monotonic() - _failed.get(uri, -PATIENCE) < PATIENCE:
-            return False  # said already; the last delivery of a training tries again
+            return False  # already reported; the last upload of a training tries again
         with _turn(uri), _held(path):
             send(_client(uri), path, uri)
     except Exception as error:
@@ -73,10 +73,10 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
 
 
 def sync(results: Path, uri: str | None = None) -> tuple[int, int]:
-    """Deliver every training and evaluation below `results` (or results/<experiment>).
+    """Upload every training and evaluation below `results` (or results/<experiment>).
 
     Returns:
-        How many the store has now, and how many it could not take.
+        How many the store has now, and how many uploads failed.
 
     Raises:
         UserError: there is no such folder.
@@ -88,7 +88,7 @@ def sync(results: Path, uri: str | None = None) -> tuple[int, int]:
     paths += [file for file in sorted(results.rglob("*.json")) if _is_record(file)]
     done = 0
     for path in paths:
-        _failed.clear()  # asked for by a person: try
+        _failed.clear()  # a person asked for it, so try
         if deliver(path, None, uri):
             done += 1
         elif not _answers(store_uri(uri)):
@@ -127,9 +127,9 @@ def _training(client: Any, folder: Path, uri: str) -> None:
     lines = read_log(folder / "log.jsonl")
     start = next((line for line in lines if line.get("event") == "start"), None)
     if start is None:
-        return  # not begun
+        return  # not started
     settings, provenance = start["settings"], start.get("provenance") or {}
-    # the vision transformer is of no dataset or scale; it has a phase instead
+    # the vision transformer has no dataset or scale, but a phase
     known = ("experiment", "dataset", "scale", "method", "phase", "pretext")
     labels = {key: str(settings[key]) for key in known if key in settings}
     tags = labels | {"commit": provenance.get("commit"), "digest": start["digest"]}
@@ -185,7 +185,7 @@ def _evaluation(client: Any, file: Path, uri: str) -> None:
     if run.info.status != "FINISHED":
         client.set_terminated(run.info.run_id, "FINISHED", end_time=_milliseconds(written))
 
-    # the tables are made from the measurements that the results folder holds now
+    # the tables use the measurements that are in the results folder now
     same = " and ".join(f"tags.{key} = '{value}'" for key, value in labels.items())
     query = f"{same} and tags.stage = 'evaluation' and tags.`mrsr.current` = 'true'"
     for other in _runs(client, client.get_experiment(run.info.experiment_id), query):
@@ -194,7 +194,7 @@ def _evaluation(client: Any, file: Path, uri: str) -> None:
     client.set_tag(run.info.run_id, "mrsr.current", "true")
 
 
-# numbers of an evaluation that are drawn as metrics; the rest is in the record
+# numbers of an evaluation that become metrics; the rest is in the record
 _SHOWN = frozenset(
     f"{metric}.{end}" for metric in ("psnr", "ssim", "nmse") for end in ("mean", "low", "high")
 ) | {"seconds_per_slice", "parameters", "n_subjects"}
@@ -209,14 +209,14 @@ def _run(
     tags: dict[str, Any],
     started: float,
 ) -> Any:
-    """The run of this training or evaluation; made if the store has none."""
+    """The run of this training or evaluation; created if the store has none."""
     key = "/".join([stage, *labels.values(), digest])
     experiment = client.get_experiment_by_name(labels["experiment"])
     if experiment is None:
         name, place = labels["experiment"], None
         if (database := _database(uri)) is not None:
             place = (database.parent / "mlartifacts" / name).resolve().as_uri()
-        # another writer on a server may have been first
+        # another writer on a server may have been faster
         with contextlib.suppress(Exception):
             client.create_experiment(name, artifact_location=place)
         experiment = client.get_experiment_by_name(name)
@@ -231,7 +231,7 @@ def _run(
             run_name=f"{labels['dataset']} x{labels['scale']} {labels['method']} {stage}",
         )
         found = _runs(client, experiment, query)
-    # a server that died between making a run and saying so was asked again
+    # a server that died after creating a run and before confirming it was asked again
     for spare in found[1:]:
         client.delete_run(spare.info.run_id)
     return found[0]
@@ -252,7 +252,7 @@ def _runs(client: Any, experiment: Any, query: str) -> list[Any]:
 
 
 def _params(client: Any, run: Any, values: dict[str, Any]) -> None:
-    """Settings as flat params; a param that the run has is final in MLflow, and left."""
+    """Log settings as flat params, except those that the run has: they are final in MLflow."""
     from mlflow.entities import Param
 
     new = [
@@ -295,7 +295,7 @@ def _tags(values: dict[str, Any]) -> list[Any]:
 
 
 def _split(record: dict[str, Any]) -> dict[str, str]:
-    """A record as tags short enough; `mrsr.metrics.record` is their number."""
+    """A record as tags within the length limit; `mrsr.metrics.record` is their number."""
     text = json.dumps(record)
     parts = [text[at : at + TAG_LENGTH] for at in range(0, len(text), TAG_LENGTH)]
     return {f"mrsr.metrics.record.{n}": part for n, part in enumerate(parts)} | {
@@ -310,7 +310,7 @@ def _join(tags: dict[str, str]) -> dict[str, Any]:
 
 
 def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested dictionaries as (dotted key, value); MLflow takes no other signs in keys."""
+    """Nested dictionaries as (dotted key, value), in the characters that MLflow allows."""
     if not isinstance(value, dict):
         return [(prefix, value)]
     return [

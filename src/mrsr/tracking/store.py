@@ -22,7 +22,7 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 LOCK_SECONDS = 60.0
 
 
-# patient enough for a busy server, and a dead one costs seconds (MLflow's defaults: minutes)
+# long enough for a busy server; a dead one costs seconds (with MLflow's defaults: minutes)
 ENVIRONMENT = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
@@ -37,7 +37,7 @@ NOISY = ("mlflow", "alembic", "urllib3.connectionpool")
 
 
 def store_uri(uri: str | None = None) -> str:
-    """The store in force."""
+    """The address of the store."""
     return uri or os.environ.get("MLFLOW_TRACKING_URI") or DEFAULT_URI
 
 
@@ -49,10 +49,10 @@ def switched_off(settings: Any = None) -> bool:
 
 
 def init_store(uri: str | None = None) -> bool:
-    """Make or upgrade the tables of an SQLite store, before several jobs find it empty at once.
+    """Create or upgrade the tables of an SQLite store, before several jobs use it at once.
 
     Returns:
-        Whether the store is ready; if not, a warning was printed. A server is left alone.
+        Whether the store is ready; if not, a warning was printed. Does nothing for a server.
     """
     uri = store_uri(uri)
     if switched_off() or not uri.startswith("sqlite:"):
@@ -60,7 +60,7 @@ def init_store(uri: str | None = None) -> bool:
     try:
         with _turn(uri):
             try:
-                _client(uri).search_experiments(max_results=1)  # makes the tables of a new file
+                _client(uri).search_experiments(max_results=1)  # creates the tables of a new file
             except Exception as error:
                 if "out-of-date" not in str(error):
                     raise
@@ -72,14 +72,14 @@ def init_store(uri: str | None = None) -> bool:
 
 
 def _client(uri: str) -> Any:
-    """An MLflow client for the store, without MLflow's chatter."""
+    """An MLflow client for the store, without MLflow's own messages."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     for name in NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
     from mlflow.tracking import MlflowClient  # three seconds, and not on every compute node
 
-    for name in NOISY:  # its import sets levels of its own
+    for name in NOISY:  # its import sets log levels
         logging.getLogger(name).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=uri)
 
@@ -101,7 +101,7 @@ def _database(uri: str) -> Path | None:
 
 @contextlib.contextmanager
 def _turn(uri: str) -> Iterator[None]:
-    """Writers on one SQLite file take turns; a server sees to that itself."""
+    """Writers on one SQLite file take turns; a server does that itself."""
     database = _database(uri)
     if database is None:
         yield
@@ -124,12 +124,12 @@ def _turn(uri: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """One delivery of a record at a time, also by `mrsr sync` beside a running training."""
+    """One upload of a record at a time, also by `mrsr sync` during a training."""
     import fcntl
 
     try:
         file = open(path / "log.jsonl" if path.is_dir() else path, "rb+")  # noqa: SIM115
-    except OSError:  # not ours to write, or not there: the delivery says so itself
+    except OSError:  # not writable or missing: the upload reports it
         yield
         return
     with file:
@@ -139,7 +139,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _public(uri: str) -> str:
-    """The store's name without the user and password that a URL may carry."""
+    """The store's address without user and password."""
     if "://" not in uri or uri.startswith("sqlite:"):
         return uri
     parts = urllib.parse.urlsplit(uri)

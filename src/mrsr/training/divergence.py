@@ -1,4 +1,4 @@
-"""Refuses loss terms and weights that are not finite, or explode."""
+"""Stops a training whose loss terms or weights are not finite, or explode."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from mrsr.errors import Diverged
 
-TOTAL = "total"  # the weighted sum, beside the terms of a step
+TOTAL = "total"  # the weighted sum, next to the terms of a step
 
 
 class Watch:
-    """Loss terms of the steps since the last look; refuses NaN and explosion.
+    """Loss terms of the steps since the last check; refuses NaN and explosion.
 
-    The bound `explode` is for unweighted terms. The total is not held to it: a weight of 10,000
-    alone would pass it. The total must be finite all the same.
+    The bound `explode` applies to unweighted terms. It does not apply to the total, which a weight
+    of 10,000 alone would push above it; the total must only be finite.
 
-    A CPU looks at every step. A GPU would wait for each number, so its terms are kept there and
-    looked at together, before anything is logged, validated or saved.
+    On a CPU every step is checked. A GPU would wait for each number, so its terms are kept there
+    and checked together, before anything is logged, validated or saved.
     """
 
     def __init__(self, names: list[str], explode: float) -> None:
@@ -35,7 +35,7 @@ class Watch:
             self.look()
 
     def look(self) -> None:
-        """Raise `Diverged` with step and term if a value since the last look is bad."""
+        """Raise `Diverged` with step and term if a value since the last check is bad."""
         if not self.unseen:
             return
         rows = torch.stack([terms for _, terms in self.unseen]).tolist()

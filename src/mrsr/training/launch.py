@@ -2,12 +2,12 @@
 
     python -m mrsr.training.launch 4 -m mrsr.training.train_sr --settings ...
 
-starts four processes on this computer; the workflow's rules write the number of GPUs there. With 0
-or 1 it turns into a plain `python -m mrsr.training.train_sr ...`. Options of torchrun stand before `-m`,
-for several nodes this command runs once on each:
+starts four processes on this computer; the workflow's rules give the number of GPUs. With 0 or 1 it
+is the same as `python -m mrsr.training.train_sr ...`. Options of torchrun come before `-m`; for
+several nodes, run this command once on each:
 
-    python -m mrsr.training.launch 4 --nnodes 2 --rdzv-backend c10d --rdzv-id 7 --rdzv-endpoint node1 \\
-        -m mrsr.training.train_sr --settings ...
+    python -m mrsr.training.launch 4 --nnodes 2 --rdzv-backend c10d --rdzv-id 7 \\
+        --rdzv-endpoint node1 -m mrsr.training.train_sr --settings ...
 
 torchrun alone always exits with 1, kills its processes 30 seconds after a SIGTERM, and dies from a
 SIGUSR1 while they keep running. Here every SIGTERM and SIGUSR1 is forwarded, and the processes take
@@ -31,19 +31,19 @@ from typing import Any
 from mrsr.errors import BAD_INPUT, DIVERGED, INTERRUPTED, UserError, guarded
 
 USAGE = "python -m mrsr.training.launch PROCESSES [options of torchrun] -m MODULE [its arguments]"
-# these end torchrun and with it all processes; the two others are ours
+# these end torchrun and with it all processes; we forward the two others
 TORCHRUN_SIGNALS = "SIGINT,SIGHUP,SIGQUIT"
 
 
 def children() -> list[int]:
-    """The processes that this one started and has not waited for."""
+    """Child processes that have not been waited for."""
     found = []
     for file in Path("/proc").glob("[0-9]*/stat"):
         try:
-            # the name, in brackets, may hold anything; state and parent follow it
+            # the name, in brackets, may contain anything; state and parent follow it
             parent = file.read_text().rpartition(")")[2].split()[1]
         except (OSError, IndexError):
-            continue  # it ended meanwhile
+            continue  # it has ended in the meantime
         if int(parent) == os.getpid():
             found.append(int(file.parent.name))
     return found
@@ -52,7 +52,7 @@ def children() -> list[int]:
 def exit_code(codes: Iterable[int], asked: bool) -> int:
     """The exit code of a training from those of its processes, negative for signals.
 
-    asked: a signal was handed on to them.
+    asked: a signal was forwarded to them.
     """
     codes = [code for code in codes if code]
     for code in (BAD_INPUT, DIVERGED, INTERRUPTED):
@@ -75,7 +75,7 @@ def torchrun(arguments: list[str]) -> int:
         asked.append(number)
         processes = children()
         if not processes:
-            raise SystemExit(INTERRUPTED)  # nothing has begun
+            raise SystemExit(INTERRUPTED)  # nothing has started yet
         for process in processes:
             try:
                 os.kill(process, number)

@@ -1,9 +1,9 @@
-"""What a training says: `log.jsonl` for programs, a bar or plain lines for people.
+"""The log of a training, `log.jsonl`.
 
 One JSON object per line: `{"event": "start", ...}`, then
 `{"time": ..., "cpu": ..., "step": n, "split": "train", "metrics": {...}}`, then
 `{"event": "end", ...}`. A step is the number of steps done; `cpu` is the process's own seconds.
-After a resume the log is what it was at the resumed step, then goes on: no step is in it twice.
+After a resume the log continues from its state at the resumed step: no step is in it twice.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mrsr.files import full_disk_told, write_text
 
 
 class Log:
-    """Append-only JSON lines; each is on disk (in the system's hands) when `write` returns."""
+    """Append-only JSON lines; each is flushed when `write` returns."""
 
     def __init__(self, path: Path, text: str = "", *, active: bool = True) -> None:
         """Start the file with `text`, the lines up to the resumed step."""
@@ -30,7 +30,7 @@ class Log:
             self.file = open(path, "a", encoding="utf-8")  # noqa: SIM115
 
     def write(self, line: dict[str, Any]) -> None:
-        """Append one object; numbers that JSON does not have become null."""
+        """Append one object; NaN and infinities become null."""
         if not self.active:
             return
         text = json.dumps(_finite(line), ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,7 +1,7 @@
 """The discriminator of Fig. 6b with its optimizer (Eq. 21).
 
-Settings: `schema.Adversarial`. Its Adam shares nothing with the generator's: section 4.1 does not
-say that its decay of 0.1 is meant for both. `clip_gradient` is the training's.
+Settings: `schema.Adversarial`. It has its own Adam, separate from the generator's: section 4.1 does
+not say that the decay of 0.1 is meant for both. `clip_gradient` is the training's.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ def build(
 
     Args:
         job: the training's settings. settings: the table `adversarial`, complete.
-        validated: images that the discriminator sees at once in validation; 0 if it sees none.
+        validated: images per batch of the discriminator in validation; 0 if there are none.
 
     Raises:
-        UserError: an option is unknown, or batch norm would see a single number.
+        UserError: an option is unknown, or batch norm would get a single number.
     """
     images = job.batch // machine.world
     smallest = images % (job.micro_batch or images) or min(job.micro_batch or images, images)
@@ -66,7 +66,7 @@ def build(
 
 
 def set_rate(opponent: Opponent, job: Training | Autoencoder, step: int) -> None:
-    """Give the discriminator its learning rate of a step (counted from 1) of the training."""
+    """Set the discriminator's learning rate for a step (counted from 1) of the training."""
     schedule = opponent.settings.schedule or job.schedule
     rate = optimizers.learning_rate(step - 1, job.steps, opponent.settings.lr, schedule)
     optimizers.set_rate(opponent.optimizer, rate)

@@ -29,10 +29,10 @@ def optimizer_for(network: nn.Module, settings: Optimizer) -> torch.optim.Optimi
 
 
 def learning_rate(step: int, steps: int, base: float, schedule: Schedule) -> float:
-    """Learning rate of `step` (counted from 0) of `steps`: a pure function, so nothing to resume.
+    """Learning rate at `step` (from 0) of `steps`: a pure function, so there is nothing to resume.
 
-    `warmup` steps rise linearly; then `constant`; or `cosine` down to base * `floor`; or `step`:
-    times `factor` every `every` steps.
+    It rises linearly for `warmup` steps; then it is `constant`, follows a `cosine` down to
+    base * `floor`, or (`step`) is multiplied by `factor` every `every` steps.
     """
     warmup = schedule.warmup
     if step < warmup:
@@ -47,13 +47,13 @@ def learning_rate(step: int, steps: int, base: float, schedule: Schedule) -> flo
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Give every parameter group the learning rate, times its `factor` where it has one."""
+    """Set the learning rate of every parameter group, times the group's `factor` if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("factor", 1.0)
 
 
 def set_scheduled_rate(optimizer: torch.optim.Optimizer, settings: Loop, step: int) -> float:
-    """Give the optimizer the rate of a training's step, counted from 1; returns it."""
+    """Set the optimizer's rate for a step of the training, counted from 1; returns it."""
     rate = learning_rate(step - 1, settings.steps, settings.optimizer.lr, settings.schedule)
     set_rate(optimizer, rate)
     return rate

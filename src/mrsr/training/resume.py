@@ -1,8 +1,8 @@
-"""The state of a training on disk, from which it goes on exactly where it was.
+"""The state of a training on disk, from which it resumes exactly.
 
-`resume.pt` lies beside the checkpoint while the training runs: networks, optimizers, random
+`resume.pt` is next to the checkpoint while the training runs: networks, optimizers, random
 states of every process, step, best weights so far, and the log's text (a workflow may have removed
-the log itself). Its first line carries the SHA-256 of the rest. The state before it is kept as
+the log itself). Its first line has the SHA-256 of the rest. The previous state is kept as
 `resume.previous.pt`, so that a damaged one costs some steps and not the run.
 """
 
@@ -60,13 +60,13 @@ def save(
 ) -> None:
     """Write the state after `step` steps. All processes call this; the first one writes.
 
-    It returns when the state is on disk, on all of them: a process that left the training earlier
-    would take the first one with it.
+    It returns on all of them when the state is on disk: a process that ended earlier would end the
+    first one too.
 
     Args:
         digest: of the settings and data; another digest later means that the state is stale.
         parts: networks and optimizers by name, whatever has a `state_dict`.
-        more: tensors and plain values to be given back as they are.
+        more: tensors and plain values, returned unchanged by `load`.
     """
     states: list[Any] = [random_states()]
     if machine.world > 1:
@@ -95,7 +95,7 @@ def _write(folder: Path, state: dict[str, Any]) -> None:
 
 
 def _read(path: Path) -> dict[str, Any] | None:
-    """A state, or None (said) when the file is damaged."""
+    """A state, or None (with a message) if the file is damaged."""
     try:
         with open(path, "rb") as file:
             head = file.readline(len(MAGIC) + 65)
@@ -104,7 +104,7 @@ def _read(path: Path) -> dict[str, Any] | None:
         if not head.startswith(MAGIC) or hashlib.sha256(content).hexdigest() != expected:
             raise ValueError("checksum")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except Exception:  # any damage means the same: this file cannot be gone on from
+    except Exception:  # any damage means the same: this file cannot be used
         say(f"{path.name} is damaged, it is left aside")
         return None
 
@@ -141,7 +141,7 @@ def restore(state: dict[str, Any], machine: Machine, parts: dict[str, Any]) -> i
 
 
 def compare(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Say what differs between the run that wrote the state and this one: bits may differ then."""
+    """Report what differs between the run that wrote the state and this one."""
     changed = [
         f"{key} {before.get(key)} -> {now[key]}" for key in now if before.get(key) != now[key]
     ]
@@ -150,6 +150,6 @@ def compare(before: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove the states of a training that is complete."""
+    """Remove the states of a finished training."""
     for name in (NAME, PREVIOUS):
         (folder / name).unlink(missing_ok=True)

@@ -1,6 +1,6 @@
-"""What a training does around its loop: state, log, progress, tracking, stopping, finishing.
+"""Everything around a training's loop: state, log, progress, tracking, stopping, finishing.
 
-A loop draws its batch and does forward, loss, backward and step itself; between those it calls the
+The loop itself draws its batch and does forward, loss, backward and step; in between it calls the
 session:
 
     with Session(settings, machine, out, ...) as session:
@@ -15,8 +15,8 @@ session:
             session.save()
         session.finish(...)
 
-In the folder of `out` lie `log.jsonl`, the state while the training runs (`resume.py`), `last.pt`
-and, written last of all, `out` itself: where it is, the training is complete.
+The folder of `out` has `log.jsonl`, the state while the training runs (`resume.py`), `last.pt`, and
+`out` itself, which is written last: if it exists, the training is complete.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from mrsr.training.log import Log
 
 
 class Stop:
-    """Set by SIGTERM and SIGUSR1 (pre-emption, time limit): save, and leave with exit code 75."""
+    """Set by SIGTERM and SIGUSR1 (preemption, time limit): save, then exit with code 75."""
 
     def __init__(self) -> None:
         self.name = ""
@@ -65,7 +65,7 @@ class Stop:
         self.name = signal.Signals(number).name
 
     def asked(self, machine: Machine) -> bool:
-        """True on all processes, at the same step, once any of them got a signal."""
+        """True on all processes, at the same step, after any of them got a signal."""
         if machine.world == 1:
             return bool(self.name)
         flag = torch.tensor([float(bool(self.name))])
@@ -93,16 +93,16 @@ class Session:
         recorded: dict[str, Any] | None = None,
         steps: int = 0,
     ) -> None:
-        """Take up the state of an interrupted training, or begin the log of a new one.
+        """Load the state of an interrupted training, or start the log of a new one.
 
         Args:
             settings: the training's job. out: the checkpoint to write: .../best.pt.
             label: names the training in progress lines.
-            parts: networks and optimizers by name: what the state on disk holds.
+            parts: networks and optimizers by name, which are saved in the state.
             terms: names of the loss terms. data: digests of the stores.
-            origin: SHA-256 of the frozen networks; other ones make another training.
-            recorded: the settings as log and checkpoint have them, where they differ.
-            steps: of the whole training, where it is not `settings.steps`.
+            origin: SHA-256 of the frozen networks; with other ones the training starts over.
+            recorded: the settings to put into log and checkpoint, if they differ from `settings`.
+            steps: of the whole training, if they differ from `settings.steps`.
         """
         self.began = time.monotonic()
         self.settings, self.machine, self.out, self.label = settings, machine, out, label
@@ -131,7 +131,7 @@ class Session:
                 resume.compare(self.state["provenance"], self.provenance)
         if machine.first:
             for name in (out, self.folder / "last.pt"):
-                name.unlink(missing_ok=True)  # a complete-looking folder means a complete training
+                name.unlink(missing_ok=True)  # a folder that looks complete must be complete
         self.lines = Log(self.folder / "log.jsonl", text, active=machine.first)
         if not text:
             self._event(
@@ -151,7 +151,7 @@ class Session:
         self.open.__exit__(*error)
 
     def steps(self) -> Iterator[int]:
-        """The steps that are left, counted from 1."""
+        """The remaining steps, counted from 1."""
         for step in range(self.first + 1, self.total + 1):
             self.step = step
             yield step
@@ -167,9 +167,9 @@ class Session:
         return self.step % self.settings.validate_every == 0 or self.last
 
     def add(self, terms: Tensor, names: Sequence[str] = ()) -> None:
-        """Note the unweighted loss terms of a step, (n,); refuse NaN and explosion.
+        """Record the unweighted loss terms of a step, (n,); refuse NaN and explosion.
 
-        names: of the terms, where a step has others than the session was given.
+        names: of the terms, if a step has others than the session.
 
         Raises:
             Diverged: names the step and the term.
@@ -187,9 +187,9 @@ class Session:
         *,
         due: bool = False,
     ) -> None:
-        """Log the means of the terms when they are due, and `more` whenever there is some.
+        """Log the means of the terms when they are due, and `more` at any step.
 
-        with_means: logged beside the means. due: log now, whatever `log_every` says.
+        with_means: logged with the means. due: log now, whatever `log_every` says.
         """
         metrics = dict(more or {})
         if self.step % self.settings.log_every == 0 or self.last or due:
@@ -203,7 +203,7 @@ class Session:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Around a validation, whose time does not count as the training's."""
+        """Encloses a validation, whose time does not count as training time."""
         self.watch.look()
         began = time.monotonic()
         yield
@@ -214,8 +214,8 @@ class Session:
     ) -> None:
         """Log a split's metrics; keep the network if `validation` has the best score so far.
 
-        score: compared number by number, the larger the better; one that is not finite is never
-        the best.
+        score: compared number by number, the larger the better; a score that is not finite is
+        never the best.
         """
         self.lines.metrics(self.step, split, metrics)
         self.progress.show(metrics, split)
@@ -229,7 +229,7 @@ class Session:
     def save(self, *, due: bool = False, **more: Any) -> None:
         """Write the state when it is due, or when a signal asks to stop.
 
-        due: write now, whatever `checkpoint_every` says. more: is part of the state.
+        due: write now, regardless of `checkpoint_every`. more: also goes into the state.
 
         Raises:
             Interrupted: a signal asked for it. Diverged: weights are not finite.
@@ -262,7 +262,7 @@ class Session:
 
     @property
     def spent(self) -> float:
-        """Seconds that the training took, over all its starts."""
+        """Seconds of training, over all starts."""
         return self.seconds + time.monotonic() - self.began
 
     def finish(self, *, network: nn.Module, **how: Any) -> None:
@@ -321,5 +321,5 @@ class Session:
 
 
 def digests_of(stores: Sequence[Path | None]) -> list[str]:
-    """What a training must have seen to go on: the digests of its slice stores."""
+    """Digests of the slice stores: a training resumes only with the same ones."""
     return [str(attributes(path).get("digest", "")) for path in stores if path is not None]

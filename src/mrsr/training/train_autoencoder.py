@@ -7,8 +7,8 @@
 The terms are in `method/disentangling.py`; the published weights are 1, 0.7, 0.7 (Eq. 6). Learns
 from the training subjects only. Log, state, resume and signals are those of `train_sr.py`.
 
-`best.pt` has the weights of the lowest weighted sum, on the validation slices, of the terms that
-need no discriminator: an adversarial loss says something about the discriminator of that step only.
+`best.pt` has the weights with the lowest weighted sum, on the validation slices, of the terms that
+need no discriminator: adversarial losses of different steps do not compare.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ MODEL = "autoencoder"
 
 
 def train(settings: Autoencoder, stores: dict[str, Path], out: Path) -> None:
-    """Train, from the first step or from where the last run was stopped, to the last step.
+    """Train from the first step, or from where the last run stopped, to the last step.
 
     Args:
         stores: slice stores by split: train, validation and perhaps test.
-        out: the checkpoint to write; its folder holds the log and the state.
+        out: the checkpoint to write; log and state are in the same folder.
 
     Raises:
         UserError: a setting or a store is wrong. Diverged: a loss is NaN or exploded.
@@ -109,7 +109,7 @@ def train(settings: Autoencoder, stores: dict[str, Path], out: Path) -> None:
                     gradient = gradient + portion * gradients.of_terms(each, network)
                 (total * portion).backward()
                 terms += torch.stack([*each.values(), total]).detach() * portion
-                if active:  # half of what it judges false are reconstructions, half are swapped
+                if active:  # of its false images, half are reconstructions and half are swapped
                     half = len(hr_part) // 2
                     real.append(crop(made[0]))
                     fake.append(crop(torch.cat([made[1][:half], made[-1][half:]]).detach()))
@@ -151,7 +151,7 @@ def train(settings: Autoencoder, stores: dict[str, Path], out: Path) -> None:
 def image_size(slices: holding.Slices, patch: int, size: int) -> int:
     """HR pixels of the square training images.
 
-    patch: taken as it is; 0: the largest square, up to the network's `size`, of every slice.
+    patch: used as it is; 0: the largest square that fits every slice, up to the network's `size`.
     """
     if patch:
         return patch
@@ -162,9 +162,9 @@ def image_size(slices: holding.Slices, patch: int, size: int) -> int:
 
 
 def batch_numbers(count: int, batch: int, steps: int) -> np.ndarray:
-    """(steps,) numbers of the batches to take: those that lie within one epoch.
+    """(steps,) numbers of the batches to use: those within one epoch.
 
-    A batch across two epochs could hold a slice twice, and x1 and x2 must differ.
+    A batch across two epochs could have a slice twice, but x1 and x2 must differ.
     """
     if batch % 2 or batch > count:
         raise UserError(
@@ -188,7 +188,7 @@ def judge(
 
 
 def random_crop(size: int, seed: int, step: int) -> Callable[[Tensor], Tensor]:
-    """The same random square of every image; a function of (seed, step), so nothing to resume."""
+    """The same random square of every image; a pure function of (seed, step)."""
     where = np.random.default_rng([seed, step, 2]).random(2)
 
     def crop(images: Tensor) -> Tensor:
@@ -210,9 +210,9 @@ def _draw(
     side: int,
     machine: compute.Machine,
 ) -> list[Tensor]:
-    """LR and HR images; a part of the first half of the batch and of the second.
+    """LR and HR images: this process's share of the first half of the batch and of the second.
 
-    So x1 meets the same x2 on any number of GPUs.
+    So x1 is paired with the same x2 on any number of GPUs.
     """
     halves = [
         batches.batch(

@@ -3,14 +3,14 @@
     python -m mrsr.training.train_self --settings @job.json --slices test.h5 \\
         --out results/benchmark/checkpoints/openms_t1/x2/smore/best.pt
 
-The slices of a store are degraded as for every other method; their HR versions are never used,
-and the LR slices are degraded once more: the network learns to undo that and is applied to the
-LR slices afterwards. `steps` is the budget of one volume. Nothing chooses among the steps, since
-there is no truth to choose by: the last weights are kept.
+The slices of a store are degraded as for every other method; their HR versions are never used. The
+LR slices are degraded once more; the network learns to undo that and is then applied to the LR
+slices. `steps` is the budget of one volume. Without ground truth no best step can be chosen, so the
+last weights are kept.
 
-`--out` holds the network of every volume, named by the volume's key in the store. Killed at any
-moment and started again with the same command, it goes on and ends with the same weights; SIGTERM
-and SIGUSR1 write the state and end with exit code 75.
+`--out` has a network for every volume, named by the volume's key in the store. Killed at any moment
+and started again with the same command, the training resumes and ends with the same weights;
+SIGTERM and SIGUSR1 write the state and end it with exit code 75.
 
 Needs torch, numpy, h5py and tqdm.
 """
@@ -42,7 +42,7 @@ def train(settings: SuperResolution, slices: Path, out: Path) -> None:
 
     Args:
         settings: as for `train_sr.train`; `steps` are of one volume.
-        slices: the test store. out: the checkpoint to write; its folder holds log and state.
+        slices: the test store. out: the checkpoint to write; log and state are in the same folder.
 
     Raises:
         UserError: a setting or the store is wrong. Diverged: a loss is NaN or exploded.
@@ -67,7 +67,7 @@ def train(settings: SuperResolution, slices: Path, out: Path) -> None:
         )  # weights, by volume
         pairs: holding.Slices | None = None
         for step in session.steps():
-            number, own = divmod(step - 1, steps)  # which volume, and its own step
+            number, own = divmod(step - 1, steps)  # the volume, and the step within it
             if own == 0 and step > 1:
                 session.parts, pairs = begin(settings, machine), None
             if pairs is None:
@@ -121,7 +121,7 @@ def train_step(
 
 
 def begin(settings: SuperResolution, machine: compute.Machine) -> dict[str, Any]:
-    """A fresh network and its optimizer; every volume starts from the same seed."""
+    """A new network and its optimizer; every volume starts from the same seed."""
     resume.seed(settings.seed)
     network = machine.place(
         models.build(settings.model.name, settings.scale, settings.model.options)
@@ -147,9 +147,9 @@ def fit(lr: Tensor, settings: SuperResolution, machine: compute.Machine, label: 
 
 
 def pairs_of(lr: Tensor, settings: SuperResolution, volume: Any = None) -> holding.Slices:
-    """The pairs that a volume gives of itself: its LR slices as HR, degraded once more as LR.
+    """Training pairs from one volume: its LR slices as HR, and degraded once more as LR.
 
-    lr: (n, h, w) normalised, on the device. volume: what the store says of it, where there is one.
+    lr: (n, h, w) normalised, on the device. volume: its record in the store, if there is one.
 
     Raises:
         UserError: the slices are smaller than the patch.

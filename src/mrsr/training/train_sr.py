@@ -4,19 +4,19 @@
         --validation validation.h5 --test test.h5 \\
         --out results/demo/checkpoints/phantom_t1/x2/srresnet/best.pt
 
-The losses `vit`, `structure` and `texture` pass the images through networks that were trained
-before and stay as they are: `--vit best.pt`, `--autoencoder best.pt` (`method/features.py`). The
-loss `adversarial` brings a discriminator, trained in turn with the generator.
+The losses `vit`, `structure` and `texture` use frozen networks: `--vit best.pt`,
+`--autoencoder best.pt` (`method/features.py`). The loss `adversarial` adds a discriminator, which
+is trained alternately with the generator.
 
-A guided method also gets `--guide FOLDER`, where stores of its second contrast lie under the names
-of the others; a joint one may have undersampled LR images (`acceleration`).
+A guided method also gets `--guide FOLDER` with the stores of its second contrast, named like the
+others; a joint one may have undersampled LR images (`acceleration`).
 
-Several GPUs: `torchrun --nproc-per-node 4 -m mrsr.training.train_sr ...`; the batch stays the
-global one.
+Several GPUs: `torchrun --nproc-per-node 4 -m mrsr.training.train_sr ...`; `batch` is the batch of
+all together.
 
-`--out` gets the weights of the best validation PSNR when all steps are done; `session.py` says
-what lies beside it. Killed at any moment and started again with the same command, the training
-goes on and ends with the same weights. The test slices give a curve for Fig. 7, never a choice.
+`--out` gets the weights of the best validation PSNR when all steps are done; `session.py` lists the
+files next to it. Killed at any moment and started again with the same command, the training resumes
+and ends with the same weights. The test slices give a curve for Fig. 7 and never decide anything.
 
 Needs torch, numpy, h5py and tqdm.
 """
@@ -48,11 +48,11 @@ def train(
     frozen_paths: features.Paths,
     guide: Path | None = None,
 ) -> None:
-    """Train, from the first step or from where the last run was stopped, to the last step.
+    """Train from the first step, or from where the last run stopped, to the last step.
 
     Args:
         stores: slice stores by split: train, validation and perhaps test.
-        out: the checkpoint to write; its folder holds the log and the state.
+        out: the checkpoint to write; log and state are in the same folder.
         frozen_paths: checkpoints of the networks that losses use: vit, autoencoder.
         guide: folder of the second contrast's stores, named as the others.
 
@@ -127,7 +127,7 @@ def train(
                 generated.append(sr.detach())
             terms = compute.average(network, terms, machine)
 
-            # discriminator: the true images against what the generator made just now
+            # discriminator: true images against the generator's new ones
             if adversary and "adversarial" in acting:
                 opponent.set_rate(adversary, settings, step)
                 for _ in range(adversary.settings.updates):
@@ -142,7 +142,7 @@ def train(
 
             # log, validate, save
             norms = gradients.norms(gradient, [*acting], machine) if norms_are_due else {}
-            session.log({"lr": rate}, norms, due=step == warmup)  # then the terms change
+            session.log({"lr": rate}, norms, due=step == warmup)  # because the terms change
             if session.validation_is_due:
                 with session.paused():
                     for split, held in held_out.items():
@@ -161,7 +161,7 @@ def train(
 
 
 def _warmup(settings: SuperResolution, weights: dict[str, float]) -> int:
-    """Steps in which pixel terms act alone."""
+    """Number of steps with pixel terms alone."""
     warmup = settings.adversarial.warmup if settings.adversarial else 0
     if not losses.learned(weights):
         return 0

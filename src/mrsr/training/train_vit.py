@@ -5,17 +5,17 @@
         --out results/demo/checkpoints/vit/segmentation/best.pt
 
 `phase: segmentation` trains UNETR in 3D on the stores that have labels
-(`method/segmentation.py`); `weights` starts from the user's own MONAI UNETR, and `steps: 0` then
-takes it as it is. `phase: pretext` fine-tunes the encoder of `--start` (such a checkpoint),
+(`method/segmentation.py`); `weights` starts from your own MONAI UNETR, and with `steps: 0` it is
+used unchanged. `phase: pretext` fine-tunes the encoder of `--start` (such a checkpoint),
 collapsed to 2D, on the slices of all stores (`method/pretexts.py`):
 
     ... --start results/demo/checkpoints/vit/segmentation/best.pt \\
         --out results/demo/checkpoints/vit/organ/best.pt
 
-What lies beside `--out`, resuming, signals and exit codes are those of `train_sr.py`. best.pt is of
-the best validation Dice, balanced accuracy (organ) or loss (other pretext tasks); the metrics at
-that step stand in its provenance. `method.features.load_encoder` gives the feature extractor of
-either file.
+Files next to `--out`, resuming, signals and exit codes are as in `train_sr.py`. best.pt has the
+weights of the best validation Dice, balanced accuracy (organ) or loss (other pretext tasks); its
+provenance has the metrics at that step. `method.features.load_encoder` loads the feature extractor
+from either file.
 
 Needs torch, numpy, h5py and tqdm; the segmentation also MONAI.
 """
@@ -41,7 +41,7 @@ from mrsr.raw import download
 from mrsr.training import optimizers, resume
 from mrsr.training.session import Session, digests_of
 
-WEIGHTS = "weights.pt"  # the user's own, beside the checkpoints
+WEIGHTS = "weights.pt"  # the user's own, next to the checkpoints
 
 
 def train(
@@ -50,18 +50,18 @@ def train(
     start: Path | None,
     out: Path,
 ) -> None:
-    """Train, from the first step or from where the last run was stopped, to the last step.
+    """Train from the first step, or from where the last run stopped, to the last step.
 
     Args:
         stores: paths by split: train, validation, test.
         start: the checkpoint of a ViT whose encoder a pretext task fine-tunes.
-        out: the checkpoint to write; its folder holds the log and the state.
+        out: the checkpoint to write; log and state are in the same folder.
 
     Raises:
         UserError: a setting, a store or given weights are wrong. Diverged: a loss is NaN or
             exploded. Interrupted: SIGTERM or SIGUSR1; the state is written.
     """
-    # a 5D tensor has no channels-last layout of that name, and tokens do not gain by it
+    # 5D tensors have another channels-last layout, and tokens do not benefit from it
     machine = replace(compute.start(settings), channels_last=False)
     compute.share(settings.batch, machine)
     resume.seed(settings.seed)
@@ -94,7 +94,7 @@ def train(
     ) as session:  # fmt: skip
         network.train()
         if settings.steps == 0:
-            validate()  # the user's weights, as they are
+            validate()  # the user's weights, unchanged
         for step in session.steps():
             # batch
             pair = task.draw(step - 1)
@@ -130,7 +130,7 @@ def _slow_down(optimizer: torch.optim.Optimizer, network: nn.Module, factor: flo
 
     One Adam step moves each of a patch's 4096 weights by the rate, and intensities are positive: at
     rates that suit a small decoder (1e-3 and more) all tokens soon share one large offset, and the
-    features cannot tell patches apart any more. The published 1e-4 needs no factor.
+    features no longer distinguish patches. The published 1e-4 needs no factor.
     """
     if factor == 1 or not hasattr(network, "vit"):
         return
@@ -150,7 +150,7 @@ def _unetr(
     options = {**plain(settings.network), "classes": settings.classes, "dimensions": 3}
     network = unetr.build(**options)
     if machine.first:
-        _users_weights(settings, folder)  # the others find what the first one brought
+        _users_weights(settings, folder)  # the first process has written it
     compute.wait(machine)
     if not settings.weights:
         return network, options, {}
@@ -171,20 +171,20 @@ def _encoder(start: Path | None) -> tuple[unetr.Encoder2d, dict[str, Any], dict[
 
 
 def _users_weights(settings: Segmentation, folder: Path) -> None:
-    """Bring the user's own weights, where there are any, to `WEIGHTS`, verified."""
+    """Copy or download the user's own weights, if any, to `WEIGHTS`, and verify them."""
     if not settings.weights:
         return
     if not settings.weights_sha256 and download.local_path(settings.weights) is None:
         raise UserError("vit.weights is a URL: give vit.weights_sha256, its SHA-256, too")
-    # beside the checkpoints: a resumed run finds it, also where there is no network any more
+    # next to the checkpoints, so that a resumed run finds it without internet
     target = folder / WEIGHTS
     if not settings.weights_sha256:
-        target.unlink(missing_ok=True)  # nothing would tell an older copy from it
+        target.unlink(missing_ok=True)  # nothing would distinguish an older copy from it
     download.fetch(settings.weights, target, sha256=settings.weights_sha256)
 
 
 def _recorded(settings: Segmentation | Pretext) -> dict[str, Any]:
-    """The settings as log and checkpoint have them: no address, and the labels of other runs."""
+    """The settings for log and checkpoint: without addresses, with the labels of other runs."""
     recorded = plain(settings)
     method = "segmentation"
     if isinstance(settings, Pretext):
@@ -203,7 +203,7 @@ def _settings(text: str) -> Segmentation | Pretext:
     except ValueError as error:
         raise UserError(f"settings{where}: {error}; `mrsr params` shows them all") from None
     if settings.steps == 0 and not getattr(settings, "weights", ""):
-        raise UserError(f"settings{where}: steps: 0 takes given weights as they are; give weights")
+        raise UserError(f"settings{where}: steps: 0 uses given weights unchanged; give weights")
     return settings
 
 

@@ -1,4 +1,4 @@
-"""How good an auto-encoder is on held-out slices, while it is trained."""
+"""Validation of the auto-encoder during its training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mrsr.models.autoencoder import unprepare
 from mrsr.params.jobs import Autoencoder
 from mrsr.slices import batches, holding
 
-GROUP = 4  # slices that are looked at together, on a CPU and on a GPU
+GROUP = 4  # slices per group, on a CPU and on a GPU
 
 
 @torch.no_grad()
@@ -26,8 +26,8 @@ def evaluate(
 ) -> dict[str, float]:
     """The terms that need no discriminator, their weighted sum and the reconstruction's PSNR.
 
-    On `validation_slices` whole slices (0: all), each met by another of its shape. Blank slices are
-    left out. PSNR in dB per slice, data range the slice's maximum.
+    On `validation_slices` whole slices (0: all), each paired with another of its shape, without
+    blank slices. PSNR in dB per slice, data range the slice's maximum.
     """
     network.eval()
     rows: list[Tensor] = []
@@ -55,8 +55,8 @@ def evaluate(
 def _groups(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, Tensor]]:
     """Slices of one shape by `GROUP`, without the blank ones, which have no range.
 
-    Whom a slice meets follows from its group, so the groups are the same on every device. The last
-    of a shape takes the rest too; the only slice of its shape meets nobody and is left out.
+    The group decides the partners of a slice, so the groups are the same on every device. The last
+    group of a shape takes the rest too; the only slice of its shape has no partner and is left out.
     """
     waiting: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for lr, hr in pieces:

@@ -1,10 +1,10 @@
 """Validation and test curves of the super-resolution training.
 
-Pixel terms and the PSNR, which alone chooses `best.pt`, come from whole slices. The terms that use
-another network come from a fixed set of patches of the training's size: that is cheap, and
-their values compare with the training's, since a transformer sees another grid in a whole slice.
-The discriminator judges all patches at once, with the statistics of that batch in its batch norm,
-as it does in training.
+Pixel terms and the PSNR, which alone decides on `best.pt`, are measured on whole slices. The terms
+that use another network are measured on a fixed set of patches of the training's size: that is
+cheap, and the values compare with the training's, whereas a whole slice gives a transformer another
+grid. The discriminator gets all patches in one batch and uses that batch's statistics, as in
+training.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def evaluate(
         for one_sr, one_hr in zip(sr.split(1), hr.split(1), strict=True):
             total, each = losses.weighted(pixel, one_sr, one_hr, context)
             psnr = 10 * torch.log10(one_hr.max() ** 2 / (one_sr - one_hr).square().mean())
-            if one_hr.max() > 0:  # an empty slice has no range
+            if one_hr.max() > 0:  # a blank slice has no range
                 rows.append(torch.stack([*each.values(), total, psnr]).tolist())
     count = max(1, len(rows))
     names = [*pixel, "total", "psnr"]
@@ -75,7 +75,7 @@ def _on_patches(
     frozen: features.Frozen,
     discriminator: nn.Module | None,
 ) -> dict[str, float]:
-    """Means of the learned terms over patches that are the same at every call."""
+    """Means of the learned terms over patches that are the same in every call."""
     lr, hr, *second = batches.batch(
         held,
         0,

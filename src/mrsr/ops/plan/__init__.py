@@ -1,1 +1,1 @@
-"""`mrsr plan`: what a target will cost before any of it is spent (`estimate.py`)."""
+"""`mrsr plan`: estimate the cost of a target before running it (`estimate.py`)."""

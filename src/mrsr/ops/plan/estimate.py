@@ -1,6 +1,6 @@
-"""What each job of a target costs, and the text that `mrsr plan` prints.
+"""The cost of each job of a target, and the text that `mrsr plan` prints.
 
-Pauses of Snakemake, imports and the delivery to MLflow are counted; waiting in a queue is not.
+Includes pauses of Snakemake, imports and the upload to MLflow, but not waiting in a queue.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mrsr.tables import network_sizes
 # seconds on one core of an AMD EPYC server, measured; of a store, and of a megapixel in it
 SMALL = {"tracking_store": 7.0, "loss_curves": 2.5, "frozen_table": 2.0, "probe_autoencoder": 10.0}
 STORE, MEGAPIXEL = {"slice_dataset": 3.5, "guide_dataset": 15.0}, 0.07
-# bytes of what a job leaves, and of a parameter in best.pt and last.pt
+# bytes that a job writes, and of a parameter in best.pt and last.pt
 BYTES = {"evaluate": 300e3, "loss_curves": 80e3, "write_tables": 100e3}
 KEPT = 2 * 4
 NETWORKS = ("train_vit_segmentation", "train_vit_pretext", "train_autoencoder")
@@ -88,8 +88,8 @@ def plan(
     timed: bool = False,
     file: Path = Path("params.yaml"),
 ) -> str:
-    """The text that `mrsr plan` prints. place: of a `Place`. fresh: as if nothing were there yet.
-    timed: measure first what would be guessed. file: the parameters.
+    """The text that `mrsr plan` prints. place: of a `Place`. fresh: as if nothing had been run.
+    timed: measure first what would be assumed. file: the parameters.
 
     Raises:
         UserError: nothing makes the target; measuring another device than this computer's.
@@ -98,7 +98,7 @@ def plan(
         raise UserError("no Snakefile here; run `mrsr plan` in the project's root")
     resolved = loading.load(file, experiment)
     here = Place(**{**place, "device": rates.device_for(place["device"])})
-    with ThreadPoolExecutor() as pool:  # Snakemake thinks for seconds
+    with ThreadPoolExecutor() as pool:  # Snakemake takes seconds
         planned = pool.submit(dry_run, target, resolved.name, here.cores, fresh)
         known = [*rates.from_runs(), *measure.read()]
     jobs = planned.result()

@@ -34,8 +34,8 @@ class Job:
 
 @dataclass(frozen=True)
 class Place:
-    """What there is to run on. device: cpu, or a GPU's name. jobs: how many at a time in a
-    cluster's queue, whose cores and GPUs are not counted; 0: this computer."""
+    """The machine to plan for. device: cpu, or a GPU's name. jobs: cluster jobs at a time, without
+    a limit of cores and GPUs; 0: this computer."""
 
     device: str
     cores: int = 1
@@ -47,7 +47,7 @@ class Place:
         return self.device != "cpu" and job.stage in ("checkpoints", "metrics")
 
     def needs(self, job: Job) -> dict[str, int]:
-        """What a job takes while it runs."""
+        """The resources of a running job."""
         if self.jobs:
             return {"jobs": 1}
         return {"cores": min(job.threads, self.cores), "gpus": int(self.on_gpu(job))}
@@ -58,7 +58,7 @@ _FIELD = re.compile(r"\s+(input|output|wildcards|threads|priority): (.*)")
 
 
 def parse(text: str) -> list[Job]:
-    """The jobs that a dry run lists, in its order; rules that only collect files are left out."""
+    """The jobs that a dry run lists, in its order, without rules that only collect files."""
     found: list[dict[str, str]] = []
     for line in text.splitlines():
         if head := _HEAD.fullmatch(line):
@@ -78,9 +78,9 @@ def parse(text: str) -> list[Job]:
 
 
 def dry_run(target: str, experiment: str, cores: int, fresh: bool = False) -> list[Job]:
-    """The jobs that Snakemake would run for a target; none when it is all there.
+    """The jobs that Snakemake would run for a target; empty if everything exists.
 
-    fresh: as if nothing were there yet.
+    fresh: as if nothing had been run.
 
     Raises:
         UserError: nothing makes the target, or Snakemake refuses for another reason.
@@ -106,8 +106,8 @@ def refusal(target: str, said: str) -> str:
 def wall(jobs: Sequence[Job], seconds: Sequence[float], place: Place) -> float:
     """Seconds from the first job's start to the last one's end, by list scheduling.
 
-    By priority, then in the dry run's order, each job starts when its inputs are there and the
-    cores (and a GPU, or a place in the queue) that it needs are free.
+    By priority, then in the dry run's order, each job starts when its inputs exist and the cores
+    (and a GPU, or a place in the queue) that it needs are free.
     """
     made = {path: number for number, job in enumerate(jobs) for path in job.outputs}
     waits = [{made[path] for path in job.inputs if path in made} for job in jobs]

@@ -1,7 +1,7 @@
 """Time forward and backward passes of networks on noise, one by one.
 
-On a CPU processor seconds count, so that other work on the computer does not, and as many networks
-are timed side by side as jobs will run: they share caches, and perhaps a core.
+On a CPU, processor seconds are measured, so that other work on the computer does not count, and as
+many networks are timed in parallel as jobs will run: they share caches, and perhaps a core.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ from mrsr.ops.plan.rates import Rate
 from mrsr.tables import network_sizes
 
 MEASURED = Path("logs/plan.json")
-PASSES = 4  # the first of them allocates and is not counted
+PASSES = 4  # the first one allocates and is not counted
 BATCH = {"cpu": 4, "cuda": 16}  # images; of volumes one
 
 
 def read(path: Path = MEASURED) -> list[Rate]:
-    """What was measured before; nothing where the file is missing or of another version."""
+    """Earlier measurements; empty if the file is missing or of another version."""
     try:
         return [Rate(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, TypeError):
@@ -41,7 +41,7 @@ def read(path: Path = MEASURED) -> list[Rate]:
 
 
 def keep(found: list[Rate], path: Path = MEASURED) -> None:
-    """Add rates to the file; a newer one of the same work replaces the older."""
+    """Add rates to the file; a new rate of the same work replaces the old one."""
     table = {(r.rule, r.device, r.image): r for r in (*read(path), *found)}
     write_json(path, [asdict(rate) for rate in table.values()])
 

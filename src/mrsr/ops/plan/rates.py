@@ -1,7 +1,7 @@
-"""How long multiply-adds take: as runs on this computer tell, a measurement, or assumed.
+"""How long multiply-adds take: from runs on this computer, measured, or assumed.
 
-A rate is known of the networks that ran. Another network takes the rate of the one whose
-multiply-adds for an image are nearest; another device is scaled by what the makers print.
+Networks that ran have a known rate. Another network gets the rate of the one whose multiply-adds
+for an image are nearest; for another device, rates are scaled by the vendors' specifications.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mrsr.ops.plan import sizes
 from mrsr.ops.plan.sizes import Geometry
 from mrsr.tables import network_sizes
 
-# seconds: a job's imports and delivery to MLflow; to degrade and score a megapixel, on a CPU anyway
+# seconds: a job's imports and upload to MLflow; to degrade and score a megapixel, always on a CPU
 START, SCORING = 9.0, 0.2
-WINDOWS = 16  # of a volume, about, when the vision transformer is validated
-SAME = 0.02  # works that differ by less are one
-GUESSED = ("scaled", "assumed")  # how the origin of a rate begins that is not of its own work
-# dense TFLOPS in the precision that `auto` takes and GB/s of memory, as printed by the maker; a
-# network needs both: the geometric mean of their ratios is taken. A CPU is one core of it
+WINDOWS = 16  # of a volume, roughly, when the vision transformer is validated
+SAME = 0.02  # works that differ by less are the same
+GUESSED = ("scaled", "assumed")  # how the origin of a rate of other work starts
+# dense TFLOPS in the precision of `auto` and GB/s of memory, by the vendor; a network needs both,
+# so the geometric mean of their ratios is used. A CPU means one core of it
 DEVICES = {
     "H200": (989.0, 4800.0),
     "H100": (989.0, 3350.0),
@@ -55,22 +55,22 @@ class Rate:
     origin: str
 
 
-ASSUMED = Rate("", "cpu", 1.0, 1 / 20e9, "assumed")  # half of what a core can do at best
+ASSUMED = Rate("", "cpu", 1.0, 1 / 20e9, "assumed")  # half of what a core can do at most
 
 
 def total(
     rule: str, settings: dict[str, Any], networks: dict[str, Any], size: Geometry | None
 ) -> float:
-    """Multiply-adds of a whole job; not a number where they depend on slices that nobody knows.
+    """Multiply-adds of a whole job; NaN if they depend on slices that are not known yet.
 
     The arguments are those of `network_sizes.work`; size: of the job's dataset, None for the vision
-    transformer and where nobody knows it yet.
+    transformer and if it is not known yet.
     """
     image = network_sizes.work(rule, settings, networks, pixels(size))
     if rule == "evaluate":
         return image * size.count("test") if size else math.nan
     images = image * settings["steps"] * settings["batch"]
-    if rule == "train_self":  # so many of every test volume, and nothing to validate
+    if rule == "train_self":  # for every test volume, without validation
         return images * size.volumes["test"] if size else math.nan
     asked = settings.get("validation_slices") or settings.get("validation_volumes")
     whole = WINDOWS * image / network_sizes.LEARNED
@@ -83,7 +83,7 @@ def total(
 
 
 def pixels(size: Geometry | None) -> int:
-    """Of a slice; of the paper's where nobody knows."""
+    """Pixels of a slice; those of the paper's if not known."""
     return size.height * size.width if size else 240**2
 
 
@@ -93,7 +93,7 @@ def overhead(rule: str, size: Geometry | None) -> float:
 
 
 def choose(known: Iterable[Rate], rule: str, device: str, image: float) -> Rate:
-    """The rate for some work, with how it was come by in its origin; of equals, the first known."""
+    """The rate for some work, with its origin; of equals, the first known."""
 
     def away(rate: Rate) -> tuple[bool, bool, float]:
         return rate.device != device, rate.rule != rule, abs(math.log(rate.image / image))
@@ -127,8 +127,8 @@ def device_for(asked: str) -> str:
 
 
 def ratio(here: str, there: str) -> float:
-    """How many times longer work takes on `there` than on `here`, by what is printed of both; of a
-    GPU that is not in DEVICES, as of an A100."""
+    """How many times longer work takes on `there` than on `here`, by their specifications; a GPU
+    that is not in DEVICES counts as an A100."""
     if here == there:
         return 1.0
     one, two = (
@@ -139,8 +139,8 @@ def ratio(here: str, there: str) -> float:
 
 
 def from_runs(root: Path = Path()) -> list[Rate]:
-    """Rates of all trainings and evaluations under results/ that ran here; damaged files are passed
-    over."""
+    """Rates of all trainings and evaluations under results/ that ran here; damaged files are
+    skipped."""
     files = sorted(root.glob("results/*/checkpoints/**/log.jsonl"))
     found = []
     for file in [*files, *sorted(root.glob("results/*/metrics/*/x*/*.json"))]:
@@ -159,7 +159,9 @@ def _read(root: Path, file: Path) -> Rate | None:
     evaluated = stage == "metrics"
     name = Path(stage, *own).with_suffix("") if evaluated else Path(*own[:-1])
     if not (root / "logs" / experiment / "benchmarks" / f"{name}.tsv").is_file():
-        return None  # Snakemake's benchmark files are never copied elsewhere: it did not run here
+        return (
+            None  # Snakemake's benchmark files stay where a job ran, so this one did not run here
+        )
     folder, lines = root / "results" / experiment, _lines(file)
     settings = lines[0] if evaluated else lines[0]["settings"]
     rule = "train_self" if settings.get("type") == "self" else "train_sr"

@@ -1,4 +1,4 @@
-"""What a source and a dataset hold, also before anything was downloaded or sliced."""
+"""Sizes of sources and datasets, also before anything was downloaded or sliced."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Geometry:
 
 @functools.cache
 def geometry(resolved: Resolved, dataset: str, results: Path = Path("results")) -> Geometry | None:
-    """What a dataset holds or will hold; None where only slicing can tell (one's own scans)."""
+    """The size of a dataset; None if only slicing can tell (your own scans)."""
     wanted = digest(resolved.slicing(dataset))
     for folder in sorted(results.glob(f"*/slices/{dataset}")):
         if found := stored(folder, wanted):
@@ -75,14 +75,14 @@ def geometry(resolved: Resolved, dataset: str, results: Path = Path("results")) 
 
 
 def stored(folder: Path, wanted: str = "") -> Geometry | None:
-    """Of the stores in a folder; None without them, or if cut by settings of another digest."""
+    """Of the stores in a folder; None without them, or if their settings have another digest."""
     paths = [folder / f"{split}.h5" for split in SPLITS]
     try:
         if wanted and store.attributes(paths[0]).get("digest") != wanted:
             return None
         volumes = [store.read_store(path) for path in paths]
     except UserError:
-        return None  # missing, being written, or damaged: not the plan's business
+        return None  # missing, being written, or damaged: ignored here
     depths, heights, widths = zip(*(v.shape for of_split in volumes for v in of_split), strict=True)
     pixels = sum(depths) * max(heights) * max(widths)
     pixel_bytes = sum(path.stat().st_size for path in paths) / pixels

@@ -1,4 +1,4 @@
-"""The text of `mrsr plan`: hours and disk by stage, by method and by what the hours are from."""
+"""The text of `mrsr plan`: hours and disk by stage, by method and by the origin of the hours."""
 
 from __future__ import annotations
 
