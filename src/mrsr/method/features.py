@@ -43,6 +43,7 @@ from mrsr.compute import Machine
 from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.method import distances
+from mrsr.models.autoencoder import prepare
 from mrsr.models.unetr import Encoder2d, build, collapse
 from mrsr.params.schema import Features
 from mrsr.resampling import bicubic
@@ -121,9 +122,8 @@ def load(
 def _read(name: str, path: Path, machine: Machine, seed: int | None) -> nn.Module:
     """A network of a checkpoint; with a seed, its shape alone, and random weights."""
     network: nn.Module
+    also: dict[str, Any]
     if name == "vit":
-        pass
-
         network, also = load_encoder(path, machine.device), {"dimensions": 2}
     else:
         network, also = checkpoint.network(path, machine.device), {"start": "random"}
@@ -152,8 +152,6 @@ def codes(
     if "vit" in wanted:
         found["vit"] = frozen.networks["vit"](image, frozen.settings.vit_layers)
     if "autoencoder" in wanted:
-        from mrsr.models.autoencoder import prepare
-
         image = prepare(image, size, frozen.settings.autoencoder_size)
         structure, texture = frozen.networks["autoencoder"].encode(image)
         found |= {"structure": structure.flatten(1), "texture": texture.flatten(1)}
@@ -195,8 +193,6 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     Raises:
         UserError: the file cannot be read, or is not a checkpoint of a ViT.
     """
-    from mrsr import checkpoint
-
     found = checkpoint.load(path)
     if found.model_name != "unetr":
         raise UserError(

@@ -164,7 +164,7 @@ def _deliver(slices: Slices, images: Tensor) -> Tensor:
 
 def whole(
     slices: Slices, *, batch: int = 16, limit: int = 0, only: int | None = None
-) -> Iterator[tuple[Piece, *tuple[Tensor, ...]]]:
+) -> Iterator[tuple[Piece, Tensor, Tensor, *tuple[Tensor, ...]]]:
     """Whole slices, volume by volume: (piece, LR (n, 1, h, w), HR (n, 1, s*h, s*w)), n <= batch.
 
     The second image follows where there is one, as in `batch`. All are float32 on the device and
@@ -193,7 +193,8 @@ def whole(
                 image.index_select(0, rows)[:, : height * f, : width * f].contiguous()
                 for image, f in zip([lr, hr, *second], factors, strict=True)
             ]
-            yield piece, *(_deliver(slices, image) for image in images)
+            lr, hr, *second = (_deliver(slices, image) for image in images)
+            yield piece, lr, hr, *second
 
 
 def seen(slices: Slices, lr: Tensor, second: Sequence[Tensor]) -> tuple[Tensor, ...]:

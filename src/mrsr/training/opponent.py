@@ -89,7 +89,7 @@ def update(
     network = opponent.discriminator
     opponent.optimizer.zero_grad()
     scores = torch.zeros(len(TERMS), dtype=machine.dtype, device=machine.device)
-    for fake_part, real_part, portion in compute.micro_batches(fake, real, job.micro_batch):
+    for fake_part, real_part, portion, *_ in compute.micro_batches(fake, real, job.micro_batch):
         with machine.autocast():
             total, terms = discriminator_terms(network, real_part, fake_part, opponent.settings.r1)
         (total * portion).backward()

@@ -35,10 +35,11 @@ def seed(value: int, rank: int = 0) -> None:
 
 def random_states() -> dict[str, Any]:
     """States of all generators as tensors, tuples and numbers (readable by weights_only)."""
-    kind, keys, *rest = np.random.get_state()
+    numbers = np.random.get_state(legacy=False)
+    kind, inner = numbers["bit_generator"], numbers["state"]
     return {
         "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), *rest],
+        "numpy": [kind, inner["key"].tolist(), inner["pos"], numbers["has_gauss"], numbers["gauss"]],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }

@@ -98,7 +98,7 @@ def train(settings: Autoencoder, stores: dict[str, Path], out: Path) -> None:
             real, fake = [], []
 
             # encoder and decoder: forward, loss, backward
-            for lr_part, hr_part, portion in compute.micro_batches(lr, hr, settings.micro_batch):
+            for lr_part, hr_part, portion, *_ in compute.micro_batches(lr, hr, settings.micro_batch):
                 with machine.autocast():
                     each, made = disentangling.terms(
                         network, lr_part, hr_part, acting, settings.patch_n, logits

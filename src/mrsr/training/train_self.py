@@ -108,7 +108,7 @@ def train_step(
     optimizers.set_scheduled_rate(optimizer, settings, step + 1)
     optimizer.zero_grad()
     terms = torch.zeros(len(weights) + 1, dtype=machine.dtype, device=machine.device)
-    for lr_part, hr_part, portion in compute.micro_batches(lr, hr, settings.micro_batch):
+    for lr_part, hr_part, portion, *_ in compute.micro_batches(lr, hr, settings.micro_batch):
         with machine.autocast():
             sr, _ = models.outputs(network(lr_part))
         total, each = losses.weighted(weights, sr.to(hr.dtype), hr_part)
@@ -166,7 +166,7 @@ def pairs_of(lr: Tensor, settings: SuperResolution, volume: Any = None) -> holdi
         device=lr.device,
         place="device",
         dtype=torch.float32,
-        canvas=tuple(fine.shape[1:]),
+        canvas=(fine.shape[1], fine.shape[2]),
         sizes=np.tile([height, width], (count, 1)),
         volume=np.zeros(count, dtype=int),
         position=np.arange(count),
