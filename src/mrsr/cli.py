@@ -211,9 +211,7 @@ def enhance(
     """Enhance a scan with a trained network."""
     from mrsr.scan.enhance import enhance as run
 
-    run(
-        scan, out, model, scale=scale, device=device, batch=batch, overwrite=overwrite, guide=guide
-    )
+    run(scan, out, model, scale=scale, device=device, batch=batch, overwrite=overwrite, guide=guide)
     print(out)
 
 

@@ -16,12 +16,14 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import random
 import signal
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
@@ -130,6 +132,13 @@ def start(settings: Wanted) -> Machine:
         rank=rank,
         world=world,
     )
+
+
+def seed(value: int, rank: int = 0) -> None:
+    """Seed every generator; networks are built with rank 0's seed on all processes."""
+    random.seed(value + rank)
+    np.random.seed((value + rank) % 2**32)
+    torch.manual_seed(value + rank)  # all GPUs too
 
 
 def _end_with_launcher() -> None:

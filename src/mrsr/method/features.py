@@ -96,7 +96,7 @@ def digests(terms: dict[str, float], paths: Paths) -> dict[str, str]:
 
 def load(
     terms: dict[str, float],
-    settings: Features,
+    settings: Features | None,
     paths: Paths,
     machine: Machine,
     seed: int,
@@ -104,12 +104,13 @@ def load(
     """The frozen networks that the terms need, in evaluation mode, their weights without gradient.
 
     Args:
-        settings: the table `features`, complete. paths: checkpoint of each network by its name.
+        settings: the table `features`; None for its defaults. paths: checkpoint of each network by its name.
         seed: of the weights of the networks in `settings.random`.
 
     Raises:
         UserError: a setting has an unknown value, or a checkpoint is not one of that network.
     """
+    settings = settings or Features()
     networks: dict[str, Any] = {}
     with torch.random.fork_rng(devices=[]):  # what is built after them is the same without them
         for name in needed(terms):

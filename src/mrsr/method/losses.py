@@ -22,7 +22,6 @@ from mrsr.errors import UserError
 from mrsr.method import distances, features
 from mrsr.method.adversarial import frozen, generator_loss
 
-
 Part = TypeVar("Part")
 
 
@@ -145,6 +144,19 @@ def weighted(
 def pixel(weights: dict[str, float]) -> dict[str, float]:
     """The terms that compare pixels: those that act during a warm-up."""
     return {name: weight for name, weight in weights.items() if name not in LEARNED}
+
+
+def warmup(weights: dict[str, float], steps: int) -> int:
+    """Steps, of those asked for, in which pixel terms act alone; 0 where no other term acts.
+
+    Raises:
+        UserError: there is no pixel term.
+    """
+    if not learned(weights):
+        return 0
+    if steps and not pixel(weights):
+        raise UserError("adversarial.warmup needs a pixel loss, such as l1: 1; or set it to 0")
+    return steps
 
 
 def validated(weights: dict[str, float]) -> dict[str, float]:

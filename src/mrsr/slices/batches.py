@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor
 from mrsr.compute import Machine
 from mrsr.errors import UserError
 from mrsr.params.jobs import SuperResolution
-from mrsr.slices.holding import Piece, Slices, _fetch
+from mrsr.slices.holding import Piece, Slices, _fetch, load
 
 
 def _usable_slices(slices: Slices, patch: int) -> np.ndarray:
@@ -127,6 +128,19 @@ def batch(
         turn = torch.from_numpy(chance[:, 4] < 0.5).to(hr.device)[:, None, None]
         cut = [torch.where(turn, image.mT, image) for image in cut]
     return [_deliver(slices, image) for image in cut]
+
+
+def load_for(settings: SuperResolution, path: Path, machine: Machine, guide: Path | None) -> Slices:
+    """A store as a super-resolution training wants it. guide: folder of the guides' stores."""
+    return load(
+        path,
+        scale=settings.scale,
+        degradation=settings.degradation,
+        device=machine.device,
+        place=settings.place,
+        guide=guide / path.name if guide else None,
+        acceleration=settings.acceleration,
+    )
 
 
 def draw(slices: Slices, settings: SuperResolution, step: int, machine: Machine) -> list[Tensor]:

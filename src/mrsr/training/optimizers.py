@@ -19,7 +19,11 @@ def optimizer_for(network: nn.Module, settings: Optimizer) -> torch.optim.Optimi
     Decoupled decay shrinks weights by lr * decay (AdamW); coupled decay is added to the gradient,
     the literal reading of "Adam with a weight decay" in section 4.1.
     """
-    common: dict[str, Any] = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+    common: dict[str, Any] = {
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
     if settings.name == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=settings.betas[0], **common)
     if settings.name == "rmsprop":
