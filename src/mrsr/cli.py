@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,6 +159,7 @@ def tables(
     if show:
         making.print_table(folder)
         return
+    records: Sequence[Path | dict[str, Any]]
     if from_mlflow:
         from mrsr.tracking import delivery
 
@@ -229,8 +231,7 @@ def enhance(
     """Enhance a scan with a trained network."""
     from mrsr.scan.enhance import enhance as run
 
-    given = {"scale": scale, "device": device, "batch": batch, "overwrite": overwrite}
-    run(scan, out, model, **given, guide=guide)
+    run(scan, out, model, scale=scale, device=device, batch=batch, overwrite=overwrite, guide=guide)
     print(out)
 
 

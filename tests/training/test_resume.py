@@ -23,7 +23,7 @@ import numpy as np
 import pytest
 import torch
 
-from mrsr import checkpoint
+from mrsr import checkpoint, compute
 from mrsr.compute import Machine
 from mrsr.errors import INTERRUPTED
 from mrsr.method import losses
@@ -300,7 +300,7 @@ def test_a_state_cannot_execute_code(folder: Path, capfd: pytest.CaptureFixture[
 
 def test_random_states_survive(tmp_path: Path) -> None:
     machine = Machine(torch.device("cpu"))
-    resume.seed(3)
+    compute.seed(3)
     random.random(), np.random.rand(), torch.rand(1)
     resume.save(tmp_path, machine, step=1, digest="d", parts={})
     expected = (random.random(), np.random.rand(), torch.rand(1).item())

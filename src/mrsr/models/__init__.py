@@ -63,6 +63,18 @@ def build(name: str, scale: int, options: dict[str, Any]) -> Any:
         ) from None
 
 
+def trainable(name: str, scale: int, options: dict[str, Any]) -> Any:
+    """Build a network that has weights to train.
+
+    Raises:
+        UserError: it has none; or as `build`.
+    """
+    network = build(name, scale, options)
+    if not any(True for _ in network.parameters()):
+        raise UserError(f"model '{name}' has nothing to train; evaluate it directly")
+    return network
+
+
 def check_guide(name: str, given: bool) -> None:
     """Check that a guide is given exactly if the network needs one.
 

@@ -36,10 +36,13 @@ def _tree(path: Path) -> ast.Module:
 def _literal(path: Path, name: str) -> Any:
     """The value of a module-level literal, without running the module."""
     for node in _tree(path).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-        if isinstance(target, ast.Name) and target.id == name:
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        else:
+            continue
+        if [target.id for target in targets if isinstance(target, ast.Name)] == [name]:
             return node.value
     return None
 
@@ -97,7 +100,7 @@ def loss_names() -> list[str]:
     node = _literal(path, "LOSSES") if path else None
     if not isinstance(node, ast.Dict):
         return []
-    return [key.value for key in node.keys if isinstance(key, ast.Constant)]
+    return [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
 
 
 def check_source(name: str, given: dict[str, Any]) -> None:

@@ -49,7 +49,7 @@ class Bound:
         given = {"gt": self.above, "ge": self.least, "le": self.most}
         bounds: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         if source is int:
-            whole = {key: int(value) for key, value in bounds.items()}
+            whole: dict[str, Any] = {key: int(value) for key, value in bounds.items()}
             return core_schema.int_schema(strict=True, **whole)
         number = core_schema.float_schema(allow_inf_nan=False, **bounds)
         return core_schema.no_info_before_validator_function(_no_bool, number)
@@ -142,7 +142,7 @@ def _build(kind: Any, value: Any, where: str, strict: bool) -> Any:
             )
             for key, item in value.items()
         }
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where, strict)
     if kind is Any:
         return value

@@ -13,7 +13,7 @@ import torch
 
 from mrsr import resampling
 from mrsr.errors import UserError
-from mrsr.scan.enhance import check_output, write_scan
+from mrsr.scan.output import check_output, write_scan
 
 
 def coarsen(
