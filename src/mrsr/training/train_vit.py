@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from mrsr import checkpoint, compute, files
+from mrsr import checkpoint, compute, files, models
 from mrsr.errors import UserError, guarded
 from mrsr.files import alone
 from mrsr.method import features, pretexts, segmentation
@@ -148,7 +148,7 @@ def _unetr(
 ) -> tuple[nn.Module, dict[str, Any], dict[str, str]]:
     """The network, the options that build it, and what identifies the user's weights."""
     options = {**plain(settings.network), "classes": settings.classes, "dimensions": 3}
-    network = unetr.build(**options)
+    network = models.build("unetr", 1, options)
     if machine.first:
         _users_weights(settings, folder)  # the others find what the first one brought
     compute.wait(machine)
