@@ -41,6 +41,7 @@ from mrsr.models.layers import Divisible, full
 from mrsr.params.typed import Bound, Positive
 from mrsr.resampling import bicubic
 
+SCALES = (1, 2, 3, 4, 8)  # whatever the scale: it works on the HR grid
 MULTIPLE = 16  # four poolings
 EPSILON = 1e-7  # of a variance
 POOLINGS = {"mean": F.avg_pool2d, "max": F.max_pool2d}

@@ -35,7 +35,7 @@ from mrsr.models.layers import Divisible
 from mrsr.params.typed import Bound, Positive
 from mrsr.resampling import bicubic, pad_to
 
-SCALES = (1, 2, 3, 4, 8)  # of the networks that use it; its own is 1
+SCALES = (1, 2, 3, 4, 8)  # whatever the scale: it has none
 PATCH: Literal[16] = 16
 Side = Annotated[int, Bound(least=PATCH), Divisible(PATCH)]
 # parts of MONAI's encoder that get no gradient: missing from older versions' weights, or stored

@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from mrsr.errors import UserError
+from mrsr.params.jobs import Preset
+from mrsr.params.typed import build
 from mrsr.tables.formats import Table
 from mrsr.tables.published import paper
 
@@ -21,7 +23,7 @@ def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, 
     Raises:
         UserError: metric presets differ, or the test subjects of one dataset.
     """
-    from mrsr.metrics.definitions import describe, preset  # scipy: only where a caption is written
+    from mrsr.metrics.definitions import describe  # scipy: only where a caption is written
 
     presets = {json.dumps(r["preset"], sort_keys=True): r["preset"] for r in shown.values()}
     if len(presets) > 1:
@@ -29,7 +31,7 @@ def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, 
         raise UserError(
             f"{table.name} mixes metric presets ({given}); evaluate all methods with one preset"
         )
-    lines = [describe(preset(value)) for value in presets.values()]
+    lines = [describe(build(Preset, value, strict=False)) for value in presets.values()]
     lines += _effort(shown, dict(zip(table.cells["method"], table.cells["label"], strict=True)))
     for dataset, name in datasets.items():
         found = [record for key, record in shown.items() if key[0] == dataset]
