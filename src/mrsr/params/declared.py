@@ -13,6 +13,8 @@ from typing import Any
 
 from mrsr.plugins import PACKAGE_FOLDERS
 
+NAMED = (ast.FunctionDef, ast.ClassDef)
+
 
 def at(path: str, problem: str, known: Any = None) -> ValueError:
     """The error for a dotted path of params.yaml, with the valid names."""
@@ -61,11 +63,22 @@ def model_options(name: str) -> list[str] | None:
     path = _package_file("models", name)
     if path is None:
         return None
-    for node in _tree(path).body:
-        if isinstance(node, ast.FunctionDef) and node.name == "build":
-            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
-            return [*names[1:], *(a.arg for a in node.args.kwonlyargs)]
-    return []
+    build = _build(path)
+    if build is None:
+        return []
+    names = [a.arg for a in (*build.args.posonlyargs, *build.args.args) if a.arg != "self"]
+    return [*names[1:], *(a.arg for a in build.args.kwonlyargs)]
+
+
+def _build(path: Path) -> ast.FunctionDef | None:
+    """The function `build` of a module, or the `__init__` of the class that it names."""
+    body = {node.name: node for node in _tree(path).body if isinstance(node, NAMED)}
+    alias = _literal(path, "build")
+    found = body.get(alias.id if isinstance(alias, ast.Name) else "build")
+    if isinstance(found, ast.ClassDef):
+        inner = (node for node in found.body if isinstance(node, ast.FunctionDef))
+        return next((node for node in inner if node.name == "__init__"), None)
+    return found
 
 
 def model_scales(name: str) -> tuple[int, ...]:
@@ -85,13 +98,7 @@ def model_is_guided(name: str) -> bool:
 def model_names() -> list[str]:
     """The files in models/ that build a network."""
     files = (file for root in PACKAGE_FOLDERS for file in (root / "models").glob("[a-z]*.py"))
-    return sorted(
-        file.stem
-        for file in files
-        if any(
-            isinstance(node, ast.FunctionDef) and node.name == "build" for node in _tree(file).body
-        )
-    )
+    return sorted(file.stem for file in files if _build(file) is not None)
 
 
 def loss_names() -> list[str]:

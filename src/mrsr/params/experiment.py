@@ -9,7 +9,7 @@ from typing import Any
 from mrsr.params import jobs
 from mrsr.params.declared import at, model_scales, source_settings
 from mrsr.params.methods import ResolvedMethod, entry_of, merge, resolve
-from mrsr.params.schema import PRESETS, Experiment, Params
+from mrsr.params.schema import Experiment, Params
 from mrsr.params.typed import build, plain
 
 Entries = Mapping[str, Mapping[str, Any]]
@@ -216,9 +216,8 @@ class Resolved:
 
     def preset(self, name: str = "") -> jobs.Preset:
         """The metric convention of the experiment, or the one of this name."""
-        name = name or self.params.metrics.preset
-        preset = {**PRESETS, **self.params.metrics.presets}[name]
-        return jobs.Preset(name=name, **_shared(preset, jobs.Preset))
+        metrics = self.params.metrics
+        return jobs.preset(name or metrics.preset, metrics.presets)
 
     def evaluation(self, dataset: str, scale: int, method: str) -> jobs.Evaluation:
         """Settings of an evaluation."""

@@ -15,7 +15,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 T = TypeVar("T")
@@ -131,6 +131,8 @@ def _build(kind: Any, value: Any, where: str, strict: bool) -> Any:
         if not any(value == known and type(value) is type(known) for known in arguments):
             raise _wrong(where, f"must be one of {', '.join(map(str, arguments))}, not {value}")
         return value
+    if origin is Sequence:
+        origin, arguments = tuple, (*arguments, ...)
     if origin in (tuple, list):
         return _sequence(origin, arguments, value, where, strict)
     if origin is dict:

@@ -34,17 +34,20 @@ PERCENTILE = 99.9  # the intensity that becomes 1, where the checkpoint does not
 
 
 def enhance(
-    input: Path,
-    output: Path,
+    input: Path | str,
+    output: Path | str,
     model: Path | str,
     *,
     scale: int = 0,
     device: str = "auto",
     batch: int = 8,
     overwrite: bool = False,
-    guide: Path | None = None,
+    guide: Path | str | None = None,
 ) -> None:
     """Super-resolve a NIfTI scan of any orientation.
+
+        from mrsr import enhance
+        enhance("scan.nii.gz", "finer.nii.gz", "best.pt")
 
     Args:
         input: a 3D `.nii` or `.nii.gz` file.
