@@ -10,10 +10,10 @@ from typing import Any
 
 from torch import nn
 
-from mrsr import checkpoint, compute, files
+from mrsr import checkpoint, compute, files, models
 from mrsr.errors import UserError
 from mrsr.method import features
-from mrsr.models.unetr import Encoder2d, build, load_weights
+from mrsr.models.unetr import Encoder2d, load_weights
 from mrsr.params.jobs import Pretext, Segmentation
 from mrsr.params.typed import plain
 from mrsr.raw import download
@@ -26,7 +26,7 @@ def unetr(
 ) -> tuple[nn.Module, dict[str, Any], dict[str, str]]:
     """The network, the options that build it, and what identifies the user's weights."""
     options = {**plain(settings.network), "classes": settings.classes, "dimensions": 3}
-    network = build(**options)
+    network = models.build("unetr", 1, options)
     if machine.first:
         _users_weights(settings, folder)  # the others find what the first one brought
     compute.wait(machine)
