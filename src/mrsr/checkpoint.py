@@ -1,9 +1,9 @@
-"""A checkpoint: weights, the settings that built them, and where they come from.
+"""A checkpoint: weights, the settings that built them, and their provenance.
 
 Nothing else is needed to load one: `network("best.pt")` gives the network ready for use. Files are
 read with `weights_only=True`, so a file from elsewhere cannot execute code; what does not look
-like a checkpoint is refused in one line. The same weights and settings give the same bytes. A
-SHA-256 of all content lies inside and is checked: torch reads over flipped bits without a word.
+like a checkpoint is refused in one line. The same weights and settings give the same bytes. The
+file includes a SHA-256 of its content, which is checked: torch alone loads flipped bits silently.
 
 By hand: `python -m mrsr.checkpoint best.pt` prints everything but the weights.
 """

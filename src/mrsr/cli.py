@@ -26,7 +26,7 @@ from mrsr.commands.options import (
     SettingsText,
 )
 from mrsr.commands.workflow import commands
-from mrsr.errors import UserError, guarded
+from mrsr.errors import BAD_INPUT, UserError, guarded
 
 app = typer.Typer(
     name="mrsr",
@@ -71,6 +71,26 @@ def params(
         print(json.dumps(resolved, indent=2))
     else:
         print(yaml.safe_dump(resolved, sort_keys=False, width=100), end="")
+
+
+@app.command()
+def experiments(
+    own: Annotated[list[Path] | None, typer.Argument(help="Experiment files of your own.")] = None,
+    file: ParamsFile = PARAMS,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, not a table.")] = False,
+) -> None:
+    """List the experiments: what each runs, the data it needs, how long it took and on what."""
+    from mrsr.commands import experiments as listing
+
+    found, problems = listing.entries(file, own or [])
+    if as_json:
+        print(json.dumps(found, indent=2))
+    elif found:
+        listing.show(found)
+    for problem in problems:
+        print(f"mrsr: error: {problem}", file=sys.stderr)
+    if problems:
+        raise typer.Exit(BAD_INPUT)
 
 
 @app.command()

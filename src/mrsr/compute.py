@@ -1,7 +1,7 @@
 """What every training shares: device, precision, processes, schedule, gradients, signals.
 
-Functions that a straight-line loop calls (`train_sr.py` reads from top to bottom); the loop itself
-is never in here. State on disk is `resume.py`, the log and the progress lines are `log.py`.
+Functions that a straight-line loop calls (`train_sr.py` reads from top to bottom); this file
+contains no loop. State on disk is `resume.py`, the log and the progress lines are `log.py`.
 
 Processes: one per GPU, started by `launch.py` (gloo on the CPU). The batch is the global one: each
 process takes its share of it, so the learning rate stays as it is. Gradients are averaged in one
@@ -34,7 +34,7 @@ PATIENCE = timedelta(minutes=60)
 
 
 class LostProcess(UserError):
-    """Another process of the training ended; this one cannot go on alone."""
+    """Another process of the training ended, so this one cannot continue."""
 
     exit_code = 1
 

@@ -1,4 +1,4 @@
-"""Whole files or none: temporary name, then rename; checksums; one writer per folder."""
+"""Write files completely or not at all (temporary name, then rename); checksums; folder locks."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def full_disk_told(path: str | Path) -> Iterator[None]:
 
 
 def reserve(path: str | Path, start: int, size: int) -> None:
-    """Have the disk set `size` bytes of a file aside, from byte `start` on.
+    """Reserve disk space for `size` bytes of a file, starting at byte `start`.
 
     HDF5 finds a full disk when it closes its file, and may crash there: who reserves first, writes
     into space that is there.

@@ -20,7 +20,7 @@ PACKAGE_FOLDERS = (Path(__file__).resolve().parent, *PLUGINS)
 
 
 def check_plugins() -> None:
-    """Refuse a folder of MRSR_PLUGINS that is not there, or has nothing to add, by a `UserError`.
+    """Raise a `UserError` for a folder of MRSR_PLUGINS that is missing or adds nothing.
 
     Not done on import: there, it would be a traceback instead of a line.
     """

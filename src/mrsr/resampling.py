@@ -1,8 +1,8 @@
 """HR -> LR, one implementation for training, evaluation, enhancement and tests (section 4.1).
 
 `bicubic` is MATLAB's imresize (Keys, 1981, a = -0.5): antialiased when it shrinks, symmetric
-borders. It also enlarges, so the bicubic row of the tables and the generator's skip use the very
-same kernel. torch's own interpolate has a = -0.75 without antialiasing and other borders with it.
+borders. It also upsamples, so the method bicubic and the generator's skip use the same
+kernel. torch's own interpolate has a = -0.75 without antialiasing and other borders with it.
 
 `kspace` keeps the central part of k-space, as a shorter acquisition of the same field of view does.
 
@@ -121,7 +121,7 @@ def kspace_crop(x: Tensor, scale: int) -> Tensor:
 
 
 def check(scale: int, kind: str) -> None:
-    """Refuse a scale or a kind of degradation that there is not, with a `UserError`."""
+    """Raise a `UserError` for an unknown scale or kind of degradation."""
     if scale not in SCALES:
         raise UserError(f"scale {scale} is not one of {', '.join(map(str, SCALES))}")
     if kind not in KINDS:
@@ -163,7 +163,7 @@ def sampled_lines(width: int, acceleration: int) -> Tensor:
 
 
 def undersample(lr: Tensor, acceleration: int) -> Tensor:
-    """LR magnitude images (..., h, w) as an acquisition of fewer k-space lines shows them, aliased.
+    """Undersample LR magnitude images (..., h, w) in k-space; the result is aliased.
 
     Lines are columns of the 2D Fourier transform; what was not sampled is zero. 1 changes nothing.
     """

@@ -1,43 +1,26 @@
-"""Adding a method, a dataset, an ablation, a loss and a metric is what the documentation says.
+"""Adding a dataset, a network, a loss, a number, an ablation and an experiment by hand.
 
-Run: pytest -m slow tests/test_adding.py
+Each touches only the files that its page in docs/howto names, takes no line away, and acts.
+
+Run: pytest -m slow tests/workflow/test_adding.py
 """
 
 from __future__ import annotations
 
-import re
+import json
+import math
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import yaml
 
-from project import copy_project, edit_params, run, snakemake
+from project import commit, copy_project, run, snakemake
 
 pytestmark = pytest.mark.slow
 
-METHOD = '''"""A toy: one convolution on the enlarged image."""
-
-from torch import Tensor, nn
-
-from mrsr.resampling import upsample
-
-
-class Toy(nn.Module):
-    def __init__(self, scale: int, width: int) -> None:
-        super().__init__()
-        self.scale = scale
-        self.layer = nn.Conv2d(1, 1, width, padding=width // 2)
-
-    def forward(self, lr: Tensor) -> Tensor:
-        fine = upsample(lr, self.scale)
-        return fine + self.layer(fine)
-
-
-def build(scale: int, width: int = 3) -> nn.Module:
-    return Toy(scale, width)
-'''
-
-DATASET = '''"""A toy: blobs made on the spot."""
+DATASET = '''"""A toy: noise made on the spot."""
 
 import numpy as np
 
@@ -61,74 +44,233 @@ def list_volumes(folder, settings, contrast):
 
 
 def read_volume(ref):
-    return Volume(
-        stored=np.load(ref.path), affine=np.eye(4), voxel_size=(1.0, 1.0, 1.0),
-        subject=ref.subject, contrast=ref.contrast, organ=ref.organ,
-    )
+    values = np.load(ref.path)
+    return Volume(stored=values, affine=np.eye(4), voxel_size=(1.0, 1.0, 1.0), **ref.names)
 '''
 
-ENTRIES = {
-    "data": {
-        "sources": {"toy": {"subjects": 3}},
-        "datasets": {
-            "toy_t1": {
-                "source": "toy", "contrast": "T1", "organ": "toy", "split": {"kind": "source"}
-            }
-        },
-    },
-    "methods": {
-        "toy": {"losses": {"halves": 1}, "options": {"width": 5}},
-        "narrow": {"like": "toy", "kind": "ablation", "options": {"width": 1}},
-    },
-    "experiments": {
-        "toys": {
-            "description": "what was added",
-            "grid": [{"datasets": ["toy_t1"], "scales": [2, 3], "methods": ["toy", "narrow"]}],
-            "tables": {"table1": ["toy_t1"]},
-            "set": {
-                "sr": {
-                    "steps": 2, "batch": 2, "micro_batch": 0, "patch": 24, "validate_every": 2,
-                    "validation_slices": 2,
-                },
-                "tracking": {"enabled": False},
-            },
+NETWORK = '''"""A toy: one convolution on the upsampled image."""
+
+from torch import Tensor, nn
+
+from mrsr.resampling import upsample
+
+
+class MyNet(nn.Module):
+    def __init__(self, scale: int, width: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.layer = nn.Conv2d(1, 1, width, padding=width // 2)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        fine = upsample(lr, self.scale)
+        return fine + self.layer(fine)
+
+
+def build(scale: int, *, width: int = 3) -> nn.Module:
+    return MyNet(scale, width)
+'''
+
+LOSS = '''def charbonnier(sr: Tensor, hr: Tensor, context: Context | None = None) -> Tensor:
+    """Mean of sqrt(d^2 + 1e-6), a smooth L1."""
+    return ((sr - hr) ** 2 + 1e-6).sqrt().mean()
+
+
+'''
+
+EXPERIMENT = {
+    "description": "what was added",
+    "about": "not measured",
+    "grid": [
+        {
+            "datasets": ["mysource_t1"],
+            "scales": [2],
+            "methods": ["mynet", "mynet_loss", "mynet_noise", "mynet_narrow"],
         }
+    ],
+    "tables": {"table1": ["mysource_t1"]},
+    "set": {
+        "sr": {
+            "steps": 2, "batch": 2, "micro_batch": 0, "patch": 24, "schedule": {"warmup": 0},
+            "validate_every": 2, "validation_slices": 2, "log_every": 1, "checkpoint_every": 2,
+        },
+        "tracking": {"enabled": False},
     },
 }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Addition:
+    """What somebody types: new files, and lines to insert before a line of an existing file."""
+
+    page: str
+    new: dict[str, str] = field(default_factory=dict)
+    inserted: dict[str, list[tuple[str, str]]] = field(default_factory=dict)  # (text, before)
+
+
+def method(entry: str, text: str) -> tuple[str, str]:
+    """An entry of `methods:`, before the ablations of the paper's method."""
+    return (f"  {entry}: {text}\n", "  no_structure:\n")
+
+
+ADDITIONS = {
+    "dataset": Addition(
+        "add-a-dataset.md",
+        new={"src/mrsr/datasets/mysource.py": DATASET},
+        inserted={
+            "params.yaml": [
+                ("    mysource: {subjects: 3}\n", "    phantom:\n"),
+                (
+                    "    mysource_t1:\n      {source: mysource, contrast: T1, organ: toy, "
+                    "split: {kind: source}}\n",
+                    "    phantom_t1: &phantom\n",
+                ),
+            ]
+        },
+    ),
+    "network": Addition(
+        "add-a-method.md",
+        new={"src/mrsr/models/mynet.py": NETWORK},
+        inserted={"params.yaml": [method("mynet", "{losses: {l1: 1}, options: {width: 5}}")]},
+    ),
+    "ablation": Addition(
+        "add-an-ablation.md",
+        inserted={
+            "params.yaml": [
+                method("mynet_narrow", "{like: mynet, kind: ablation, options: {width: 1}}")
+            ]
+        },
+    ),
+    "loss": Addition(
+        "add-a-loss.md",
+        inserted={
+            "src/mrsr/method/losses.py": [
+                (LOSS, "LOSSES: dict"),
+                ('    "charbonnier": charbonnier,\n', '    "l1": l1,\n'),
+            ],
+            "params.yaml": [
+                method("mynet_loss", "{like: mynet, kind: control, losses: {charbonnier: 0.5}}")
+            ],
+        },
+    ),
+    "number": Addition(
+        "add-a-number.md",
+        inserted={
+            "src/mrsr/params/schema/trainings.py": [
+                (
+                    '    noise: AtLeast = 0.0\n    """Deviation of noise on LR patches."""\n',
+                    "    validation_slices: Count\n",
+                )
+            ],
+            "src/mrsr/training/train_sr.py": [
+                (
+                    "            lr = lr + settings.noise * torch.randn_like(lr)\n",
+                    "            rate = optimizers.set_scheduled_rate(",
+                )
+            ],
+            "params.yaml": [
+                method("mynet_noise", "{like: mynet, kind: control, train: {noise: 0.5}}")
+            ],
+        },
+    ),
+    "experiment": Addition(
+        "write-an-experiment.md",
+        new={"workflow/experiments/mine.yaml": yaml.safe_dump(EXPERIMENT, sort_keys=False)},
+    ),
+}
+
+
+def make(folder: Path, addition: Addition) -> None:
+    """Type an addition into a copy of the project."""
+    for name, text in addition.new.items():
+        assert not (folder / name).exists(), name
+        (folder / name).write_text(text)
+    for name, changes in addition.inserted.items():
+        text = (folder / name).read_text()
+        for line, before in changes:
+            assert text.count(f"\n{before}") == 1, (name, before)
+            text = text.replace(f"\n{before}", f"\n{line}{before}")
+        (folder / name).write_text(text)
+
+
 @pytest.fixture(scope="module")
 def added(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the project with everything added, a commit each, and the new experiment run."""
     folder = copy_project(tmp_path_factory.mktemp("added"))
-    package = folder / "src" / "mrsr"
-    (package / "models" / "toy.py").write_text(METHOD)
-    (package / "datasets" / "toy.py").write_text(DATASET)
-    edit_params(folder, ENTRIES)
-    # a loss: one function, and its entry in the table of the same file
-    losses = package / "losses.py"
-    text = losses.read_text()
-    start = re.search(r"^LOSSES\b[^\n]*= \{", text, re.MULTILINE)
-    assert start
-    function = "def halves(sr, hr, context=None):\n    return (sr - hr).abs().sqrt().mean()\n\n\n"
-    entry = f'{start.group()}\n    "halves": halves,'
-    losses.write_text(text[: start.start()] + function + entry + text[start.end() :])
+    for addition in ADDITIONS.values():
+        make(folder, addition)
+        commit(folder)
+    snakemake(folder, "all", "--config", "experiment=mine")
     return folder
 
 
-def test_the_chain_trains_and_tabulates_them(added: Path) -> None:
-    assert "halves" in run(added, "mrsr", "params", "--experiment", "toys").stdout
-    snakemake(added, "all", "--config", "experiment=toys")
-    table = pd.read_csv(added / "results/toys/tables/results.csv")
-    rows = set(zip(table["dataset"], table["scale"], table["method"], strict=True))
-    assert rows == {("toy_t1", s, m) for s in (2, 3) for m in ("toy", "narrow")}
-    assert table["psnr"].gt(0).all() and table["parameters"].isin([26, 2]).all()
+def first_terms(folder: Path, name: str) -> dict[str, float]:
+    """The loss terms that a training logs of its first step."""
+    log = folder / f"results/mine/checkpoints/mysource_t1/x2/{name}/log.jsonl"
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return next(line["metrics"] for line in lines if line.get("split") == "train")
 
 
-def test_an_option_that_the_new_method_lacks_is_refused(added: Path) -> None:
-    refused = run(added, "mrsr", "params", "-e", "nosuch", check=False)
-    assert refused.returncode == 2
+@pytest.mark.parametrize("what", ADDITIONS)
+def test_it_touches_only_what_its_page_names(added: Path, what: str) -> None:
+    number = len(ADDITIONS) - 1 - list(ADDITIONS).index(what)
+    stat = run(added, "git", "show", "--numstat", "--format=", f"HEAD~{number}").stdout
+    changed = {name: deleted for _, deleted, name in map(str.split, stat.splitlines())}
+    page = (added / "docs" / "howto" / ADDITIONS[what].page).read_text()
+    assert set(changed) == {*ADDITIONS[what].new, *ADDITIONS[what].inserted}
+    assert set(changed.values()) == {"0"}, "lines were taken away"
+    assert [name for name in changed if name not in page] == []
+
+
+def test_the_dataset_the_network_and_the_ablation_are_in_the_table(added: Path) -> None:
+    table = pd.read_csv(added / "results/mine/tables/results.csv")
+    cells = set(zip(table["dataset"], table["scale"], table["method"], strict=True))
+    assert cells == {("mysource_t1", 2, name) for name in EXPERIMENT["grid"][0]["methods"]}
+    parameters = dict(zip(table["method"], table["parameters"], strict=True))
+    assert (parameters["mynet"], parameters["mynet_narrow"]) == (26, 2)
+    assert table["psnr"].between(1, 100).all()
+
+
+def test_the_loss_acts_from_the_first_step(added: Path) -> None:
+    """Same seed, same batch: its first value is just above the L1 of the training without it."""
+    without, terms = first_terms(added, "mynet"), first_terms(added, "mynet_loss")
+    assert "charbonnier" not in without and terms["l1"] == without["l1"]
+    assert without["l1"] < terms["charbonnier"] < without["l1"] + 1e-3
+    assert terms["total"] == pytest.approx(terms["l1"] + 0.5 * terms["charbonnier"])
+    assert math.isclose(without["total"], without["l1"], rel_tol=1e-6)
+
+
+def test_the_number_acts_and_is_recorded(added: Path) -> None:
+    """Noise of half the intensity range must raise the first loss; without it nothing changes."""
+    assert first_terms(added, "mynet_noise")["l1"] > 1.05 * first_terms(added, "mynet")["l1"]
+    folder = added / "results/mine/settings/checkpoints/mysource_t1/x2"
+    noise = {
+        name: json.loads((folder / f"{name}.json").read_text())["noise"]
+        for name in ("mynet", "mynet_noise")
+    }
+    assert noise == {"mynet": 0.0, "mynet_noise": 0.5}
+
+
+def test_the_experiment_is_listed(added: Path) -> None:
+    found = json.loads(run(added, "mrsr", "experiments", "--json").stdout)
+    (mine,) = [entry for entry in found if entry["name"] == "mine"]
+    assert mine["sources"] == ["mysource"] and mine["runs"] == {"mysource_t1": {"2x": 4}}
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong", "message"),
+    [
+        ("options: {width: 5}", "options: {wide: 5}", "methods.mynet.options.wide"),
+        ("{charbonnier: 0.5}", "{charbonier: 0.5}", "methods.mynet_loss.losses.charbonier"),
+        ("train: {noise: 0.5}", "train: {noise: -1}", "methods.mynet_noise.train.noise"),
+        ("mysource: {subjects: 3}", "mysource: {people: 3}", "data.sources.mysource.people"),
+    ],
+)
+def test_a_slip_in_what_was_added_is_one_line(
+    added: Path, right: str, wrong: str, message: str
+) -> None:
     text = (added / "params.yaml").read_text()
-    (added / "wrong.yaml").write_text(text.replace("width: 5", "wide: 5"))
-    refused = run(added, "mrsr", "params", "-e", "toys", "--params", "wrong.yaml", check=False)
+    assert text.count(right) == 1
+    (added / "wrong.yaml").write_text(text.replace(right, wrong))
+    refused = run(added, "mrsr", "params", "-e", "mine", "--params", "wrong.yaml", check=False)
     assert refused.returncode == 2
-    assert "methods.toy.options.wide" in refused.stdout
+    assert message in refused.stdout and len(refused.stdout.splitlines()) == 1

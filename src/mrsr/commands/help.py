@@ -22,6 +22,7 @@ PANELS = {
         "score": ["mrsr score finer.nii.gz reference.nii.gz --preset slice"],
     },
     "An experiment": {
+        "experiments": ["mrsr experiments", "mrsr experiments mine.yaml --json"],
         "params": ["mrsr params --experiment demo", "mrsr params -e demo --json"],
         "methods": ["mrsr methods --scale 4", "mrsr methods --experiment demo --all"],
         "plan": [
@@ -42,7 +43,7 @@ PANELS = {
         "timings": ["mrsr timings", "mrsr timings --experiment demo --threads 1"],
         "sync": ["mrsr sync --experiment demo"],
         "adopt": ["mrsr adopt --experiment demo"],
-        "schema": ["mrsr schema --out params.schema.json"],
+        "schema": ["mrsr schema"],
     },
     "Inside the workflow": {
         "raw": ["mrsr raw phantom", "mrsr raw openms --workers 4"],

@@ -1,7 +1,7 @@
 """Adversarial losses on logits, for the super-resolution and the auto-encoder trainings.
 
-The printed losses are -log D(G(x)) for the generator (Eq. 4, 5, 21) and the usual cross-entropy
-for the discriminator (Goodfellow et al., NeurIPS 2014; not printed). With D = sigmoid(logit),
+The published losses are -log D(G(x)) for the generator (Eq. 4, 5, 21) and the usual cross-entropy
+for the discriminator (Goodfellow et al., NeurIPS 2014; not in the paper). With D = sigmoid(logit),
 -log D = softplus(-logit): the same value without the logarithm of a number that rounds to zero.
 
 R1 (Mescheder, Geiger, Nowozin, ICML 2018) is an optional penalty on the discriminator's gradient
@@ -44,7 +44,7 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
 
 
 def accuracy(logits: Tensor, *, real: bool) -> Tensor:
-    """Share of images that the discriminator tells right; 0.5 each when it cannot."""
+    """Share of images that the discriminator classifies correctly; 0.5 means guessing."""
     return ((logits > 0) if real else (logits <= 0)).float().mean()
 
 

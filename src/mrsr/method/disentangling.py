@@ -1,4 +1,4 @@
-"""Loss terms of the auto-encoder and the closeness of codes (section 3.3, Eq. 3 to 6).
+"""Loss terms of the auto-encoder and distances between codes (section 3.3, Eq. 3 to 6).
 
 Each image of a batch is x1 once, and x2 for the image half a batch away. The terms:
 
@@ -7,14 +7,14 @@ Each image of a batch is x1 once, and x2 for the image half a batch away. The te
 - `swap`: -log D(G(z_str of x1, z_tex of x2)) (Eq. 5);
 - `patch_swap`: the centre patch, n x n of LR (on the HR grid) and mn x mn of HR. LR structure with
   HR texture should give the LR patch, HR structure with LR texture the HR patch; mean absolute
-  errors, averaged. The paper describes it in words and prints no weight;
-- `consistency` (ours, 0 = as printed): the swapped image is encoded again, and its structure code
+  errors, averaged. The paper describes the term but gives no weight;
+- `consistency` (ours, 0 = as published): the swapped image is encoded again, and its structure code
   should be nearer its structure donor than its texture donor, its texture code the other way. The
   term is the mean of two shares d_own / (d_own + d_other), cosine distances: 0 when a code is its
-  own donor's, 0.5 when it is as near to the other's. A share has no unit, so codes gain nothing
-  from shrinking towards each other.
+  own donor's, 0.5 when it is as near to the other's. A share has no unit, so pulling all
+  codes together does not lower it.
 
-Eq. 3 prints a norm and no unit. A mean over pixels of intensities in 0...1 is about 0.01, and 0.7
+Eq. 3 has a norm but no unit. A mean over pixels of intensities in 0...1 is about 0.01, and 0.7
 times an adversarial loss then has ten times its gradient (measured on real T1W: reconstruction
 falls from 34.0 to 30.8 dB in 50 steps); a literal sum over 65,536 pixels would have a thousand
 times the adversarial one. `intensity_range` is the unit, 255 (grey levels) by default: it

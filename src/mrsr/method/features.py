@@ -1,27 +1,28 @@
 """Codes of frozen networks: what Eq. 7 and 8 compare (section 3.3).
 
-Two networks are trained beforehand and stay as they are: the vision transformer's encoder in 2D
-(`models/unetr.py`) and the disentangling auto-encoder (`models/autoencoder.py`). Both look at an
-image on the HR grid, whatever it was before: a LR image is enlarged by the bicubic kernel first.
-No gradient goes into their weights; it goes through them to the generator's image.
+Two networks are trained first and then frozen: the vision transformer's encoder in 2D
+(`models/unetr.py`) and the disentangling auto-encoder (`models/autoencoder.py`). Both take
+images on the HR grid; an LR image is upsampled with the bicubic kernel first. Gradients pass
+through them to the generator's image but not into their weights.
 
 The codes of the generator's image are compared with those of the `target`: the LR image ("lr", as
-printed) or the true image ("hr"). A bicubic enlargement has the very codes of its LR image, so
-with the printed target the terms alone ask for nothing better: hence the pixel term of `proposed`.
+published) or the true image ("hr"). A bicubically upsampled image has the same codes as its LR
+image, so with the published target the terms alone demand nothing better: hence the pixel term of
+`proposed`.
 The target's codes are computed once per image of a batch and without a graph.
 
 Settings are the table `features` (`DEFAULTS`), argued in docs/replication.md:
 
 - `vit_layers`: which hidden states, counted from 0 or from the end.
-- `vit_reduce`: `token` compares token by token; `pooled` the mean token, which hardly notices the
-  difference between a blurred and a sharp image; `centred` token by token, after the mean token
+- `vit_reduce`: `token` compares token by token; `pooled` the mean token, which barely
+  separates a blurred from a sharp image; `centred` token by token, after the mean token
   of the target is taken off both: what all tokens of an image share hides their differences.
 - `autoencoder_size`: 0 keeps the image's own size (padded to a multiple of 16; the structure code
   is then a quarter of that in each direction). 256 pads or crops it to 256x256 with zeros, the
   paper's input, and is for training on whole slices: a patch's step to the zeros around it would
   be most of its structure code, alike in both images of a pair, and the structure term and its
   gradient several times weaker (bench/autoencoder_canvas.py).
-- `random`: networks of the same shape with random weights, the control rows.
+- `random`: networks of the same shape with random weights, for the controls.
 - `validation_patches`: how many fixed patches the validation curves of these terms come from.
 - `gradient_norms_every`: steps between the logged norms of each term's gradient; 0 never.
 
@@ -47,7 +48,7 @@ from mrsr.models.unetr import Encoder2d, build, collapse
 from mrsr.params.schema import Features
 from mrsr.resampling import bicubic
 
-# the frozen network that a loss term looks through
+# the frozen network that a loss term uses
 NETWORKS = {"vit": "vit", "structure": "autoencoder", "texture": "autoencoder"}
 Paths = Mapping[str, Path | None]  # checkpoint of each network by its name
 REDUCTIONS = ("token", "pooled", "centred")
@@ -71,7 +72,7 @@ class Frozen:
 
 
 def needed(terms: dict[str, float]) -> list[str]:
-    """The frozen networks that these loss terms look through."""
+    """The frozen networks that these loss terms use."""
     return list(dict.fromkeys(NETWORKS[name] for name in terms if name in NETWORKS))
 
 

@@ -1,7 +1,7 @@
-"""How strongly each loss term pulls at the generator: the norm of its gradient.
+"""The norm of each loss term's gradient into the generator.
 
-A weight in front of a term says little where terms differ by orders of magnitude. These norms,
-unweighted, and their ratio to the pixel term's, say what a weight of 1 does.
+A weight alone says little if terms differ by orders of magnitude. The unweighted norms, and their
+ratio to the pixel term's, show the effect of a weight of 1.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Loss terms as functions, and their table, in one file.
 
 A term is `loss(sr, hr, context) -> scalar tensor`: the network's output and the true image, both
-(batch, 1, H, W) in normalised intensities, and a context with what else a term may look at. Pixel
-terms ignore the context, so it may be left out. A mean over the batch is what makes micro-batches
-add up: a term must be one.
+(batch, 1, H, W) in normalised intensities, and a context with everything else a term may use. Pixel
+terms ignore the context, so it is optional. A term must be a mean over the batch, so that
+micro-batches add up.
 
 Adding a loss is one function and one entry in `LOSSES`; params.yaml then gives it a weight.
 """
@@ -142,5 +142,5 @@ def validated(weights: dict[str, float]) -> dict[str, float]:
 
 
 def learned(weights: dict[str, float]) -> dict[str, float]:
-    """The terms that look through another network."""
+    """The terms that use another network."""
     return {name: weight for name, weight in weights.items() if name in LEARNED}

@@ -60,7 +60,7 @@ def task(
     names = sorted(set(named["train"]))
     if settings.pretext == "organ" and len(names) < 2:
         raise UserError(
-            f"the organ pretext task needs two organs or more, the training stores show {names}; add "
+            f"the organ pretext task needs two organs or more, the training stores have {names}; add "
             "a dataset of another organ (such as phantom_knee) or choose another pretext"
         )
     share = settings.batch // machine.world

@@ -1,8 +1,8 @@
 """PSNR, SSIM and NMSE of super-resolved slices, with every convention as an explicit argument.
 
-Paper section 4.1 names the three metrics and no convention; published numbers differ by several
-decibels with the data range alone. So a `Preset` states all of it, and `describe` prints it into
-the caption of every table. A metric is one function and its entry in `METRICS`.
+Paper section 4.1 names the three metrics but no convention, and the data range alone changes PSNR
+by several decibels. So a `Preset` states the whole convention, and `describe` puts it into the
+caption of every table. A metric is one function and its entry in `METRICS`.
 
 By hand: `mrsr score PREDICTION REFERENCE --preset fastmri`.
 """
@@ -18,7 +18,7 @@ from scipy import ndimage
 from mrsr.errors import UserError
 from mrsr.params.jobs import Preset
 
-PSNR_CAP = 100.0  # dB; identical images have an infinite PSNR, which no average and no JSON bears
+PSNR_CAP = 100.0  # dB; the infinite PSNR of identical images would break averages and JSON
 
 
 def psnr(pred: np.ndarray, ref: np.ndarray, data_range: float, preset: Preset) -> float:

@@ -1,4 +1,4 @@
-"""Rate one method on the whole slices of a test store (paper section 4, Tables 1 and 2).
+"""Evaluate one method on the whole slices of a test store (paper section 4, Tables 1 and 2).
 
 By hand:
 
@@ -6,7 +6,7 @@ By hand:
         --out results/demo/metrics/phantom_t1/x2/srresnet.json
 
 Slices are degraded and super-resolved whole, padded to what scale and network need; the metrics
-see the unpadded area only. `record.py` averages them.
+use only the unpadded area. `record.py` averages them.
 
 A guided method also gets `--guide`, the store of its second contrast. A method that learns from the
 test volume itself (type self) has a network of its own for every volume in one checkpoint.
@@ -108,7 +108,7 @@ def evaluate(
 
 
 def _check_origin(origin: Checkpoint, path: Path | None, settings: Evaluation) -> None:
-    """A checkpoint of another cell would put a wrong number into the tables."""
+    """Refuse a checkpoint of another cell: it would put a wrong number into the tables."""
     known = {**origin.settings, "scale": origin.scale, "model": origin.model_name}
     asked = {**plain(settings), "model": settings.model.name}
     for key in ("scale", "dataset", "method", "degradation", "model", "type", "acceleration"):
@@ -120,7 +120,7 @@ def _check_origin(origin: Checkpoint, path: Path | None, settings: Evaluation) -
 
 
 def _check_volumes(origin: Checkpoint, path: Path | None, volumes: list[StoredVolume]) -> None:
-    """Networks of other volumes, of a store that was made anew, would pass unseen."""
+    """Refuse networks trained on other volumes, for instance of a store that was since rebuilt."""
     here = {volume.key: volume.path for volume in volumes}
     if origin.provenance.get("volumes", here) != here:
         raise UserError(f"{path} was trained on other volumes than this store's; train it again")

@@ -1,4 +1,4 @@
-"""What a trained auto-encoder has learned, on slices that it has not seen: a JSON of a few numbers.
+"""Measure what a trained auto-encoder has learned, on unseen slices; writes a small JSON.
 
     python -m mrsr.metrics.probe --checkpoint .../autoencoder/best.pt --slices test.h5 \\
         --out probe.json

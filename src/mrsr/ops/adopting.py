@@ -1,7 +1,7 @@
-"""After `dvc pull` or `dvc checkout`: make Snakemake accept what lies there.
+"""After `dvc pull` or `dvc checkout`: make Snakemake accept the files that are there.
 
-A fresh checkout's file times are arbitrary, so Snakemake would train everything again. When DVC
-says that nothing differs from the ledger, `snakemake --touch` puts the times in order.
+A fresh checkout's file times are arbitrary, so Snakemake would train everything again. If DVC
+reports no difference from the record, `snakemake --touch` corrects the times.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def _run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def adopt(experiment: str | None = None) -> str:
-    """Check the ledger, then touch the experiment's outputs in order.
+    """Check DVC's record, then touch the experiment's outputs in order.
 
     Returns:
         The experiment's name.
 
     Raises:
-        UserError: the experiment is not tracked, or the tree differs from the ledger.
+        UserError: the experiment is not tracked, or the files differ from DVC's record.
     """
     name = loading.load("params.yaml", experiment).name
     tracked = loading.load("params.yaml").params.tracked
@@ -51,10 +51,10 @@ def adopt(experiment: str | None = None) -> str:
     if changed:
         stage, what = next(iter(changed.items()))
         raise UserError(
-            f"the tree differs from the ledger: {stage} {json.dumps(what)}; "
+            f"the files differ from DVC's record: {stage} {json.dumps(what)}; "
             "run `dvc pull` (or `dvc repro`) first"
         )
-    # the tracking store is this clone's own, no matter of the ledger
+    # the tracking store belongs to this clone and is not recorded
     for arguments in ([f"results/{name}/tracking.ready"], ["--touch", "all"]):
         done = _run(["snakemake", "--cores", "1", *arguments, "--config", f"experiment={name}"])
         if done.returncode != 0:

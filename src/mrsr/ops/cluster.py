@@ -1,11 +1,11 @@
-"""On a cluster: a stopped training goes back to the queue, and a killed run goes on.
+"""On a cluster: requeue a stopped training, and resume a killed run.
 
 `python -m mrsr.ops.cluster` ends a rule's shell whose command was stopped by SIGTERM, with 75 after a
 checkpoint or at once: the job goes back to SLURM's queue under its id, and Snakemake, which sees it
 pending, keeps waiting. That uses up no retry, so a job may be pre-empted or meet its time limit a
 hundred times. Without SLURM, or while the job is being cancelled, nothing is done.
 
-`mrsr resume` is for a Snakemake that died by force and left its jobs and its lock behind.
+`mrsr resume` is for a Snakemake that was killed and left its jobs and its lock behind.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def _tool(*command: str) -> str:
     """
     if shutil.which(command[0]) is None:
         raise UserError(
-            f"the run's jobs are in SLURM, and `{command[0]}` is not at hand; go where it is, or, "
+            f"the run's jobs are in SLURM, and `{command[0]}` is missing here; go where it is, or, "
             "if none of them runs, `mrsr resume --force`"
         )
     try:
@@ -57,7 +57,7 @@ def _tool(*command: str) -> str:
 
 
 def requeue() -> bool:
-    """Put this SLURM job back into the queue if it runs; False where that is not so."""
+    """Requeue this SLURM job if it is running; returns False if it is not."""
     job = os.environ.get("SLURM_JOB_ID", "")
     if not job or shutil.which("scontrol") is None:
         return False

@@ -1,8 +1,7 @@
-"""What the files of the package accept, read as text.
+"""Which settings, options and losses the package's files accept, without importing them.
 
-The settings a source knows, the options of a model and the names of losses stand in their own
-files. They are read here without running those files, so that a wrong key in params.yaml is
-refused in milliseconds, on a machine without torch too.
+Sources, models and losses define these in their own files. Here the files are parsed as text, so
+that a wrong key in params.yaml is refused within milliseconds, even without torch.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from mrsr.plugins import PACKAGE_FOLDERS
 
 
 def at(path: str, problem: str, known: Any = None) -> ValueError:
-    """A mistake at a dotted path of params.yaml, with the names that would do."""
+    """The error for a dotted path of params.yaml, with the valid names."""
     hint = f"; known: {', '.join(sorted(known))}" if known else ""
     return ValueError(f"{path}: {problem}{hint}")
 
@@ -107,7 +106,7 @@ def check_source(name: str, given: dict[str, Any]) -> None:
 
 
 def _check_like(where: str, given: dict[str, Any], default: dict[str, Any]) -> None:
-    """Every key of `given` stands in `default` and has a value of the same kind."""
+    """Check that every key of `given` is in `default` and has a value of the same type."""
     for key, value in given.items():
         if key not in default:
             raise at(f"{where}.{key}", "unknown key", default)

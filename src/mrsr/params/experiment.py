@@ -80,7 +80,7 @@ class Resolved:
             raise at("tables", f"dataset '{lost[0]}' is in no table")
 
     def _absent(self, cell: Cell) -> str:
-        """Why a dataset cannot serve a method, or a method a scale; empty when they fit."""
+        """Why a method cannot be used with a dataset or scale; empty if it can."""
         method = self.methods[cell.method]
         if method.type == "guided" and self.params.data.datasets[cell.dataset].guide is None:
             return "it needs a registered second contrast, which the dataset does not have"

@@ -30,7 +30,7 @@ SETTABLE = {"data", "vit", "autoencoder", "sr", "metrics", "tracking", "methods"
 
 
 class _UniqueKeys(yaml.SafeLoader):
-    """YAML keeps the last of two equal keys in silence; here a repeated key is an error."""
+    """Refuse repeated keys; plain YAML silently keeps the last."""
 
 
 def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:

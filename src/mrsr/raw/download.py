@@ -107,7 +107,7 @@ def join(base: str | Path, *names: str) -> str:
 
 
 def shown(url: str | Path) -> str:
-    """What messages may call a URL: host and file name; of a secret one, the file name alone."""
+    """The form of a URL for messages: host and file name; only the file name if it is secret."""
     url = str(url)
     if local_path(url) is not None:
         return url

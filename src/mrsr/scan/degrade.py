@@ -1,4 +1,4 @@
-"""A scan made coarser in plane, as training data were: to try a network where truth is known.
+"""Degrade a scan in plane, like the training data, to test a network against a known truth.
 
 By hand: `mrsr degrade scan.nii.gz coarse.nii.gz --scale 2`, then `mrsr enhance` it and
 `mrsr score` the result against the scan.

@@ -1,4 +1,4 @@
-"""A trained network on a scan of one's own: in-plane voxels become `scale` times smaller.
+"""Enhance your own scan with a trained network: in-plane voxels become `scale` times smaller.
 
 By hand: `mrsr enhance IN.nii.gz OUT.nii.gz --model results/.../best.pt`.
 
@@ -102,7 +102,7 @@ def enhance(
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse an output that is no NIfTI name, or that is there already."""
+    """Refuse an output that has no NIfTI suffix or already exists."""
     from mrsr.raw.nifti import is_nifti
 
     if not is_nifti(output):
@@ -143,7 +143,7 @@ def _second(path: Path, volume: Volume, scale: int, percentile: float) -> np.nda
 def _own_network(
     image: np.ndarray, settings: dict[str, Any], device: torch.device, name: str
 ) -> nn.Module:
-    """A network trained on the slices (n, h, w) of this scan, as the checkpoint's were on theirs.
+    """Train a network on the slices (n, h, w) of this scan, as for the checkpoint's volumes.
 
     The checkpoint's own weights are of the volumes it was measured on, and are not used.
     """

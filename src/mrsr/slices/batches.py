@@ -8,13 +8,13 @@ images lie (`place`) depends on what fits and never changes a bit of a batch:
 - "stream": on disk; the slices of a batch are read and degraded when it is asked for;
 - "auto": the first of these that fits.
 
-A batch is a pure function of (store, seed, step): a training that is resumed at step n sees what
-the uninterrupted one saw, with nothing to save. Slices are held as float32, 4 bytes a pixel, which
-is what batches are cut from; `dtype` may be torch.float16 to halve that.
+A batch is a pure function of (store, seed, step): a training resumed at step n gets
+the same batches as an uninterrupted one, and no loader state is saved. Slices are kept as float32,
+4 bytes per pixel; `dtype` torch.float16 halves that.
 
-Some methods see a second image of each slice: the guide (another contrast at HR, from a store of
-its own with the same slices), or, where the LR input is undersampled, the clean LR image. It is
-cut, turned and flipped with the pair, and follows it wherever pairs are given.
+Some methods use a second image of each slice: the guide (another contrast at HR, from a separate
+store with the same slices), or, if the LR input is undersampled, the clean LR image. It is cropped,
+rotated and flipped with the pair, and returned after it.
 
 By hand: `python -c "from mrsr import batches; s = batches.load('train.h5', scale=2,
 degradation='bicubic', device='cpu'); print(batches.batch(s, 0, batch=4, patch=48, seed=0,
@@ -197,5 +197,5 @@ def whole(
 
 
 def seen(slices: Slices, lr: Tensor, second: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """What a network's forward is given: the LR images, and the guides of a guided method."""
+    """The inputs of a network's forward: the LR images, and the guides of a guided method."""
     return (lr, *second) if slices.role == "guide" else (lr,)

@@ -6,8 +6,8 @@
 For each of train.h5, validation.h5 and test.h5 a store of the same name is written that holds,
 slice by slice, the other contrast of the same scan (volumes with the same `pair`). Where the grids
 agree up to whole voxels the stored values are copied; otherwise the guide is resampled by the two
-affines (cubic splines). Nothing is registered: what the scanner's positions leave is measured and
-kept with the store as `residual_mm`, the in-plane shift between the edges of the two contrasts.
+affines (cubic splines). Nothing is registered. The remaining in-plane shift between the edges of
+the two contrasts is measured and stored as `residual_mm`.
 Scans without the other contrast are left out of training and validation, and named in the store.
 """
 

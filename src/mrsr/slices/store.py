@@ -161,7 +161,7 @@ def attributes(path: str | Path) -> dict[str, Any]:
 
 
 def fixed(text: str) -> np.ndarray:
-    """A string as an attribute whose bytes stand in its own place, which HDF5's checksums cover.
+    """Store a string as a fixed-length attribute, which HDF5's checksums cover.
 
     Strings of any length, h5py's default, lie in a heap that has none.
     """

@@ -1,4 +1,4 @@
-"""Copies of what trainings and evaluations wrote, in MLflow. The local files are the truth.
+"""Copy the records of trainings and evaluations to MLflow. The local files are authoritative.
 
 `deliver` takes a training's folder (log.jsonl, best.pt) or an evaluation's JSON and brings the
 store up to it: a run is found by its tag `mrsr.key`, what it already has is not sent again, so a

@@ -64,7 +64,7 @@ class Watch:
 
 
 def check_weights(network: nn.Module, step: int) -> None:
-    """Refuse weights that are not finite, which one bad gradient leaves behind a finite loss."""
+    """Refuse non-finite weights, which a bad gradient can leave although the loss is finite."""
     for name, parameter in network.named_parameters():
         if not bool(torch.isfinite(parameter).all()):
             raise Diverged(

@@ -9,14 +9,14 @@ for several nodes this command runs once on each:
     python -m mrsr.training.launch 4 --nnodes 2 --rdzv-backend c10d --rdzv-id 7 --rdzv-endpoint node1 \\
         -m mrsr.training.train_sr --settings ...
 
-torchrun by itself ends with 1 whatever its processes said, a SIGTERM makes it kill them after 30
-seconds, and a SIGUSR1 kills it and leaves them running. Here SIGTERM and SIGUSR1 are handed on, as
-often as they come, and the processes take the time they need. One that ends early takes the others
-with it (torchrun: SIGTERM, SIGKILL 30 seconds later).
+torchrun alone always exits with 1, kills its processes 30 seconds after a SIGTERM, and dies from a
+SIGUSR1 while they keep running. Here every SIGTERM and SIGUSR1 is forwarded, and the processes take
+the time they need. If one ends early, the others are stopped (by torchrun: SIGTERM, SIGKILL 30
+seconds later).
 
-Exit code: 0 when all are done; else 2, 4 or 75 where a process said so (`errors.py`; 75 is said by
-all or none, after the state is on disk); 75 also when a signal came before there was anything to
-save; else 1. Only torch is imported, and nothing for 0 or 1.
+Exit code: 0 when all are done; else 2, 4 or 75 if a process exits with it (`errors.py`; for 75, all
+do, after the state is on disk); 75 also if a signal came before there was anything to save; else
+1. Only torch is imported, and nothing for 0 or 1.
 """
 
 from __future__ import annotations

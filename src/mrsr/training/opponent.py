@@ -1,4 +1,4 @@
-"""The generator's opponent: the discriminator of Fig. 6b with its optimizer (Eq. 21).
+"""The discriminator of Fig. 6b with its optimizer (Eq. 21).
 
 Settings: `schema.Adversarial`. Its Adam shares nothing with the generator's: section 4.1 does not
 say that its decay of 0.1 is meant for both. `clip_gradient` is the training's.

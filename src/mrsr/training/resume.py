@@ -110,9 +110,9 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def load(folder: Path, machine: Machine, *, digest: str) -> dict[str, Any] | None:
-    """The newest whole state that belongs to these settings and data, or None to start anew.
+    """The newest intact state of these settings and data, or None to start from the beginning.
 
-    What is damaged or stale is said and not used. The same answer on all processes.
+    Damaged and outdated states are reported and skipped. All processes get the same answer.
     """
     state = None
     if machine.first:
@@ -120,7 +120,7 @@ def load(folder: Path, machine: Machine, *, digest: str) -> dict[str, Any] | Non
             if state is None and (folder / name).exists():
                 state = _read(folder / name)
                 if state is not None and state.get("digest") != digest:
-                    say(f"{name} belongs to other settings or data: discarded, starting anew")
+                    say(f"{name} belongs to other settings or data: discarded, starting over")
                     state = None
                     break
     if machine.world > 1:
