@@ -72,6 +72,13 @@ def entry_of(
     return {"model": key, **own}  # without `model:` the entry's own name is the file's name
 
 
+def resolve_all(
+    params: Params, entries: Mapping[str, Mapping[str, Any]], recipe: Recipe = "common"
+) -> dict[str, ResolvedMethod]:
+    """Every method of `entries`; see `resolve`."""
+    return {key: resolve(params, entries, key, recipe) for key in entries}
+
+
 def resolve(
     params: Params, entries: Mapping[str, Mapping[str, Any]], key: str, recipe: Recipe = "common"
 ) -> ResolvedMethod:
