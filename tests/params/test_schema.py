@@ -98,7 +98,7 @@ def repeated(kind: Any, written: Any, where: str) -> Iterator[str]:
             default = field.default_factory()
         if default is not dataclasses.MISSING and plain(default) == value:
             yield path
-        inner = [part for part in parts_of(hints(kind)[field.name])]
+        inner = list(parts_of(hints(kind)[field.name]))
         if typing.get_origin(hints(kind)[field.name]) is dict and inner and isinstance(value, dict):
             for key, item in value.items():
                 yield from repeated(inner[0], item, f"{path}.{key}")

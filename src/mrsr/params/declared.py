@@ -54,7 +54,7 @@ def source_settings(name: str) -> dict[str, Any]:
 
 
 def model_options(name: str) -> list[str] | None:
-    """The options of models/<name>.py: parameters of its `build` after scale; None if no file."""
+    """The options of models/<name>.py: parameters of its `build` after scale; None if there is none."""
     path = _package_file("models", name)
     if path is None:
         return None
@@ -62,7 +62,7 @@ def model_options(name: str) -> list[str] | None:
         if isinstance(node, ast.FunctionDef) and node.name == "build":
             names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
             return [*names[1:], *(a.arg for a in node.args.kwonlyargs)]
-    return []
+    return None
 
 
 def model_scales(name: str) -> tuple[int, ...]:
