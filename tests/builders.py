@@ -7,6 +7,8 @@ Settings are tables, as a job finds them in its JSON: `sr(steps=2)`, `evaluation
 
 from __future__ import annotations
 
+import copy
+import functools
 import json
 import subprocess
 import time
@@ -18,13 +20,17 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from mrsr import checkpoint, models
-from mrsr.params import jobs, schema
+from mrsr.errors import UserError
+from mrsr.params import jobs, loading, schema
+from mrsr.params.experiment import Resolved
 from mrsr.params.schema import SPLITS
 from mrsr.params.typed import plain
 from mrsr.training.session import Session
+from project import ROOT
 
 T = TypeVar("T")
 Table = dict[str, Any]
@@ -331,3 +337,52 @@ def at_step(folder: Path, step: int, job: subprocess.Popen[Any]) -> None:
         assert job.poll() is None, "the training ended before it could be stopped"
         time.sleep(0.003)
     raise AssertionError("the training did not start")
+
+
+# --- params.yaml and experiments ------------------------------------------------------------------
+
+EXPERIMENTS = loading.names(ROOT / "params.yaml")
+
+
+@functools.cache
+def _parsed() -> dict[str, Table]:
+    files = {name: loading.experiment_file(ROOT / "params.yaml", name) for name in EXPERIMENTS}
+    return {name: loading.read_yaml(file) for name, file in files.items()} | {
+        "params": loading.read_yaml(ROOT / "params.yaml")
+    }
+
+
+def parameters(*names: str) -> dict[str, Table]:
+    """This project's params.yaml and experiments as tables of one's own: `params`, `demo`, ..."""
+    return copy.deepcopy({name: _parsed()[name] for name in ("params", *names)})
+
+
+def write_parameters(folder: Path, tables: Mapping[str, Table]) -> Path:
+    """Write them as a project has them; the path of params.yaml."""
+    (folder / loading.EXPERIMENTS).mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        file = folder / ("" if name == "params" else loading.EXPERIMENTS) / f"{name}.yaml"
+        dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        file.write_text(yaml.dump(table, Dumper=dumper, sort_keys=False))
+    return folder / "params.yaml"
+
+
+def load(folder: Path, tables: Mapping[str, Table], experiment: str | None = None) -> Resolved:
+    """An experiment, resolved from tables that are written into a folder."""
+    return loading.load(write_parameters(folder, tables), experiment)
+
+
+def refused(folder: Path, tables: Mapping[str, Table], experiment: str | None = None) -> str:
+    """The line by which loading them is refused; paths in it are relative to the folder."""
+    with pytest.raises(UserError) as caught:
+        load(folder, tables, experiment)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def put(table: Any, path: str, value: Any) -> None:
+    """Set what lies under a path such as "grid 0 scales"; tables on the way are made."""
+    *parts, last = path.split()
+    for part in parts:
+        table = table[int(part)] if isinstance(table, list) else table.setdefault(part, {})
+    table[last] = value

@@ -114,7 +114,7 @@ def methods(
     from mrsr.tables import network_sizes as listing
 
     given = loading.load(file, experiment)
-    found = given.methods if experiment else given.full_methods()
+    found = given.methods if experiment else given.full_methods
     chosen = [m for m in found.values() if every or m.kind not in ("ablation", "control")]
     print(listing.text(listing.entries(chosen, scale)), end="")
 

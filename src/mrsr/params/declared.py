@@ -59,13 +59,13 @@ def source_settings(name: str) -> dict[str, Any]:
 
 
 def model_options(name: str) -> list[str] | None:
-    """The options of models/<name>.py: parameters of its `build` after scale; None if no file."""
+    """The options of models/<name>.py: parameters of its `build` after scale; None if there is none."""
     path = _package_file("models", name)
     if path is None:
         return None
     build = _build(path)
     if build is None:
-        return []
+        return None
     names = [a.arg for a in (*build.args.posonlyargs, *build.args.args) if a.arg != "self"]
     return [*names[1:], *(a.arg for a in build.args.kwonlyargs)]
 
