@@ -21,7 +21,7 @@ from mrsr.resampling import degrade, upsample
 from mrsr.tables import network_sizes
 from project import ROOT
 
-FULL = loading.load(ROOT / "params.yaml").full_methods()
+FULL = loading.load(ROOT / "params.yaml").full_methods
 # what stands for a network in tests: few maps, every part there
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "bicubic": ("bicubic", {}),

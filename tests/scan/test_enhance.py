@@ -295,9 +295,9 @@ def test_guides_that_do_not_fit(tmp_path, guided):
     source, out = scan(tmp_path, "good"), tmp_path / "out.nii"
     with pytest.raises(UserError, match="needs a second contrast; give it with --guide"):
         enhance.enhance(source, out, guided)
-    for plain, more in ((model(tmp_path), {}), ("bicubic", {"scale": 2})):
+    for network, more in ((model(tmp_path), {}), ("bicubic", {"scale": 2})):
         with pytest.raises(UserError, match="takes no second contrast; leave --guide out"):
-            enhance.enhance(source, out, plain, guide=source, **more)
+            enhance.enhance(source, out, network, guide=source, **more)
     far = np.eye(4)
     far[:3, 3] = 1000
     write(tmp_path / "far.nii", np.random.default_rng(0).random((8, 9, 5)), far)

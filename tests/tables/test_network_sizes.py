@@ -32,7 +32,7 @@ def test_the_page_has_what_the_command_prints() -> None:
 def test_every_method_has_its_part_of_the_page() -> None:
     page = (ROOT / "docs" / "methods.md").read_text()
     parts = set(re.findall(r"^### .*`(\w+)`$", page, re.MULTILINE))
-    methods = loading.load(ROOT / "params.yaml").full_methods()
+    methods = loading.load(ROOT / "params.yaml").full_methods
     own = {key for key, method in methods.items() if method.kind in ("baseline", "added")}
     assert own - parts == {"srresnet_printed", "t2net_undersampled"}  # parts of another's
     benchmark = loading.load(ROOT / "params.yaml", "benchmark").methods
