@@ -1,4 +1,4 @@
-"""params.yaml: every experiment resolves; every mistake is told by its dotted path.
+"""params.yaml and experiments: each resolves; a mistake is told by its file and dotted path.
 
 Run: pytest tests/params/test_loading.py
 """
@@ -8,252 +8,304 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from builders import EXPERIMENTS, Table, load, parameters, put, refused, write_parameters
+from mrsr import cli
 from mrsr.errors import UserError
 from mrsr.params import loading
 from project import ROOT
 
 PARAMS = ROOT / "params.yaml"
+DEMO = "workflow/experiments/demo.yaml: "
 
 
 @pytest.fixture
-def document() -> dict[str, Any]:
-    return yaml.load(PARAMS.read_text(), Loader=loading._UniqueKeys)
-
-
-def load(
-    tmp_path: Path, document: dict[str, Any], experiment: str | None = None
-) -> loading.InForce:
-    file = tmp_path / "params.yaml"
-    file.write_text(yaml.safe_dump(document, sort_keys=False))
-    return loading.load(file, experiment)
-
-
-def refused(tmp_path: Path, document: dict[str, Any], experiment: str | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        load(tmp_path, document, experiment)
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-EXPERIMENTS = list(yaml.load(PARAMS.read_text(), Loader=loading._UniqueKeys)["experiments"])
+def tables() -> dict[str, Table]:
+    """params.yaml and demo.yaml, which it names."""
+    return parameters("demo")
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_resolves(name: str) -> None:
-    in_force = loading.load(PARAMS, name)
-    assert in_force.name == name
-    assert in_force.cells
-    for cell in in_force.cells:
-        settings = in_force.train_settings(cell.dataset, cell.scale, cell.method)
-        json.dumps(settings, allow_nan=False)
-        assert settings["experiment"] == name
-        json.dumps(in_force.evaluate_settings(cell.dataset, cell.scale, cell.method))
-    for dataset in in_force.datasets:
-        json.dumps(in_force.slice_settings(dataset))
-    json.dumps(in_force.table_settings())
+    resolved = loading.load(PARAMS, name)
+    assert resolved.name == name and resolved.cells
+    for cell in resolved.cells:
+        if resolved.methods[cell.method].trained:
+            job = resolved.super_resolution(cell.dataset, cell.scale, cell.method)
+            assert job.experiment == name
+        method = resolved.methods[cell.method]
+        if "autoencoder" in method.frozen:  # zeros around a patch would be most of the codes
+            assert method.training.features.autoencoder_size <= method.training.patch
+    json.dumps(resolved.in_force(), allow_nan=False)
 
 
-def test_choices_differ_from_their_rows_by_one_thing() -> None:
+def test_choices_differ_from_what_they_are_like_by_one_thing() -> None:
     choices = loading.load(PARAMS, "openms_choices")
     ablation = loading.load(PARAMS, "openms_ablation")
     assert choices.params.vit == ablation.params.vit
     assert choices.params.autoencoder == ablation.params.autoencoder
-    rows = {key: row.model_dump() for key, row in choices.rows.items()}
+    methods = {key: asdict(method) for key, method in choices.methods.items()}
     grid = {
-        (rows[key]["options"]["norm"], rows[key]["options"]["skip"])
+        (methods[key]["options"]["norm"], methods[key]["options"]["skip"])
         for key in ("srresnet", "srresnet_printed", "srresnet_norm", "srresnet_no_skip")
     }
     assert len(grid) == 4
-    for key, row in rows.items():
+    for key, method in methods.items():
         like = choices.params.methods[key].like
         if like is None or key == "srresnet_printed":
             continue
         names = ("options", "losses", "training")
-        changed = [name for name in names if row[name] != rows[like][name]]
+        changed = [name for name in names if method[name] != methods[like][name]]
         assert len(changed) == 1, key
     for key, factor in (("proposed_x10", 10), ("proposed_x100", 100)):
-        for name, weight in rows["proposed"]["losses"].items():
+        for name, weight in methods["proposed"]["losses"].items():
             times = factor if name in ("vit", "structure", "texture") else 1
-            assert rows[key]["losses"][name] == pytest.approx(times * weight)
+            assert methods[key]["losses"][name] == pytest.approx(times * weight)
 
 
-def test_pretexts_differ_by_the_seed_of_the_pretext_alone() -> None:
+def test_pretexts_differ_by_the_seed_of_the_pretext_task_alone() -> None:
     found = [loading.load(PARAMS, f"pretexts_{seed}") for seed in (0, 1, 2)]
-    for seed, in_force in enumerate(found):
-        assert in_force.pretexts == ["organ", "masked", "contrastive"]
-        resolved, first = in_force.resolved(), found[0].resolved()
-        assert resolved.pop("experiment") == f"pretexts_{seed}"
-        assert resolved["vit"]["finetuning"].pop("seed") == seed
+    for seed, resolved in enumerate(found):
+        assert resolved.pretexts == ["organ", "masked", "contrastive"]
+        in_force, first = resolved.in_force(), found[0].in_force()
+        assert in_force.pop("experiment") == f"pretexts_{seed}"
+        assert in_force["vit"]["finetuning"].pop("seed") == seed
         del first["experiment"], first["vit"]["finetuning"]["seed"]
-        assert resolved == first
+        assert in_force == first
 
 
-def test_a_pretext_is_degraded_as_the_experiment_is() -> None:
-    """The scales at which a method looks through the ViT, and each dataset's own degradation."""
-    paper = loading.load(PARAMS, "paper").vit_settings("pretext", "organ")
-    assert paper["scales"] == [2, 4]
+def test_a_pretext_task_is_degraded_as_the_experiment_is() -> None:
+    """The scales at which a method uses the ViT, and each dataset's own degradation."""
+    paper = loading.load(PARAMS, "paper").pretext("organ")
+    assert paper.scales == (2, 4)
     kinds = {"ixi_pd": "bicubic", "ixi_t1": "bicubic", "ixi_t2": "bicubic", "fastmri": "kspace"}
-    assert paper["degradations"] == kinds
-    demo = loading.load(PARAMS, "demo").vit_settings("pretext", "organ")
-    assert demo["scales"] == [2]  # its 4x methods do without
-    assert demo["degradations"] == {"phantom_t1": "bicubic", "phantom_knee": "kspace"}
+    assert paper.degradations == kinds
+    demo = loading.load(PARAMS, "demo").pretext("organ")
+    assert demo.scales == (2,)  # its 4x methods do without
+    assert demo.degradations == {"phantom_t1": "bicubic", "phantom_knee": "kspace"}
 
 
 def test_paper_numbers_are_the_papers() -> None:
-    sr = loading.load(PARAMS, "paper").rows["srresnet"].training
+    sr = loading.load(PARAMS, "paper").methods["srresnet"].training
     assert (sr.batch, sr.optimizer.betas, sr.optimizer.weight_decay) == (256, (0.9, 0.999), 0.1)
     assert sr.steps * sr.batch == 100 * 48_000
-
-
-def test_no_experiment_pads_patches_to_the_canvas_of_a_slice() -> None:
-    """Zeros around a patch would be most of what the auto-encoder's codes say."""
-    for name in loading.load(PARAMS).params.experiments:
-        for key, row in loading.load(PARAMS, name).rows.items():
-            if "autoencoder" in row.frozen:
-                assert row.training.features.autoencoder_size <= row.training.patch, (name, key)
 
 
 @pytest.mark.parametrize(
     ("path", "value", "told"),
     [
-        (("sr", "stepz"), 3, "sr.stepz: unknown key"),
-        (("sr", "steps"), -1, "sr.steps"),
-        (("sr", "steps"), "many", "sr.steps"),
-        (("sr", "steps"), True, "sr.steps"),
-        (("sr", "validation_slices"), False, "sr.validation_slices"),
-        (("sr", "explode"), True, "sr.explode: must be a number"),
-        (("sr", "optimizer", "lr"), 0, "sr.optimizer.lr"),
-        (("data", "sources", "phantom", "sede"), 1, "data.sources.phantom.sede: unknown key"),
-        (("data", "sources", "phantom", "seed"), "x", "data.sources.phantom.seed"),
-        (("data", "sources", "nosuch"), {}, "src/mrsr/datasets/nosuch.py"),
-        (("data", "datasets", "phantom_t1", "crop"), [0, 5], "data.datasets.phantom_t1.crop"),
-        (("data", "datasets", "../x"), {}, "data.datasets.../x"),
-        (("methods", "srcnn", "model"), "nosuch", "methods.srcnn.model: missing file"),
-        (("methods", "srcnn", "options", "wide"), 3, "methods.srcnn.options.wide"),
-        (("methods", "srcnn", "losses", "l7"), 1, "methods.srcnn.losses.l7: no such loss"),
-        (("methods", "srcnn", "losses", "l2"), -1, "methods.srcnn.losses.l2"),
-        (("methods", "srcnn", "like"), "nosuch", "methods.srcnn.like"),
-        (("methods", "srcnn", "train"), {"stepz": 1}, "methods.srcnn.train.stepz: unknown key"),
-        (("metrics", "preset"), "best", "metrics.preset"),
-        (("experiments", "demo", "grid"), [], "experiments.demo.grid"),
-        (("experiments", "demo", "set", "modle"), {}, "experiments.demo.set.modle: unknown key"),
-        (("experiments", "demo", "set", "data"), {"sources": {}}, "raw data is shared"),
-        (("experiments", "demo", "tables"), {"table1": []}, "is in no table"),
-        (
-            ("experiment",),
-            "nosuch",
-            "no experiment 'nosuch'; known: benchmark",
-        ),
-        (("surprise",), 1, "surprise: unknown key"),
-        (("experiment",), "../demo", "experiment: "),
-        (("experiment",), ["demo"], "experiment: "),
-        # sizes and types that make no sense
-        (("sr", "steps"), 1.5, "sr.steps"),
-        (("sr", "batch"), -4, "sr.batch"),
-        (("sr", "micro_batch"), -1, "sr.micro_batch"),
-        (("sr", "checkpoint_every"), 0, "sr.checkpoint_every"),
-        (("sr", "optimizer", "lr"), float("nan"), "sr.optimizer.lr"),
-        (("sr", "optimizer", "lr"), float("inf"), "sr.optimizer.lr"),
-        (("sr", "optimizer", "betas"), [0.9, 1.5], "sr.optimizer.betas.1"),
-        (("sr", "precision"), "fp7", "sr.precision"),
-        (("sr", "augment"), "perhaps", "sr.augment"),
-        (("data", "datasets", "phantom_t1", "crop"), ["a", 5], "data.datasets.phantom_t1.crop.0"),
-        (("data", "datasets", "phantom_t1", "crop"), [-4, 5], "data.datasets.phantom_t1.crop.0"),
-        (("data", "datasets", "phantom_t1", "central_slices"), 0, "phantom_t1.central_slices"),
-        (("data", "datasets", "phantom_t1", "contrast"), 7, "data.datasets.phantom_t1.contrast"),
-        (("methods", "srcnn", "losses", "l2"), "much", "methods.srcnn.losses.l2"),
-        (("methods", "srcnn", "losses"), None, "methods.srcnn.losses"),
-        (("autoencoder", "steps"), -5, "autoencoder.steps"),
-        (("vit", "finetuning", "steps"), -5, "vit.finetuning.steps"),
-        (("metrics", "presets", "slice", "border"), -1, "metrics.presets.slice.border"),
-        (("metrics", "presets", "slice", "window_size"), 0, "metrics.presets.slice.window_size"),
+        ("surprise", 1, "surprise: unknown key"),
+        ("experiment", ["demo"], "experiment: "),
+        # sizes and types
+        ("sr stepz", 3, "sr.stepz: unknown key"),
+        ("sr steps", 0, "sr.steps: "),
+        ("sr steps", 1.5, "sr.steps: "),
+        ("sr steps", "many", "sr.steps: "),
+        ("sr steps", True, "sr.steps: "),
+        ("sr micro_batch", -1, "sr.micro_batch: "),
+        ("sr explode", True, "sr.explode: must be a number"),
+        ("sr optimizer lr", 0, "sr.optimizer.lr: "),
+        ("sr optimizer lr", float("nan"), "sr.optimizer.lr: "),
+        ("sr optimizer lr", float("inf"), "sr.optimizer.lr: "),
+        ("sr optimizer betas", [0.9, 1.5], "sr.optimizer.betas.1: "),
+        ("sr schedule", {"kind": "step"}, "sr.schedule: every: must be 1 or more"),
+        ("sr precision", "fp7", "sr.precision: "),
+        ("sr augment", "perhaps", "sr.augment: "),
+        ("data datasets phantom_t1 crop", [0, 5], "data.datasets.phantom_t1.crop.0: "),
+        ("data datasets phantom_t1 crop", ["a", 5], "data.datasets.phantom_t1.crop.0: "),
+        ("data datasets phantom_t1 contrast", 7, "data.datasets.phantom_t1.contrast: "),
+        ("data datasets phantom_t1 split", {"kind": "x"}, "data.datasets.phantom_t1.split: "),
+        ("data sources phantom sede", 1, "data.sources.phantom.sede: unknown key; known: "),
+        ("data sources phantom seed", "x", "data.sources.phantom.seed: "),
+        ("metrics presets mine", {"window_size": 4}, "metrics.presets.mine.level: "),
+        # what is not there
+        ("data sources nosuch", {}, "data.sources.nosuch: missing file src/mrsr/datasets/nosuch"),
+        ("data datasets phantom_t1 source", "gone", "data.datasets.phantom_t1.source: no source"),
+        ("metrics preset", "best", "metrics.preset: no 'best'; known: fastmri, slice, volume"),
+        ("methods srcnn model", "nosuch", "methods.srcnn.model: missing file"),
+        ("methods srcnn model", "layers", "methods.srcnn.model: missing file"),
+        ("methods srcnn options wide", 3, "methods.srcnn.options.wide: "),
+        ("methods srcnn losses l7", 1, "methods.srcnn.losses.l7: no such loss; known: "),
+        ("methods srcnn losses l2", -1, "methods.srcnn.losses.l2: "),
+        ("methods srcnn losses l2", "much", "methods.srcnn.losses.l2: "),
+        ("methods srcnn losses", None, "methods.srcnn.losses: "),
+        ("methods srcnn like", "nosuch", "methods.srcnn.like: no method 'nosuch'"),
+        ("methods srresnet like", "srresnet_norm", "methods.srresnet.like: goes in a circle"),
+        ("methods srcnn train", {"stepz": 1}, "methods.srcnn.train.stepz: unknown key"),
         # names become paths
-        (("data", "datasets", "a/b"), {}, "data.datasets.a/b"),
-        (("data", "datasets", ".."), {}, "data.datasets..."),
-        (("data", "datasets", "phantom_t1", "source"), "../x", "data.datasets.phantom_t1.source"),
-        (("data", "sources", "../x"), {}, "data.sources.../x"),
-        (("methods", "/etc"), {}, "methods./etc"),
-        (("methods", "srcnn", "model"), "../srcnn", "methods.srcnn.model"),
-        (("methods", "srcnn", "model"), "__init__", "methods.srcnn.model"),
-        (("experiments", "demo", "tables"), {"../t": ["phantom_t1"]}, "experiments.demo.tables"),
-        (("vit", "pretext"), "../organ", "vit.pretext"),
+        ("data datasets ../x", {}, "data.datasets.../x"),
+        ("data datasets phantom_t1 source", "../x", "data.datasets.phantom_t1.source: "),
+        ("data sources ../x", {}, "data.sources.../x"),
+        ("methods ../../etc", {"model": "srcnn", "losses": {"l1": 1}}, "methods.../../etc"),
+        ("methods srcnn model", "../srcnn", "methods.srcnn.model: "),
+        ("methods srcnn model", "__init__", "methods.srcnn.model: "),
+        ("vit pretext", "../organ", "vit.pretext: "),
     ],
 )
-def test_a_mistake_is_told_by_its_path(
-    tmp_path: Path, document: dict[str, Any], path: tuple[str, ...], value: Any, told: str
+def test_a_mistake_in_params_is_told_by_its_path(
+    tmp_path: Path, tables: dict[str, Table], path: str, value: Any, told: str
 ) -> None:
-    table = document
-    for key in path[:-1]:
-        table = table.setdefault(key, {})
-    table[path[-1]] = value
-    assert told in refused(tmp_path, document)
-
-
-@pytest.mark.parametrize("scale", [0, 1, 5, -2, "two"])
-def test_only_known_scales(tmp_path: Path, document: dict[str, Any], scale: Any) -> None:
-    document["experiments"]["demo"]["grid"][0]["scales"] = [scale]
-    assert "experiments.demo.grid.0.scales.0" in refused(tmp_path, document)
-
-
-def test_names_cannot_leave_the_results(tmp_path: Path, document: dict[str, Any]) -> None:
-    document["methods"]["../../etc"] = {"model": "srcnn", "losses": {"l1": 1}}
-    assert "methods.../../etc" in refused(tmp_path, document)
+    put(tables["params"], path, value)
+    assert refused(tmp_path, tables).startswith(f"params.yaml: {told}")
 
 
 @pytest.mark.parametrize(
-    "path", [("vit", "weights"), ("data", "sources", "ixi", "source"), ("surprise",)]
+    ("path", "value", "told"),
+    [
+        ("surprise", 1, "surprise: unknown key"),
+        ("description", None, "description: "),
+        ("recipe", "mine", "recipe: "),
+        ("grid", [], "grid: must have at least one block"),
+        *(("grid 0 scales", [scale], "grid.0.scales.0: ") for scale in (0, 1, 5, -2, "two")),
+        ("grid 0 datasets", ["nosuch"], "grid.0.datasets: no 'nosuch'; known: fastmri, "),
+        ("grid 0 methods", ["nosuch"], "grid.0.methods: no method 'nosuch'; known: "),
+        ("tables", {"table1": []}, "tables: dataset 'phantom_t1' is in no table"),
+        ("tables", {"../t": ["phantom_t1"]}, "tables.../t"),
+        ("vit", None, "vit: missing: a method has the loss vit"),
+        ("vit pool", ["gone"], "vit.pool: no dataset 'gone'"),
+        ("vit pool", ["phantom_t1"], "vit.pool: only brain in it"),
+        # as in params.yaml, under `set`
+        ("set", [1], "set: "),
+        ("set modle", {}, "set.modle: unknown key; known: autoencoder"),
+        ("set data", {"sources": {}}, "set.data.sources: raw data is shared"),
+        ("set sr stepz", 3, "set.sr.stepz: unknown key"),
+        ("set sr steps", 0, "set.sr.steps: "),
+        ("set metrics preset", "best", "set.metrics.preset: no 'best'"),
+        ("set methods srcnn options", {"wide": 3}, "set.methods.srcnn.options.wide: "),
+        ("set methods mine", {"like": "gone"}, "set.methods.mine.like: no method 'gone'"),
+        ("set data datasets phantom_t2 guide", "x", "set.data.datasets.phantom_t2.guide: no data"),
+        # the experiment that it is like
+        ("like", "nosuch", "like: no experiment 'nosuch'; known: demo; or "),
+        ("like", "../demo", "like: experiment '../demo': a name has small letters"),
+        ("like", 3, "like: experiment '3': a name has small letters"),
+        ("like", "demo", "like: goes in a circle"),
+    ],
 )
-@pytest.mark.parametrize("address", ["https://host/w.pt?key=SECRET", "http://me:SECRET@host/w.pt"])
-def test_a_signed_address_has_no_place_here(
-    tmp_path: Path, document: dict[str, Any], path: tuple[str, ...], address: str
+def test_a_mistake_in_an_experiment_is_told_by_its_file_and_path(
+    tmp_path: Path, tables: dict[str, Table], path: str, value: Any, told: str
 ) -> None:
-    table = document
-    for key in path[:-1]:
-        table = table[key]
-    table[path[-1]] = address
-    message = refused(tmp_path, document)
-    assert ".".join(path) in message and "mrsr.raw.download" in message
-    assert "SECRET" not in message
+    put(tables["demo"], path, value)
+    assert refused(tmp_path, tables).startswith(DEMO + told)
 
 
-def test_like_is_followed_and_zero_weights_drop(tmp_path: Path, document: dict[str, Any]) -> None:
-    document["methods"]["half"] = {"like": "srresnet", "losses": {"l1": 0, "l2": 0.5}}
-    document["methods"]["more"] = {"like": "half", "options": {"blocks": 2}, "train": {"steps": 7}}
-    document["experiments"]["demo"]["grid"][0]["methods"] = ["more"]
-    row = load(tmp_path, document, "demo").rows["more"]
-    assert row.model == "srresnet"
-    assert row.losses == {"l2": 0.5}
-    assert row.options["blocks"] == 2
-    assert row.options["skip"] == "bicubic"
-    assert row.training.steps == 7
+@pytest.mark.parametrize("path", ["vit weights", "data sources ixi source", "surprise"])
+@pytest.mark.parametrize("address", ["https://host/w.pt?key=SECRET", "http://me:SECRET@host/w.pt"])
+@pytest.mark.parametrize(("file", "start"), [("params", "params.yaml: "), ("demo", DEMO)])
+def test_a_signed_address_has_no_place_here(
+    tmp_path: Path, tables: dict[str, Table], path: str, address: str, file: str, start: str
+) -> None:
+    put(tables[file], path, address)
+    message = refused(tmp_path, tables)
+    assert message.startswith(f"{start}{path.replace(' ', '.')}: ")
+    assert "mrsr.raw.download" in message and "SECRET" not in message
 
 
-def test_like_in_a_circle(tmp_path: Path, document: dict[str, Any]) -> None:
-    document["methods"]["srcnn"] = {"like": "srresnet"}
-    document["methods"]["srresnet"] = {"like": "srcnn"}
-    assert "leads back to itself" in refused(tmp_path, document)
+@pytest.mark.parametrize("name", ["../demo", "a/../demo", "Demo", "de mo", "1demo", "", 61 * "x"])
+def test_a_name_is_no_path(tmp_path: Path, tables: dict[str, Table], name: str) -> None:
+    (tmp_path / "workflow").mkdir()
+    (tmp_path / "workflow" / "demo.yaml").write_text("{}")
+    assert refused(tmp_path, tables, name).startswith(f"experiment '{name}': a name has small")
+    tables["params"]["experiment"] = name
+    assert refused(tmp_path, tables).startswith(f"experiment '{name}': a name has small")
 
 
-def test_a_key_that_stands_twice(tmp_path: Path) -> None:
-    file = tmp_path / "params.yaml"
-    file.write_text(PARAMS.read_text() + "\nmetrics: {}\n")
-    with pytest.raises(UserError, match="'metrics' is given twice"):
+def test_an_experiment_that_is_not_there(tmp_path: Path, tables: dict[str, Table]) -> None:
+    tables["other"] = tables["demo"]
+    told = "no experiment 'nosuch'; known: demo, other; or give a file of your own"
+    assert refused(tmp_path, tables, "nosuch") == told
+
+
+def test_an_experiment_of_ones_own_lies_anywhere(tmp_path: Path, tables: dict[str, Table]) -> None:
+    own = tmp_path / "elsewhere" / "mine.yaml"
+    own.parent.mkdir()
+    own.write_text("{like: demo, description: mine, set: {sr: {steps: 7}}}")
+    resolved = load(tmp_path, tables, str(own))
+    assert resolved.name == "mine"
+    assert resolved.super_resolution("phantom_t1", 2, "srcnn").experiment == "mine"
+    assert resolved.params.sr.steps == 7
+    own.write_text("{like: demo, set: {sr: {steps: 0}}}")
+    assert refused(tmp_path, tables, str(own)).startswith("elsewhere/mine.yaml: set.sr.steps: ")
+    assert "no experiment" in refused(tmp_path, tables, str(own.with_name("gone.yaml")))
+    # its results would be those of the project's own experiment
+    taken = own.rename(own.with_name("demo.yaml"))
+    assert "has the same name, and so the same results" in refused(tmp_path, tables, str(taken))
+    same = tmp_path / loading.EXPERIMENTS / "demo.yaml"
+    assert load(tmp_path, tables, str(same)).name == "demo"
+
+
+def test_like_takes_all_that_is_not_given_here(tmp_path: Path, tables: dict[str, Table]) -> None:
+    tables["more"] = {
+        "like": "demo", "description": "more", "vit": {"also": ["masked"]},
+        "set": {"sr": {"steps": 7}, "vit": {"pretext": "organ"}},
+    }  # fmt: skip
+    block = {"datasets": ["phantom_t1"], "scales": [2], "methods": ["bicubic", "proposed"]}
+    tables["most"] = {"like": "more", "grid": [block], "set": {"sr": {"batch": 3}}}
+    demo, most = load(tmp_path, tables), load(tmp_path, tables, "most")
+    assert most.experiment.description == "more"
+    assert list(most.methods) == ["bicubic", "proposed"]
+    assert most.experiment.tables == demo.experiment.tables
+    assert most.pool == demo.pool and most.pretexts == ["organ", "masked"]
+    assert (most.params.sr.steps, most.params.sr.batch) == (7, 3)
+    assert most.params.sr.patch == demo.params.sr.patch
+    # what is wrong above is told of the file that has it
+    tables["more"]["set"]["sr"]["stepz"] = 1
+    told = "workflow/experiments/more.yaml: set.sr.stepz: unknown key"
+    assert refused(tmp_path, tables, "most") == told
+    tables["demo"]["like"] = "most"
+    assert "like: goes in a circle" in refused(tmp_path, tables, "more")
+
+
+def test_a_method_is_followed_and_zero_weights_drop(
+    tmp_path: Path, tables: dict[str, Table]
+) -> None:
+    half = {"like": "srresnet", "losses": {"l1": 0, "l2": 0.5}}
+    more = {"like": "half", "options": {"blocks": 2}, "train": {"steps": 7}}
+    tables["params"]["methods"] |= {"half": half, "more": more}
+    tables["demo"]["grid"][0]["methods"] = ["more"]
+    method = load(tmp_path, tables).methods["more"]
+    assert method.model == "srresnet"
+    assert method.losses == {"l2": 0.5}
+    assert (method.options["blocks"], method.options["skip"]) == (2, "bicubic")
+    assert method.training.steps == 7
+
+
+def test_an_experiment_may_have_methods_of_its_own(
+    tmp_path: Path, tables: dict[str, Table]
+) -> None:
+    tables["demo"]["set"]["methods"]["mine"] = {"like": "srcnn", "options": {"features": [4, 2]}}
+    tables["demo"]["grid"][0]["methods"] = ["bicubic", "mine"]
+    resolved = load(tmp_path, tables)
+    assert resolved.super_resolution("phantom_t1", 2, "mine").model.options["features"] == [4, 2]
+    assert resolved.evaluation("phantom_t1", 2, "mine").full_options["features"] == [4, 2]
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "workflow/experiments/demo.yaml"])
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("", "must be a table"),
+        ("- 1", "must be a table"),
+        ("a: [", "is not YAML"),
+        ("\x00", "is not YAML"),
+        (b"\xff", "is not UTF-8"),
+        ("a: 1\na: 2\n", "table at line 1: key 'a' stands twice"),
+        ("a:\n  b: 1\n  b: 2\n", "table at line 2: key 'b' stands twice"),
+    ],
+)
+def test_not_a_table(
+    tmp_path: Path, tables: dict[str, Table], name: str, text: str | bytes, told: str
+) -> None:
+    file = write_parameters(tmp_path, tables)
+    (tmp_path / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(UserError) as caught:
         loading.load(file)
-
-
-@pytest.mark.parametrize("text", ["", "- 1", "a: [", "\x00"])
-def test_not_a_table(tmp_path: Path, text: str) -> None:
-    file = tmp_path / "params.yaml"
-    file.write_text(text)
-    with pytest.raises(UserError):
-        loading.load(file)
+    assert str(tmp_path / name) in str(caught.value) and told in str(caught.value)
 
 
 def test_absent_file(tmp_path: Path) -> None:
@@ -261,30 +313,28 @@ def test_absent_file(tmp_path: Path) -> None:
         loading.load(tmp_path / "params.yaml")
 
 
-def test_schema_is_current() -> None:
-    written = json.loads((ROOT / "docs" / "params.schema.json").read_text())
-    assert written == loading.schema(), "run `mrsr schema` and commit docs/params.schema.json"
+def test_numbers_of_yaml_1_2_are_numbers(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("a: 5e-4\nb: -1E+3\nc: 1e\n")
+    assert loading.read_yaml(tmp_path / "a.yaml") == {"a": 5e-4, "b": -1000.0, "c": "1e"}
 
 
-def test_config_imports_no_torch() -> None:
+def test_loading_imports_no_torch() -> None:
     code = (
-        "import sys, mrsr.params.loading as c; c.load('params.yaml', 'paper').resolved();"
+        "import sys, mrsr.params.loading as c; c.load('params.yaml', 'paper').in_force();"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
-def test_params_command_prints_what_is_in_force() -> None:
-    command = [sys.executable, "-m", "mrsr.cli", "params", "--experiment", "smoke"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    printed = yaml.safe_load(done.stdout)
-    assert printed["methods"]["srcnn"]["training"]["steps"] == 2
-
-
-def test_params_command_refuses_in_one_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mrsr.cli", "params", "--experiment", "nosuch"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "no experiment 'nosuch'" in done.stderr
+def test_params_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    for name, code in (("smoke", 0), ("nosuch", 2)):
+        monkeypatch.setattr("sys.argv", ["mrsr", "params", "--experiment", name])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        assert (stop.value.code or 0) == code
+    printed = capsys.readouterr()
+    assert yaml.safe_load(printed.out)["methods"]["srcnn"]["training"]["steps"] == 2
+    assert printed.err.count("\n") == 1 and "no experiment 'nosuch'" in printed.err

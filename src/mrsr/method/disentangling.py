@@ -26,12 +26,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
 from mrsr.method import adversarial, distances
-from mrsr.models.autoencoder import prepare
+from mrsr.models.autoencoder import AutoEncoder, prepare
 
 INTENSITIES = ("reconstruction", "patch_swap")
 TERMS = ("reconstruction", "adversarial", "swap", "patch_swap", "consistency")
@@ -84,7 +84,7 @@ def centre_patches(lr: Tensor, hr: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return lr[..., top : top + n, left : left + n], region
 
 
-def patch_swap(network: nn.Module, lr: Tensor, hr: Tensor, n: int) -> Tensor:
+def patch_swap(network: AutoEncoder, lr: Tensor, hr: Tensor, n: int) -> Tensor:
     """The centre-patch term of section 3.3. lr (batch, 1, h, w), hr (batch, 1, mh, mw)."""
     low, high = centre_patches(lr, hr, n)
     grid = (high.shape[-2], high.shape[-1])
@@ -95,7 +95,7 @@ def patch_swap(network: nn.Module, lr: Tensor, hr: Tensor, n: int) -> Tensor:
 
 
 def terms(
-    network: nn.Module,
+    network: AutoEncoder,
     lr: Tensor,
     hr: Tensor,
     weights: dict[str, float],

@@ -45,6 +45,7 @@ from mrsr.compute import Machine
 from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.method import distances
+from mrsr.models.autoencoder import prepare
 from mrsr.models.unetr import Encoder2d, build, collapse
 from mrsr.params.schema import Features
 from mrsr.resampling import bicubic
@@ -97,7 +98,7 @@ def digests(terms: dict[str, float], paths: Paths) -> dict[str, str]:
 
 def load(
     terms: dict[str, float],
-    settings: Features,
+    settings: Features | None,
     paths: Paths,
     machine: Machine,
     seed: int,
@@ -105,12 +106,14 @@ def load(
     """The frozen networks that the terms need, in evaluation mode, their weights without gradient.
 
     Args:
-        settings: the table `features`, complete. paths: checkpoint of each network by its name.
+        settings: the table `features`; None for its defaults.
+        paths: checkpoint of each network by its name.
         seed: of the weights of the networks in `settings.random`.
 
     Raises:
         UserError: a setting has an unknown value, or a checkpoint is of another network.
     """
+    settings = settings or Features()
     networks: dict[str, Any] = {}
     with torch.random.fork_rng(
         devices=[]
@@ -125,9 +128,8 @@ def load(
 def _read(name: str, path: Path, machine: Machine, seed: int | None) -> nn.Module:
     """The network of a checkpoint; with a seed, the same network with random weights."""
     network: nn.Module
+    also: dict[str, Any]
     if name == "vit":
-        pass
-
         network, also = load_encoder(path, machine.device), {"dimensions": 2}
     else:
         network, also = checkpoint.network(path, machine.device), {"start": "random"}
@@ -156,8 +158,6 @@ def codes(
     if "vit" in wanted:
         found["vit"] = frozen.networks["vit"](image, frozen.settings.vit_layers)
     if "autoencoder" in wanted:
-        from mrsr.models.autoencoder import prepare
-
         image = prepare(image, size, frozen.settings.autoencoder_size)
         structure, texture = frozen.networks["autoencoder"].encode(image)
         found |= {"structure": structure.flatten(1), "texture": texture.flatten(1)}
@@ -199,8 +199,6 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     Raises:
         UserError: the file cannot be read, or is not a checkpoint of a ViT.
     """
-    from mrsr import checkpoint
-
     found = checkpoint.load(path)
     if found.model_name != "unetr":
         raise UserError(

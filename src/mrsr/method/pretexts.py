@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrsr import compute, resampling
 from mrsr.errors import UserError
@@ -72,7 +72,7 @@ def task(
     if unknown and settings.pretext == "organ":
         raise UserError(f"no training store has the organ '{unknown[0]}'; train on it too")
     if settings.pretext == "organ":
-        network: nn.Module = Organ(encoder, len(names))
+        network: Organ | Masked | Contrastive = Organ(encoder, len(names))
     elif settings.pretext == "masked":
         network = Masked(encoder, settings.mask_ratio)
     else:
@@ -101,11 +101,11 @@ def task(
             )
             pair = (hr, resampling.upsample(lr, slices.scale))
             rows.append((*(image[..., : size[0], : size[0]] for image in pair), organ))
-        hr, degraded, organs = zip(*rows, strict=True)
+        fine, coarse, labels = zip(*rows, strict=True)
         return (
-            _cat(hr, machine),
-            _cat(degraded, machine),
-            torch.tensor(organs, device=machine.device),
+            _cat(fine, machine),
+            _cat(coarse, machine),
+            torch.tensor(labels, device=machine.device),
         )
 
     def draw(step: int) -> tuple[Tensor, Tensor]:

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -204,9 +204,10 @@ def evaluate(
     for held in volumes:
         image, labels = (torch.from_numpy(part)[None, None] for part in held.read())
         with machine.autocast():
-            logits = sliding_window_inference(
+            found = sliding_window_inference(
                 image.to(machine.device, machine.dtype), size, 4, network, overlap=0.5
-            ).to(machine.dtype)
+            )
+        logits = cast(Tensor, found).to(machine.dtype)  # of one output, a tensor
         labels = labels.to(machine.device)
         each = dice_cross_entropy(logits, labels)
         terms.append([float(each[name]) for name in TERMS])
@@ -233,7 +234,7 @@ def task(
     metrics. score(metrics): to be maximised, the first number first. encoder: the part to save,
     here the whole network.
     """
-    size, classes = tuple(settings.network.size), settings.classes
+    size, classes = settings.network.size, settings.classes
     training = load(stores["train"], classes)
     held = {
         split: load(stores[split], classes, settings.validation_volumes)

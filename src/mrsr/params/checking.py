@@ -25,8 +25,9 @@ def checked(kind: type[T], value: Any, where: str = "") -> T:
     Raises:
         ValueError: the first problem, as 'dotted.path: what'.
     """
+    known: type = kind
     try:
-        return adapter(kind).validate_python(value)
+        return adapter(known).validate_python(value)
     except ValidationError as error:
         raise ValueError(_first_problem(error, where)) from None
 

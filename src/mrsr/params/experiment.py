@@ -8,11 +8,11 @@ from typing import Any
 
 from mrsr.params import jobs
 from mrsr.params.declared import at, model_scales, source_settings
-from mrsr.params.methods import ResolvedMethod, entry_of, merge, resolve
-from mrsr.params.schema import PRESETS, Experiment, Params
+from mrsr.params.methods import ResolvedMethod, merge
+from mrsr.params.schema import Experiment, Params
 from mrsr.params.typed import build, plain
 
-Entries = Mapping[str, Mapping[str, Any]]
+Methods = Mapping[str, ResolvedMethod]
 
 
 @dataclass(frozen=True)
@@ -30,23 +30,21 @@ class Resolved:
     def __init__(
         self,
         params: Params,
-        name: str,
         experiment: Experiment,
-        in_force: Entries,
-        as_written: Entries,
+        methods: Methods,
+        as_written: Methods,
     ) -> None:
-        """Resolve every method that the experiment uses.
+        """Work out which cells there are and what they need.
 
         Args:
-            params: params.yaml with the experiment's `set:` merged in.
-            in_force: the entries of `methods:` with `set:` merged in.
-            as_written: without it, that is at full width.
+            params: params.yaml with the experiment's `set:` merged in, and its name.
+            methods: all of params.yaml, with `set:`; as_written: without, at full width.
 
         Raises:
-            ValueError: a method's `like`, model, option or loss does not exist.
+            ValueError: there is nothing to measure, or the tables or the ViT's data are missing.
         """
-        self.params, self.name, self.experiment = params, name, experiment
-        self.entries, self.as_written = in_force, as_written
+        self.params, self.name, self.experiment = params, params.experiment, experiment
+        self.full_methods = as_written
         cells = dict.fromkeys(
             Cell(dataset, int(scale), method)
             for block in experiment.grid
@@ -54,10 +52,8 @@ class Resolved:
             for scale in block.scales
             for method in block.methods
         )
-        # every entry is resolved, used or not, so that a mistake in any of them is found at once
-        every = {key: resolve(params, in_force, key, experiment.recipe) for key in params.methods}
         used = {cell.method for cell in cells}
-        self.methods = {key: method for key, method in every.items() if key in used}
+        self.methods = {key: method for key, method in methods.items() if key in used}
         # a cell that cannot be measured is a dash, with its reason below the table
         self.absent = {cell: reason for cell in cells if (reason := self._absent(cell))}
         self.cells = [cell for cell in cells if cell not in self.absent]
@@ -117,10 +113,6 @@ class Resolved:
             if "autoencoder" in self.methods[cell.method].frozen
         ]
         return list(dict.fromkeys(needed))
-
-    def full_methods(self) -> dict[str, ResolvedMethod]:
-        """Every method as in params.yaml, without the changes of the experiment."""
-        return {key: resolve(self.params, self.as_written, key) for key in self.as_written}
 
     def source_settings(self, source: str) -> dict[str, Any]:
         """Settings for preparing a source: its defaults, overridden by params.yaml."""
@@ -216,9 +208,8 @@ class Resolved:
 
     def preset(self, name: str = "") -> jobs.Preset:
         """The metric convention of the experiment, or the one of this name."""
-        name = name or self.params.metrics.preset
-        preset = {**PRESETS, **self.params.metrics.presets}[name]
-        return jobs.Preset(name=name, **_shared(preset, jobs.Preset))
+        metrics = self.params.metrics
+        return jobs.preset(name or metrics.preset, metrics.presets)
 
     def evaluation(self, dataset: str, scale: int, method: str) -> jobs.Evaluation:
         """Settings of an evaluation."""
@@ -231,7 +222,7 @@ class Resolved:
             label=chosen.label,
             degradation=self.params.data.datasets[dataset].degradation,
             model=jobs.Model(name=chosen.model, options=chosen.options),
-            full_options=dict(entry_of(self.as_written, method).get("options", {})),
+            full_options=self.full_methods.get(method, chosen).options,
             type=chosen.type,
             acceleration=chosen.acceleration,
             recipe=chosen.recipe,

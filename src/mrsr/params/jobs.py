@@ -9,6 +9,7 @@ when the jobs were planned; a file that has changed since is refused.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -112,6 +113,18 @@ class Preset(schema.Preset):
     """A metric convention with its name."""
 
     name: str
+
+
+def preset(name: str, own: Mapping[str, schema.Preset] | None = None) -> Preset:
+    """A metric convention by its name: one of `schema.PRESETS`, or of your own.
+
+    Raises:
+        UserError: there is no such convention.
+    """
+    known = {**schema.PRESETS, **(own or {})}
+    if name not in known:
+        raise UserError(f"no metrics preset '{name}'; known: {', '.join(known)}")
+    return Preset(name=name, **plain(known[name]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from mrsr.files import is_secret
 from mrsr.params.checking import adapter, check_experiment, check_params, checked
 from mrsr.params.declared import at, loss_names, model_names
 from mrsr.params.experiment import Resolved
-from mrsr.params.methods import merge
+from mrsr.params.methods import merge, resolve_all
 from mrsr.params.schema import Experiment, Params
 from mrsr.plugins import check_plugins
 
@@ -29,7 +29,11 @@ EXPERIMENTS = Path("workflow/experiments")  # beside params.yaml
 SETTABLE = {"data", "vit", "autoencoder", "sr", "metrics", "tracking", "methods"}
 
 
-class _UniqueKeys(yaml.SafeLoader):
+# libyaml, where PyYAML has it, is ten times as fast
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _UniqueKeys(_Loader):
     """Refuse repeated keys; plain YAML silently keeps the last."""
 
 
@@ -70,42 +74,47 @@ def load(path: str | Path = "params.yaml", experiment: str | Path | None = None)
     with _told(path):
         params = checked(Params, document)
         check_params(params)
-    asked = str(experiment if experiment is not None else params.experiment)
-    file = experiment_file(path, asked)
-    name = file.stem
-    written = _followed(path, file)
-    with _told(file):
-        chosen = checked(Experiment, written)
-        for key in sorted(set(chosen.set) - SETTABLE):
-            raise at(f"set.{key}", "unknown key", SETTABLE)
-        if "sources" in (chosen.set.get("data") or {}):
-            raise at(
-                "set.data.sources",
-                "raw data is shared by all experiments; change it in params.yaml",
-            )
-        merged = merge(document, chosen.set)
-        changed = checked(Params, merged, "set") if chosen.set else params
+        # used or not: a mistake in any of them is told at once
+        as_written = resolve_all(params, document["methods"])
+    file = experiment_file(path, str(experiment if experiment is not None else params.experiment))
+    for each, written in _chain(path, file):  # an error names the file that has it
+        with _told(each):
+            chosen = checked(Experiment, written)
+            for key in sorted(set(chosen.set) - SETTABLE):
+                raise at(f"set.{key}", "unknown key", SETTABLE)
+            if "sources" in (chosen.set.get("data") or {}):
+                raise at(
+                    "set.data.sources", "all experiments share raw data; change it in params.yaml"
+                )
+            merged = merge(document, chosen.set)
+            changed = checked(Params, merged, "set") if chosen.set else params
+    with _told(file, "set." if chosen.set else ""):
         check_params(changed)
+        methods = resolve_all(changed, merged["methods"], chosen.recipe)
+    with _told(file):
         check_experiment(chosen, changed)
-        methods = {"in_force": merged["methods"], "as_written": document["methods"]}
-        return Resolved(replace(changed, experiment=name), name, chosen, **methods)
+        return Resolved(replace(changed, experiment=file.stem), chosen, methods, as_written)
 
 
 def experiment_file(path: Path, name: str) -> Path:
     """The file of an experiment, by its name or its own path.
 
     Raises:
-        UserError: there is none, or the name cannot be that of a folder.
+        UserError: there is none, or its name cannot be a folder's, or is another experiment's.
     """
     folder = path.parent / EXPERIMENTS
-    file = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", file.stem):
+    own = name.endswith((".yaml", ".yml"))
+    file = Path(name) if own else folder / f"{name}.yaml"
+    if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", file.stem if own else name):
         raise UserError(
             f"experiment '{name}': use lower-case letters, digits and _, and start with a letter"
         )
     if not file.is_file():
         known = ", ".join(sorted(names(path))) or f"none in {folder}"
         raise UserError(f"no experiment '{name}'; known: {known}; or give a path")
+    other = folder / f"{file.stem}.yaml"
+    if own and other.is_file() and not other.samefile(file):
+        raise UserError(f"{name}: {other} has the same name, and so the same results; rename yours")
     return file
 
 
@@ -114,18 +123,31 @@ def names(path: str | Path = "params.yaml") -> list[str]:
     return sorted(file.stem for file in (Path(path).parent / EXPERIMENTS).glob("[a-z]*.yaml"))
 
 
-def _followed(path: Path, file: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """An experiment with `like` followed; `set` and `vit` are merged, other keys replaced."""
+def _chain(
+    path: Path, file: Path, above: tuple[Path, ...] = ()
+) -> list[tuple[Path, dict[str, Any]]]:
+    """An experiment and those that it follows by `like`, the first one first.
+
+    Each is (file, content), with the content of the previous one overridden; `set` and `vit` are
+    merged.
+    """
     document = read_yaml(file)
     like = document.get("like")
     if like is None:
-        return document
-    if file in seen:
+        return [(file, document)]
+    if file in above:
         raise UserError(f"{file}: `like` leads back to the experiment itself")
-    base = _followed(path, experiment_file(path, str(like)), (*seen, file))
-    deep = [key for key in ("set", "vit") if isinstance(base.get(key), dict)]
-    tables = {key: merge(base[key], document.get(key) or {}) for key in deep}
-    return {**base, **document, **tables}
+    try:
+        base = experiment_file(path, str(like))
+    except UserError as error:
+        raise UserError(f"{file}: like: {error}") from None
+    chain = _chain(path, base, (*above, file))
+    content = chain[-1][1] | document
+    for key in ("set", "vit"):
+        one, two = chain[-1][1].get(key), document.get(key) or {}
+        if isinstance(one, dict) and isinstance(two, dict):
+            content[key] = merge(one, two)
+    return [*chain, (file, content)]
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -159,15 +181,15 @@ def read_yaml(path: Path) -> dict[str, Any]:
 class _told:  # noqa: N801
     """Turns a ValueError of the checks into a UserError that names the file."""
 
-    def __init__(self, file: Path) -> None:
-        self.file = file
+    def __init__(self, file: Path, section: str = "") -> None:
+        self.start = f"{file}: {section}"
 
     def __enter__(self) -> None:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         if isinstance(error, ValueError):
-            raise UserError(f"{self.file}: {error}") from None
+            raise UserError(f"{self.start}{error}") from None
 
 
 def _secrets(value: Any, key: str = "") -> Iterator[str]:

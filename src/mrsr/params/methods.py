@@ -72,6 +72,13 @@ def entry_of(
     return {"model": key, **own}  # without `model:` the entry's own name is the file's name
 
 
+def resolve_all(
+    params: Params, entries: Mapping[str, Mapping[str, Any]], recipe: Recipe = "common"
+) -> dict[str, ResolvedMethod]:
+    """Every method of `entries`; see `resolve`."""
+    return {key: resolve(params, entries, key, recipe) for key in entries}
+
+
 def resolve(
     params: Params, entries: Mapping[str, Mapping[str, Any]], key: str, recipe: Recipe = "common"
 ) -> ResolvedMethod:
@@ -121,7 +128,8 @@ def _check_network(key: str, entry: Mapping[str, Any], kind: str) -> None:
     model = entry["model"]
     known = model_options(model)
     if known is None:
-        raise at(f"methods.{key}.model", f"missing file src/mrsr/models/{model}.py")
+        missing = f"missing file src/mrsr/models/{model}.py with a function build"
+        raise at(f"methods.{key}.model", missing)
     for option in entry.get("options", {}):
         if option not in known:
             raise at(f"methods.{key}.options.{option}", f"model '{model}' has no such", known)

@@ -15,7 +15,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ class Bound:
         given = {"gt": self.above, "ge": self.least, "le": self.most}
         bounds: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         if source is int:
-            whole = {key: int(value) for key, value in bounds.items()}
+            whole: dict[str, Any] = {key: int(value) for key, value in bounds.items()}
             return core_schema.int_schema(strict=True, **whole)
         number = core_schema.float_schema(allow_inf_nan=False, **bounds)
         return core_schema.no_info_before_validator_function(_no_bool, number)
@@ -131,6 +131,8 @@ def _build(kind: Any, value: Any, where: str, strict: bool) -> Any:
         if not any(value == known and type(value) is type(known) for known in arguments):
             raise _wrong(where, f"must be one of {', '.join(map(str, arguments))}, not {value}")
         return value
+    if origin is Sequence:
+        origin, arguments = tuple, (*arguments, ...)
     if origin in (tuple, list):
         return _sequence(origin, arguments, value, where, strict)
     if origin is dict:
@@ -142,7 +144,7 @@ def _build(kind: Any, value: Any, where: str, strict: bool) -> Any:
             )
             for key, item in value.items()
         }
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where, strict)
     if kind is Any:
         return value

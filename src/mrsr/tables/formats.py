@@ -1,6 +1,6 @@
 """One table, three formats: CSV for programs, LaTeX (booktabs) for a paper, Markdown for people.
 
-pandas writes all three. This file formats cells and adds what surrounds a table;
+pandas writes all three. Here stands how a cell reads and what surrounds a table;
 `mrsr.tables.tables` decides what is in it.
 """
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from mrsr.errors import UserError
-from mrsr.params import jobs
+from mrsr.params.jobs import Preset
 from mrsr.params.typed import build
 from mrsr.tables.formats import Table
 from mrsr.tables.published import paper
@@ -31,7 +31,7 @@ def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, 
         raise UserError(
             f"{table.name} mixes metric presets ({given}); evaluate all methods with one preset"
         )
-    lines = [describe(build(jobs.Preset, value, "preset")) for value in presets.values()]
+    lines = [describe(build(Preset, value, strict=False)) for value in presets.values()]
     lines += _effort(shown, dict(zip(table.cells["method"], table.cells["label"], strict=True)))
     for dataset, name in datasets.items():
         found = [record for key, record in shown.items() if key[0] == dataset]

@@ -43,7 +43,7 @@ def write_tables(
 
     Args:
         metrics: metrics JSON files of `mrsr.metrics.evaluate`, or their contents, in any order.
-        settings: of the experiment, with the methods in the order of the tables.
+        settings: of the experiment; its methods stand in the order of the tables.
         out: folder of the tables.
         summary_file: file for the nested means of `dvc metrics show`, if wanted.
 

@@ -1,0 +1,388 @@
+"""What several tests share: tiny stores, settings and frozen networks, and what trainings leave.
+
+Settings are tables, as a job finds them in its JSON: `sr(steps=2)`, `evaluation()`, and so on.
+`read` makes a job of one, `command` the arguments of a training. Changes of the tables named in
+`MERGED` are merged into the tiny ones, all others replace them.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import json
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import h5py
+import numpy as np
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from mrsr import checkpoint, models
+from mrsr.errors import UserError
+from mrsr.params import jobs, loading, schema
+from mrsr.params.experiment import Resolved
+from mrsr.params.schema import SPLITS
+from mrsr.params.typed import plain
+from mrsr.training.session import Session
+from project import ROOT
+
+T = TypeVar("T")
+Table = dict[str, Any]
+
+# --- slice stores ---------------------------------------------------------------------------------
+
+
+def write_store(
+    path: Path,
+    volumes: Sequence[np.ndarray],
+    labels: Sequence[np.ndarray] = (),
+    each: Sequence[Table] = (),
+    **about: object,
+) -> Path:
+    """A slice store as `slicing.py` writes it.
+
+    volumes: (slices, height, width) each. labels: of the same shapes. each: attributes of the
+    volumes that differ from the usual ones. about: likewise of the store.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with h5py.File(path, "w") as file:
+        file.attrs.update(format=1, dataset="toy", organ="brain", contrast="T1", split=path.stem)
+        file.attrs.update({"settings": "{}", "digest": ""} | about)
+        for number, data in enumerate(volumes):
+            group = file.create_group(f"volumes/{number:04d}")
+            group.create_dataset("data", data=data, chunks=(1, *data.shape[1:]))
+            if len(labels):
+                group["labels"] = labels[number]
+            group.attrs.update(subject=f"s{number}", visit="", path=f"s{number}.nii", slope=1.0)
+            group.attrs.update(intercept=0.0, scale=float(np.abs(data).max()), affine=np.eye(4))
+            group.attrs.update(slice_index=np.arange(len(data)), voxel_size=[1.0, 1.0, 1.0])
+            group.attrs.update(each[number] if each else {})
+    return path
+
+
+def discs(seed: int, *shapes: tuple[int, int, int]) -> list[np.ndarray]:
+    """Volumes of overlapping discs and stripes, float32: smooth, with edges."""
+    rng = np.random.default_rng(seed)
+    volumes = []
+    for shape in shapes:
+        y, x = np.mgrid[: shape[1], : shape[2]] / shape[1]
+        volume = np.zeros(shape, dtype="float32")
+        for image in volume:
+            for _ in range(6):
+                cy, cx, radius = [*rng.uniform(0.2, 0.8, 2), rng.uniform(0.05, 0.3)]
+                image += rng.uniform(0.2, 1.0) * (np.hypot(y - cy, x - cx) < radius)
+            image += 0.3 * np.sin(20 * x * rng.uniform(0.5, 1.5)) ** 2
+        volumes.append(volume)
+    return volumes
+
+
+def noise(seed: int, *shapes: tuple[int, int, int], dtype: str = "int16") -> list[np.ndarray]:
+    """Volumes of independent voxels, 0 to 1000, with phases where the type has them."""
+    rng = np.random.default_rng(seed)
+    volumes = [rng.random(shape) * 1000 for shape in shapes]
+    if np.dtype(dtype).kind == "c":
+        volumes = [data * np.exp(6j * rng.random(data.shape)) for data in volumes]
+    return [data.astype(dtype) for data in volumes]
+
+
+def toy_stores(folder: Path, *shapes: tuple[int, int, int]) -> Path:
+    """Stores of discs, train.h5, validation.h5 and test.h5; six slices of 32x32 by default."""
+    for seed, split in enumerate(SPLITS):
+        volumes = discs(seed, *(shapes or ((6, 32, 32),)))
+        write_store(folder / f"{split}.h5", volumes, digest=f"toy{seed}")
+    return folder
+
+
+def organ_store(
+    path: Path, seed: int, organ: str, size: tuple[int, int] = (36, 34), *, labels: bool = True
+) -> Path:
+    """Two volumes of 18 slices: bright balls (brain) or stripes, labelled. Dataset: toy_<organ>."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.mgrid[:18, : size[0], : size[1]]
+    shapes = []
+    for number in range(2):
+        centre = rng.uniform([8, 14, 14], [10, 20, 20])
+        ball = np.hypot(np.hypot(z - centre[0], y - centre[1]), x - centre[2]) < 9
+        shapes.append(ball if organ == "brain" else (y + number) % 6 < 3)
+    images = [(shape + 0.1 * rng.random(shape.shape)).astype("float32") for shape in shapes]
+    truth = [shape.astype("uint8") for shape in shapes] if labels else []
+    about = {"dataset": f"toy_{organ}", "organ": organ, "digest": f"{organ}{seed}"}
+    return write_store(path, images, truth, [{"scale": 1.0}] * 2, **about)
+
+
+def organ_stores(folder: Path) -> Path:
+    """Stores of labelled brains and of knees without labels: brain/train.h5, ..., knee/test.h5."""
+    for organ in ("brain", "knee"):
+        for seed, split in enumerate(SPLITS):
+            path = folder / organ / f"{split}.h5"
+            organ_store(path, seed + 1, organ, labels=organ == "brain")
+    return folder
+
+
+# --- settings -------------------------------------------------------------------------------------
+
+MERGED = {
+    *("optimizer", "schedule", "adversarial", "features", "discriminator", "network", "preset"),
+    *("split", "normalise"),
+}
+_RUN: Table = {"experiment": "toy", "device": "cpu", "tracking": {"enabled": False}}
+_LOOP: Table = _RUN | {
+    **{"steps": 10, "batch": 4, "validate_every": 5, "checkpoint_every": 2, "log_every": 1},
+    **{"optimizer": {"lr": 1e-3, "weight_decay": 0.1}, "schedule": {"warmup": 2}},
+}
+_SRRESNET = {"features": 8, "blocks": 1, "norm": "none", "skip": "bicubic"}
+_CELL: Table = {"dataset": "toy", "scale": 2, "degradation": "bicubic"}
+VIT = {
+    **{"hidden": 12, "layers": 2, "heads": 2, "mlp": 16, "patch": 16, "size": [16, 32, 32]},
+    "feature_size": 2,
+}
+
+
+def _merged(table: Table, changes: Mapping[str, Any]) -> Table:
+    """A table of settings of its own with `changes`; see the module's docstring."""
+    result = json.loads(json.dumps(table))
+    for key, value in changes.items():
+        both = key in MERGED and isinstance(value, Mapping)
+        result[key] = {**(result.get(key) or {}), **value} if both else value
+    return result
+
+
+def sr(**changes: Any) -> Table:
+    """A super-resolution training of a second."""
+    table = _LOOP | _CELL | {
+        "method": "srresnet", "model": {"name": "srresnet", "options": _SRRESNET},
+        "losses": {"l1": 1.0}, "patch": 16, "validation_slices": 2,
+    }  # fmt: skip
+    return _merged(table, changes)
+
+
+def own(**changes: Any) -> Table:
+    """A training of type self, on each volume of a test store."""
+    given = {
+        "method": "own", "type": "self", "steps": 4,
+        "model": {"name": "srcnn", "options": {"features": [4, 2]}},
+        "batch": 2, "patch": 8, "checkpoint_every": 3, "log_every": 3,
+    }  # fmt: skip
+    return sr(**_merged(given, changes))
+
+
+def autoencoder(**changes: Any) -> Table:
+    """An auto-encoder's training of a second, its discriminator from the third step on."""
+    weights = {"reconstruction": 1, "adversarial": 0.7, "swap": 0.7, "patch_swap": 0.5}
+    table = _LOOP | _CELL | {
+        "network": {"structure_channels": 2, "texture": 16, "size": 0, "channels": [8, 8, 4, 4]},
+        "weights": {**weights, "consistency": 0.1}, "intensity_range": 255, "patch_n": 12,
+        "discriminator": {"base": 4, "crop": 32, "warmup": 2}, "steps": 8, "micro_batch": 2,
+        "optimizer": {"lr": 1e-3, "weight_decay": 0}, "validate_every": 4, "validation_slices": 0,
+        "gradient_norms_every": 4,
+    }  # fmt: skip
+    return _merged(table, changes)
+
+
+def segmentation(**changes: Any) -> Table:
+    """A 3D pre-training of the vision transformer."""
+    table = _LOOP | {
+        "network": VIT, "classes": 2, "steps": 4, "batch": 2, "checkpoint_every": 1,
+        "optimizer": {"name": "adamw", "lr": 3e-3, "weight_decay": 0.01},
+        "schedule": {"kind": "constant"}, "validate_every": 4, "validation_volumes": 1,
+    }  # fmt: skip
+    return _merged(table, changes)
+
+
+def pretext(task: str = "organ", **changes: Any) -> Table:
+    """A pretext task of the vision transformer, on the datasets toy_brain and toy_knee."""
+    table = segmentation(batch=4)
+    for name in ("network", "classes"):
+        del table[name]
+    table |= {
+        "phase": "pretext", "pretext": task, "mask_ratio": 0.5, "temperature": 0.1, "scales": [2],
+        "degradations": {"toy_brain": "bicubic", "toy_knee": "kspace"},
+    }  # fmt: skip
+    return _merged(table, changes)
+
+
+def evaluation(**changes: Any) -> Table:
+    """An evaluation of bicubic interpolation."""
+    table = _RUN | _CELL | {
+        "method": "bicubic", "label": "Bicubic", "model": {"name": "bicubic"},
+        "preset": plain(preset("slice")), "bootstrap": {"samples": 200}, "batch": 2,
+    }  # fmt: skip
+    return _merged(table, changes)
+
+
+def read(kind: type[T], table: Table) -> T:
+    """A job of its table."""
+    return jobs.read(kind, json.dumps(table))
+
+
+def preset(name: str, **changes: Any) -> jobs.Preset:
+    """A metric convention of the schema with its name, and with changes."""
+    return read(jobs.Preset, plain(schema.PRESETS[name]) | {"name": name} | changes)
+
+
+# --- trainings ------------------------------------------------------------------------------------
+
+
+def command(
+    stores: Path, out: Path, table: Table, *more: str, kinds: Sequence[str] = ("",)
+) -> list[str]:
+    """Arguments of a training on the stores in a folder; kinds: its subfolders, for the ViT's."""
+    arguments = ["--settings", json.dumps(table), "--out", str(out / "best.pt"), *more]
+    for split in SPLITS:
+        arguments += [f"--{split}", *(str(stores / kind / f"{split}.h5") for kind in kinds)]
+    return arguments
+
+
+def write_frozen(folder: Path) -> dict[str, Path]:
+    """Checkpoints of a tiny vision transformer and a tiny auto-encoder, by name."""
+    vit = {"hidden": 16, "layers": 2, "heads": 2, "mlp": 32, "size": [16, 32, 32], "dimensions": 2}
+    coder = {"structure_channels": 2, "texture": 8, "channels": [4, 4, 4, 4]}
+    paths = {}
+    for number, (name, model, options) in enumerate(
+        (("vit", "unetr", vit), ("autoencoder", "autoencoder", coder))
+    ):
+        torch.manual_seed(100 + number)
+        # away from the start, where a code may hardly depend on the image
+        network = models.build(model, 2, options).state_dict()
+        network = {key: value + 0.3 * torch.randn_like(value) for key, value in network.items()}
+        paths[name] = save(folder / f"{name}.pt", model, options, network)
+    return paths
+
+
+def save(
+    path: Path, name: str, options: Table, weights: Mapping[str, Tensor] | None = None, **more: Any
+) -> Path:
+    """A checkpoint of a network, at scale 2 unless told otherwise; without weights, of seed 0."""
+    given = {"scale": 2, "settings": {}, "provenance": {}} | more
+    if weights is None:
+        torch.manual_seed(0)
+        weights = models.build(name, given["scale"], options).state_dict()
+    checkpoint.save(path, model_name=name, options=options, weights=weights, **given)
+    return path
+
+
+def lines(folder: Path) -> list[Table]:
+    """A training's log, parsed."""
+    return [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def metrics(folder: Path, split: str = "train") -> dict[int, Table]:
+    """What the log says of a split, by step."""
+    return {line["step"]: line["metrics"] for line in lines(folder) if line.get("split") == split}
+
+
+def curve(folder: Path, split: str, name: str) -> list[float]:
+    """One metric of one split over the steps."""
+    return [found[name] for found in metrics(folder, split).values()]
+
+
+def weights(folder: Path, name: str = "last.pt") -> dict[str, Tensor]:
+    """The weights that a training left."""
+    return checkpoint.load(folder / name).weights
+
+
+def equal(one: Path, two: Path, name: str = "last.pt") -> bool:
+    """Whether two trainings left the same weights, bit for bit."""
+    first, second = weights(one, name), weights(two, name)
+    return first.keys() == second.keys() and all(
+        torch.equal(value, second[key]) for key, value in first.items()
+    )
+
+
+def same(one: Path, two: Path) -> None:
+    """Assert equal weights bit for bit, equal logs but for the clock, and no state left over."""
+    assert equal(one, two, "best.pt") and equal(one, two)
+    assert timeless(one) == timeless(two)
+    assert not list(one.glob("resume*")) and not list(one.glob(".tmp-*"))
+
+
+def timeless(folder: Path) -> list[Table]:
+    """The log without what a clock says."""
+    found = lines(folder)
+    for line in found:
+        for key in ("time", "cpu", "seconds"):
+            line.pop(key, None)
+        line.get("metrics", {}).pop("images_per_second", None)
+        line.get("provenance", {}).pop("commit", None)  # somebody may commit meanwhile
+    return found
+
+
+def in_step(patch: pytest.MonkeyPatch, step: int, how: Callable[[], object]) -> None:
+    """`how` is called once in a training's step, after backward and before the optimizer's step."""
+    original, left = Session.add, [step]
+
+    def add(session: Session, *given: Any) -> None:
+        if session.step in left:
+            left.clear()
+            how()
+        original(session, *given)
+
+    patch.setattr(Session, "add", add)
+
+
+def at_step(folder: Path, step: int, job: subprocess.Popen[Any]) -> None:
+    """Wait until the log of a running training has reached a step."""
+    log = folder / "log.jsonl"
+    for _ in range(20_000):
+        text = log.read_text() if log.exists() else ""
+        whole = [json.loads(line) for line in text.splitlines(True) if line[-1] == "\n"]
+        if whole and max(line.get("step", 0) for line in whole) >= step:
+            return
+        assert job.poll() is None, "the training ended before it could be stopped"
+        time.sleep(0.003)
+    raise AssertionError("the training did not start")
+
+
+# --- params.yaml and experiments ------------------------------------------------------------------
+
+EXPERIMENTS = loading.names(ROOT / "params.yaml")
+
+
+@functools.cache
+def _parsed() -> dict[str, Table]:
+    files = {name: loading.experiment_file(ROOT / "params.yaml", name) for name in EXPERIMENTS}
+    return {name: loading.read_yaml(file) for name, file in files.items()} | {
+        "params": loading.read_yaml(ROOT / "params.yaml")
+    }
+
+
+def parameters(*names: str) -> dict[str, Table]:
+    """This project's params.yaml and experiments as tables of one's own: `params`, `demo`, ..."""
+    return copy.deepcopy({name: _parsed()[name] for name in ("params", *names)})
+
+
+def write_parameters(folder: Path, tables: Mapping[str, Table]) -> Path:
+    """Write them as a project has them; the path of params.yaml."""
+    (folder / loading.EXPERIMENTS).mkdir(parents=True, exist_ok=True)
+    for name, table in tables.items():
+        file = folder / ("" if name == "params" else loading.EXPERIMENTS) / f"{name}.yaml"
+        dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+        file.write_text(yaml.dump(table, Dumper=dumper, sort_keys=False))
+    return folder / "params.yaml"
+
+
+def load(folder: Path, tables: Mapping[str, Table], experiment: str | None = None) -> Resolved:
+    """An experiment, resolved from tables that are written into a folder."""
+    return loading.load(write_parameters(folder, tables), experiment)
+
+
+def refused(folder: Path, tables: Mapping[str, Table], experiment: str | None = None) -> str:
+    """The line by which loading them is refused; paths in it are relative to the folder."""
+    with pytest.raises(UserError) as caught:
+        load(folder, tables, experiment)
+    assert "\n" not in str(caught.value)
+    return str(caught.value).replace(f"{folder}/", "")
+
+
+def put(table: Any, path: str, value: Any) -> None:
+    """Set what lies under a path such as "grid 0 scales"; tables on the way are made."""
+    *parts, last = path.split()
+    for part in parts:
+        table = table[int(part)] if isinstance(table, list) else table.setdefault(part, {})
+    table[last] = value
