@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -371,3 +371,55 @@ def put(table: Any, path: str, value: Any) -> None:
     for part in parts:
         table = table[int(part)] if isinstance(table, list) else table.setdefault(part, {})
     table[last] = value
+
+
+# --- records for MLflow ---------------------------------------------------------------------------
+
+
+def log_lines(steps: Iterable[int], when: float = 1000.0) -> list[Table]:
+    """The log of a training as far as some steps, which lasted a second each."""
+    settings = sr(experiment="demo", dataset="phantom_t1", method="srcnn", losses={"l2": 1.0})
+    settings["model"] = {"name": "srcnn", "options": {}}
+    start = {"event": "start", "time": 1000.0, "settings": settings, "digest": "abc"}
+    found: list[Table] = [start | {"provenance": {"commit": "c0ffee"}}]
+    for step in steps:
+        train = {"total": 1.0 / step, "lr": 1e-3, "odd": None}
+        found.append({"time": when + step, "step": step, "split": "train", "metrics": train})
+        if step % 2 == 0:
+            held_out = {"split": "validation", "metrics": {"psnr": 30.0 + step}}
+            found.append({"time": when + step, "step": step} | held_out)
+    return found
+
+
+def write_training(folder: Path, log: list[Table], *, end: bool = False, tail: str = "") -> Path:
+    """The folder of a training with this log; end: it is complete. tail: half a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if end:
+        log = [*log, {"event": "end", "time": 1100.0, "seconds": 100.0}]
+        (folder / "best.pt").write_bytes(b"weights")
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + tail)
+    return folder
+
+
+def record(method: str = "bicubic", scale: int = 2, psnr: float = 31.123456789012345) -> Table:
+    """What an evaluation of 400 subjects found: too long for one tag of MLflow."""
+    subjects = [f"subject-{number:04d}" for number in range(400)]
+    return {
+        "format": 1, "experiment": "demo", "dataset": "phantom_t1", "scale": scale,
+        "method": method, "preset": plain(preset("slice")), "subjects": subjects,
+        "n_subjects": 400, "n_slices": 999, "interval": "95 %", "settings_digest": "def",
+        "psnr": {"mean": psnr, "low": psnr - 1 / 3, "high": psnr + 0.1},
+        "ssim": {"mean": 0.9, "low": None, "high": None},
+        "nmse": {"mean": 1 / 300, "low": None, "high": None}, "seconds_per_slice": 0.1,
+        "parameters": 8129, "steps": 6, "patches": 96, "commit": "c0ffee",
+        "per_subject": {name: {"psnr": 1.0 * number} for number, name in enumerate(subjects)},
+    }  # fmt: skip
+
+
+def write_evaluation(folder: Path, value: Table) -> Path:
+    """The files of an evaluation under the results of an experiment; its JSON."""
+    file = folder / "metrics" / "phantom_t1" / f"x{value['scale']}" / f"{value['method']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value))
+    file.with_suffix(".csv").write_text("psnr\n1\n")
+    return file

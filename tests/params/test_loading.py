@@ -206,9 +206,7 @@ def test_a_signed_address_has_no_place_here(
     assert "mrsr.raw.download" in message and "SECRET" not in message
 
 
-@pytest.mark.parametrize(
-    "name", ["../demo", "a/../demo", "Demo", "de mo", "1demo", "", 61 * "x"]
-)
+@pytest.mark.parametrize("name", ["../demo", "a/../demo", "Demo", "de mo", "1demo", "", 61 * "x"])
 def test_a_name_is_no_path(tmp_path: Path, tables: dict[str, Table], name: str) -> None:
     (tmp_path / "workflow").mkdir()
     (tmp_path / "workflow" / "demo.yaml").write_text("{}")
