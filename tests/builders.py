@@ -10,6 +10,8 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import subprocess
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -322,6 +324,19 @@ def in_step(patch: pytest.MonkeyPatch, step: int, how: Callable[[], object]) -> 
         original(session, *given)
 
     patch.setattr(Session, "add", add)
+
+
+def at_step(folder: Path, step: int, job: subprocess.Popen[Any]) -> None:
+    """Wait until the log of a running training has reached a step."""
+    log = folder / "log.jsonl"
+    for _ in range(20_000):
+        text = log.read_text() if log.exists() else ""
+        whole = [json.loads(line) for line in text.splitlines(True) if line[-1] == "\n"]
+        if whole and max(line.get("step", 0) for line in whole) >= step:
+            return
+        assert job.poll() is None, "the training ended before it could be stopped"
+        time.sleep(0.003)
+    raise AssertionError("the training did not start")
 
 
 # --- params.yaml and experiments ------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -158,6 +159,7 @@ def tables(
     if show:
         making.print_table(folder)
         return
+    records: Sequence[Path | dict[str, Any]]
     if from_mlflow:
         from mrsr.tracking import delivery
 
@@ -229,8 +231,7 @@ def enhance(
     """Enhance a scan with a trained network."""
     from mrsr.scan.enhance import enhance as run
 
-    given = {"scale": scale, "device": device, "batch": batch, "overwrite": overwrite}
-    run(scan, out, model, **given, guide=guide)
+    run(scan, out, model, scale=scale, device=device, batch=batch, overwrite=overwrite, guide=guide)
     print(out)
 
 
@@ -243,9 +244,9 @@ def degrade(
     overwrite: Overwrite = False,
 ) -> None:
     """Lower the in-plane resolution of a scan, to test a network against a known reference."""
-    from mrsr.scan.degrade import coarsen
+    from mrsr.scan.degrade import degrade as run
 
-    coarsen(scan, out, scale=scale, kind=kind, overwrite=overwrite)
+    run(scan, out, scale=scale, kind=kind, overwrite=overwrite)
     print(out)
 
 
@@ -257,22 +258,11 @@ def score(
     file: ParamsFile = PARAMS,
 ) -> None:
     """Score a volume against a reference: PSNR, SSIM and NMSE."""
-    from mrsr.scan.score import score_files
+    from mrsr.params import jobs, loading
+    from mrsr.scan.score import score as run
 
-    print(json.dumps(score_files(prediction, reference, _preset(preset, file)), indent=2))
-
-
-def _preset(name: str, file: Path) -> Any:
-    """The preset of params.yaml; without that file, the built-in one of the same name."""
-    from mrsr.params import jobs, loading, schema
-    from mrsr.params.typed import plain
-
-    presets = dict(schema.PRESETS)
-    if file.is_file():
-        presets |= loading.load(file).params.metrics.presets
-    if name not in presets:
-        raise UserError(f"no preset '{name}'; known: {', '.join(presets)}")
-    return jobs.Preset(name=name, **plain(presets[name]))
+    own = loading.load(file).params.metrics.presets if file.is_file() else {}
+    print(json.dumps(run(prediction, reference, jobs.preset(preset, own)), indent=2))
 
 
 @app.command()

@@ -16,18 +16,20 @@ import contextlib
 import ctypes
 import dataclasses
 import os
+import random
 import signal
 import sys
 from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, distributed, nn
 
 from mrsr.errors import UserError
-from mrsr.params.schema import Loop
 
+Network = TypeVar("Network", bound=nn.Module)
 # the others wait while the first process validates and writes; a process that ends is noticed at
 # once, this is for one that hangs or lies behind a broken wire
 PATIENCE = timedelta(minutes=60)
@@ -37,6 +39,19 @@ class LostProcess(UserError):
     """Another process of the training ended, so this one cannot continue."""
 
     exit_code = 1
+
+
+class Wanted(Protocol):
+    """What `start` reads of a training's settings; `schema.Loop` says what the values mean."""
+
+    @property
+    def device(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def channels_last(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,10 +76,11 @@ class Machine:
             return torch.autocast(self.device.type, torch.bfloat16)
         return contextlib.nullcontext()
 
-    def place(self, network: nn.Module) -> nn.Module:
+    def place(self, network: Network) -> Network:
         """Move a network to the device, number type and memory layout of this training."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
-        return network.to(device=self.device, dtype=self.dtype).to(memory_format=layout)
+        network = network.to(device=self.device, dtype=self.dtype)
+        return network.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub
 
 
 def device_for(name: str = "auto", index: int = 0) -> torch.device:
@@ -89,11 +105,8 @@ def device_for(name: str = "auto", index: int = 0) -> torch.device:
     return device
 
 
-def start(settings: Loop) -> Machine:
-    """Set threads, join the other processes if torchrun started several, choose the precision.
-
-    Reads `device`, `precision`, `channels_last` and `threads`.
-    """
+def start(settings: Wanted) -> Machine:
+    """Set threads, join the other processes if torchrun started several, choose the precision."""
     torch.set_num_threads(settings.threads)
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = device_for(settings.device, int(os.environ.get("LOCAL_RANK", 0)))
@@ -119,6 +132,13 @@ def start(settings: Loop) -> Machine:
         rank=rank,
         world=world,
     )
+
+
+def seed(value: int, rank: int = 0) -> None:
+    """Seed every generator; networks are built with rank 0's seed on all processes."""
+    random.seed(value + rank)
+    np.random.seed((value + rank) % 2**32)
+    torch.manual_seed(value + rank)  # all GPUs too
 
 
 def _end_with_launcher() -> None:

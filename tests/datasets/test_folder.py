@@ -106,7 +106,7 @@ BAD_CSV = {
     "who,split\nanna,train\n": "line 2: neither file nor subject",
     "subject,split\nanna,training\n": "line 2: split 'training'",
     "subject,split\n,train\n": "line 2: neither",
-    "subject,split\nanna,train\nanna,test\n": "contradictory",
+    "subject,split\nanna,train\nanna,test\n": "disagrees",
     "subject,split\n": "no rows",
     "subject,split\nanna,train\n": "no row for deep/ben.nii.gz",
     "file,subject,split\nanna_1,anna,train\nanna_2,anna,test\nben,ben,test\n": "anna is in two",
@@ -126,7 +126,7 @@ def test_settings_mistakes(scans, tmp_path):
     for given, message in (
         (settings(""), "path is empty"),
         (settings(tmp_path / "nowhere"), "no folder"),
-        (settings(tmp_path / "empty"), "holds no .nii"),
+        (settings(tmp_path / "empty"), "has no .nii"),
         (settings(scans, split=str(tmp_path / "none.csv")), "cannot read the list"),
         (settings(scans, fractions=[0.7, 0.7, 0.2]), "sum to 1"),
     ):

@@ -119,7 +119,7 @@ def test_load_encoder_needs_no_monai(tmp_path: Path) -> None:
     path = save(tmp_path / "3d.pt", make())
     code = (
         "import sys; sys.modules['monai'] = None\n"
-        "from mrsr.models.unetr import load_encoder\n"
+        "from mrsr.method.features import load_encoder\n"
         f"load_encoder({str(path)!r}); print('nibabel' in sys.modules, 'pydantic' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

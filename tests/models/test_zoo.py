@@ -21,7 +21,7 @@ from mrsr.resampling import degrade, upsample
 from mrsr.tables import network_sizes
 from project import ROOT
 
-FULL = loading.load(ROOT / "params.yaml").full_rows
+FULL = loading.load(ROOT / "params.yaml").full_methods
 # what stands for a network in tests: few maps, every part there
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "bicubic": ("bicubic", {}),
@@ -87,7 +87,7 @@ def discs(scale: int, count: int = 2, size: int = 8) -> tuple[Tensor, Tensor]:
 
 
 def test_every_method_is_here() -> None:
-    used = {(row.model, row.options.get("transfer", "")) for row in FULL.values()}
+    used = {(method.model, method.options.get("transfer", "")) for method in FULL.values()}
     here = {(name, options.get("transfer", "")) for name, options in SMALL.values()}
     assert used <= here
     keys = (
@@ -198,8 +198,7 @@ def test_with_the_skip_training_starts_near_bicubic(key: str) -> None:
     assert 0 < (sr - before).abs().mean() < 0.05
 
 
-# SRCNN interpolates first, by whatever factor
-@pytest.mark.parametrize("key", [key for key in TRAINED if key != "srcnn"])
+@pytest.mark.parametrize("key", SMALL)
 def test_a_scale_that_it_does_not_know_is_refused(key: str) -> None:
     name, options = SMALL[key]
     with pytest.raises(UserError, match=f"{name}: scale must be one of .* not 5"):
@@ -208,13 +207,13 @@ def test_a_scale_that_it_does_not_know_is_refused(key: str) -> None:
 
 @pytest.mark.parametrize("key", list(FULL))
 def test_full_width_is_counted_without_computing(key: str) -> None:
-    row = FULL[key]
-    parameters, work = network_sizes.count(row.model, row.options, 2 if row.model != "x" else 4)
-    assert (parameters > 0) == row.trained and work > 0
+    method = FULL[key]
+    parameters, work = network_sizes.count(method.model, method.options, 2)
+    assert (parameters > 0) == method.trained and work > 0
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", sorted({row.model for row in FULL.values()} - {"bicubic"}))
+@pytest.mark.parametrize("model", sorted({method.model for method in FULL.values()} - {"bicubic"}))
 def test_published_size_takes_a_step(model: str) -> None:
     """Forward, backward and one optimizer step at the width that build() has by default."""
     scale = model_scales(model)[0]

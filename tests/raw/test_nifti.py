@@ -156,7 +156,7 @@ BAD = {
     "no voxels": (no_voxels, "no voxels"),
     "flat affine": (lambda path: placed(path, [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]), "mm is imp"),
     "huge voxels": (lambda path: placed(path, [5e3, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]), "is imp"),
-    "NaN affine": (lambda path: placed(path, [np.nan] * 12), "affine has NaN"),
+    "NaN affine": (lambda path: placed(path, [np.nan] * 12), "affine holds NaN"),
     "axes coincide": (lambda path: placed(path, [1, 1, 0, 0, 1, 1, 0, 0, 0, 0, 1, 0]), "singular"),
     "lost in space": (lambda path: placed(path, [1, 0, 0, 9e9, 0, 1, 0, 0, 0, 0, 1, 0]), "away"),
     "truncated": (lambda path: path.write_bytes(saved(path, values((40, 40, 40)))[:-900]), "trunc"),

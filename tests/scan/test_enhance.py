@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
@@ -14,10 +15,12 @@ from torch import nn
 
 from mrsr import checkpoint, inference, models
 from mrsr.errors import UserError, one_line
+from mrsr.params import jobs, schema
+from mrsr.params.typed import plain
 from mrsr.raw.nifti import read_nifti
 from mrsr.resampling import bicubic, degrade
 from mrsr.scan import enhance
-from mrsr.scan.score import score_files
+from mrsr.scan.score import score
 
 
 def model(folder: Path, scale: int = 2, name: str = "bicubic", **settings: object) -> Path:
@@ -292,9 +295,9 @@ def test_guides_that_do_not_fit(tmp_path, guided):
     source, out = scan(tmp_path, "good"), tmp_path / "out.nii"
     with pytest.raises(UserError, match="needs a second contrast; give it with --guide"):
         enhance.enhance(source, out, guided)
-    for plain, more in ((model(tmp_path), {}), ("bicubic", {"scale": 2})):
+    for network, more in ((model(tmp_path), {}), ("bicubic", {"scale": 2})):
         with pytest.raises(UserError, match="takes no second contrast; leave --guide out"):
-            enhance.enhance(source, out, plain, guide=source, **more)
+            enhance.enhance(source, out, network, guide=source, **more)
     far = np.eye(4)
     far[:3, 3] = 1000
     write(tmp_path / "far.nii", np.random.default_rng(0).random((8, 9, 5)), far)
@@ -306,11 +309,19 @@ def test_guides_that_do_not_fit(tmp_path, guided):
     enhance.enhance(source, out, guided, guide=source)  # the scan itself will do
 
 
+# a method that learns from each scan, in seconds
+OWN = jobs.SuperResolution(
+    experiment="toy", dataset="toy", scale=2, method="own", type="self", degradation="bicubic",
+    model=jobs.Model(name="srcnn", options={"features": [4, 2]}), losses={"l1": 1.0},
+    steps=4, batch=2, patch=8, validate_every=5, checkpoint_every=3, log_every=3,
+    validation_slices=2, optimizer=schema.Optimizer(lr=1e-3, weight_decay=0.1), schedule=schema.Schedule(),
+    device="cpu", tracking=schema.Tracking(enabled=False),
+)  # fmt: skip
+
+
 def own(folder: Path, **changes: object) -> Path:
     """A checkpoint of a method that learns from each scan; its weights are of other scans."""
-    from test_train_self import settings
-
-    given = settings(**changes)
+    given = plain(replace(OWN, **changes))
     torch.manual_seed(0)
     network = models.build("srcnn", 2, given["model"]["options"])
     checkpoint.save(
@@ -321,9 +332,6 @@ def own(folder: Path, **changes: object) -> Path:
 
 
 def test_a_method_that_learns_from_the_scan_is_trained_on_it(tmp_path, capfd):
-    from mrsr.params.settings import namespace
-    from test_train_self import settings
-
     from mrsr import compute
     from mrsr.training import train_self
 
@@ -336,10 +344,10 @@ def test_a_method_that_learns_from_the_scan_is_trained_on_it(tmp_path, capfd):
 
     image = read_nifti(source, subject="", contrast="", organ="").image
     unit = enhance.intensity_unit(image, 99.9, "")
-    given = namespace(settings())
-    network = train_self.fit(torch.from_numpy(image / unit), given, compute.start(given), "")
+    slices = torch.from_numpy(image / unit)
+    network = train_self.fit(slices, OWN, compute.start(OWN), "")
     with torch.no_grad():
-        expected = network(torch.from_numpy(image / unit)[:, None])[:, 0].numpy() * unit
+        expected = network(slices[:, None])[:, 0].numpy() * unit
     got = nibabel.load(tmp_path / "out.nii").get_fdata().transpose(2, 1, 0)
     assert got == pytest.approx(expected, abs=1e-2)
     enhance.enhance(source, tmp_path / "again.nii", best, device="cpu")
@@ -441,6 +449,6 @@ def test_trained_network_beats_bicubic_on_a_real_scan(tmp_path, mirror):
     psnr = {}
     for name, weights in (("trained", best), ("bicubic", model(tmp_path))):
         enhance.enhance(small_scan, tmp_path / f"{name}.nii", weights)
-        psnr[name] = score_files(tmp_path / f"{name}.nii", source, "slice")["psnr"]
+        psnr[name] = score(tmp_path / f"{name}.nii", source, "slice")["psnr"]
     assert psnr["bicubic"] == pytest.approx(33.04, abs=0.05)
     assert psnr["trained"] > psnr["bicubic"] + 0.5

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from mrsr.cli import app
 from mrsr.errors import UserError
-from mrsr.scan.degrade import coarsen
+from mrsr.scan.degrade import degrade
 from mrsr.scan.enhance import enhance
 
 
@@ -40,7 +40,7 @@ def world(path: Path) -> np.ndarray:
 def test_degraded_and_enhanced_the_anatomy_stays(tmp_path: Path, kind: str) -> None:
     source = scan(tmp_path)
     coarse, fine = tmp_path / "coarse.nii.gz", tmp_path / "fine.nii.gz"
-    coarsen(source, coarse, scale=2, kind=kind)
+    degrade(source, coarse, scale=2, kind=kind)
     assert nibabel.load(coarse).shape == (16, 12, 4)
     assert np.allclose(world(coarse), world(source), atol=0.05)
     enhance(coarse, fine, "bicubic", scale=2)
@@ -64,14 +64,14 @@ def test_the_commands_by_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_sizes_that_do_not_divide(tmp_path: Path) -> None:
     source = scan(tmp_path, (31, 24, 4))
     with pytest.raises(UserError, match="24x31 do not divide by 2"):
-        coarsen(source, tmp_path / "coarse.nii.gz", scale=2)
+        degrade(source, tmp_path / "coarse.nii.gz", scale=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scan.nii.gz"]
 
 
 def test_an_output_that_exists_is_kept(tmp_path: Path) -> None:
     source = scan(tmp_path)
     with pytest.raises(UserError, match="exists"):
-        coarsen(source, source, scale=2)
+        degrade(source, source, scale=2)
 
 
 def test_a_scale_that_is_not_offered(tmp_path: Path) -> None:

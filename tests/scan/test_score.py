@@ -11,7 +11,8 @@ import pytest
 
 from mrsr.errors import UserError, one_line
 from mrsr.metrics import definitions
-from mrsr.scan.score import score_files
+from mrsr.params import jobs, schema
+from mrsr.scan.score import score
 
 
 @pytest.fixture
@@ -36,13 +37,13 @@ def save(path: Path, array: np.ndarray, affine: np.ndarray | None = None) -> Pat
     return path
 
 
-@pytest.mark.parametrize("name", list(definitions.PRESETS))
+@pytest.mark.parametrize("name", schema.PRESETS)
 def test_every_format_gives_the_same(tmp_path, arrays, name):
     pred, ref = arrays
-    expected = definitions.score(pred, ref, definitions.preset(name))
+    expected = definitions.score(pred, ref, jobs.preset(name))
     for left in ("p.npy", "p.h5", "p.nii.gz"):
         for right in ("r.nii", "r.npy"):
-            result = score_files(save(tmp_path / left, pred), save(tmp_path / right, ref), name)
+            result = score(save(tmp_path / left, pred), save(tmp_path / right, ref), name)
             assert {key: result[key] for key in expected} == expected
             assert (result["preset"], result["n_slices"]) == (name, 3)
             assert result["slices_without_signal"] == 1
@@ -50,7 +51,7 @@ def test_every_format_gives_the_same(tmp_path, arrays, name):
 
 def test_intensities_are_not_rescaled(tmp_path, arrays):
     ref = arrays[1]
-    result = score_files(save(tmp_path / "p.npy", 2 * ref), save(tmp_path / "r.npy", ref), "slice")
+    result = score(save(tmp_path / "p.npy", 2 * ref), save(tmp_path / "r.npy", ref), "slice")
     assert result["nmse"] == pytest.approx(1)
 
 
@@ -59,13 +60,11 @@ def test_one_slice_and_a_named_dataset(tmp_path, arrays):
     np.save(tmp_path / "p.npy", pred[1])
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file["a/target"], file["a/other"] = ref[1], pred[1]
-    result = score_files(tmp_path / "p.npy", Path(f"{tmp_path}/r.h5:a/target"), "slice")
-    assert (
-        result["psnr"]
-        == definitions.score(pred[1:2], ref[1:2], definitions.PRESETS["slice"])["psnr"]
-    )
+    result = score(tmp_path / "p.npy", Path(f"{tmp_path}/r.h5:a/target"), "slice")
+    expected = definitions.score(pred[1:2], ref[1:2], jobs.preset("slice"))
+    assert result["psnr"] == expected["psnr"]
     with pytest.raises(UserError, match=r"r.h5:NAME.*a/other, a/target"):
-        score_files(tmp_path / "p.npy", tmp_path / "r.h5", "slice")
+        score(tmp_path / "p.npy", tmp_path / "r.h5", "slice")
 
 
 def test_nifti_slices_follow_the_reference(tmp_path, arrays):
@@ -74,9 +73,9 @@ def test_nifti_slices_follow_the_reference(tmp_path, arrays):
     ref_path = save(tmp_path / "r.nii", ref)
     near = np.diag([1, 1, 5.0, 1])
     near[0, 3] = 0.3
-    assert score_files(save(tmp_path / "p.nii", pred, near), ref_path, "slice")["psnr"] > 0
+    assert score(save(tmp_path / "p.nii", pred, near), ref_path, "slice")["psnr"] > 0
     with pytest.raises(UserError, match="apart by their affines"):
-        score_files(save(tmp_path / "p.nii", pred, np.diag([-1, 1, 5.0, 1])), ref_path, "slice")
+        score(save(tmp_path / "p.nii", pred, np.diag([-1, 1, 5.0, 1])), ref_path, "slice")
 
 
 def broken(folder: Path, kind: str) -> Path:
@@ -118,7 +117,7 @@ def broken(folder: Path, kind: str) -> Path:
 def test_bad_files_get_one_line(tmp_path, arrays, kind, message):
     ref = save(tmp_path / "ref.npy", arrays[1])
     with pytest.raises(UserError, match=message) as caught:
-        score_files(broken(tmp_path, kind), ref, "slice")
+        score(broken(tmp_path, kind), ref, "slice")
     assert one_line(str(caught.value)) == str(caught.value)
     with pytest.raises(UserError, match="no metrics preset"):
-        score_files(ref, ref, "best")
+        score(ref, ref, "best")

@@ -32,17 +32,16 @@ def test_the_page_has_what_the_command_prints() -> None:
 def test_every_method_has_its_part_of_the_page() -> None:
     page = (ROOT / "docs" / "methods.md").read_text()
     parts = set(re.findall(r"^### .*`(\w+)`$", page, re.MULTILINE))
-    rows = loading.load(ROOT / "params.yaml").full_rows
-    own = {key for key, row in rows.items() if row.kind in ("baseline", "added")}
+    methods = loading.load(ROOT / "params.yaml").full_methods
+    own = {key for key, method in methods.items() if method.kind in ("baseline", "added")}
     assert own - parts == {"srresnet_printed", "t2net_undersampled"}  # parts of another's
-    benchmark = loading.load(ROOT / "params.yaml", "benchmark").rows
+    benchmark = loading.load(ROOT / "params.yaml", "benchmark").methods
     assert parts <= set(benchmark) | {"bicubic"}
 
 
 def test_the_benchmark_is_of_all_methods_and_small_enough() -> None:
-    for entry in network_sizes.entries(
-        list(loading.load(ROOT / "params.yaml", "benchmark").rows.values()), 2
-    ):
+    benchmark = loading.load(ROOT / "params.yaml", "benchmark").methods
+    for entry in network_sizes.entries(list(benchmark.values()), 2):
         assert entry.parameters <= 700_000, entry.key
 
 

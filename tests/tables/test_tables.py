@@ -14,6 +14,8 @@ import pytest
 
 from mrsr import cli
 from mrsr.errors import UserError
+from mrsr.params import jobs
+from mrsr.params.typed import build
 from mrsr.tables.tables import COLUMNS, paper, print_table, write_tables
 from project import check_long_table
 
@@ -30,7 +32,12 @@ METHODS = [
 ]
 
 
-def settings(**changes):
+def settings(**changes) -> jobs.Tables:
+    return build(jobs.Tables, table(**changes))
+
+
+def table(**changes) -> dict[str, object]:
+    """The settings as JSON has them."""
     return {
         "experiment": "demo",
         "tables": {"table1": ["phantom_t1", "ixi_pd"], "table2": []},
@@ -215,7 +222,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path, change, message):
 @pytest.mark.parametrize("text", ["not json", "[]", '{"format": 1}'])
 def test_a_file_that_is_no_metrics_file_is_one_line_and_exit_2(tmp_path, capsys, monkeypatch, text):
     (tmp_path / "bad.json").write_text(text)
-    command = ["--settings", json.dumps(settings()), "--out", str(tmp_path / "t")]
+    command = ["--settings", json.dumps(table()), "--out", str(tmp_path / "t")]
     monkeypatch.setattr("sys.argv", ["mrsr", "tables", *command, str(tmp_path / "bad.json")])
     with pytest.raises(SystemExit) as stop:
         cli.main()

@@ -15,18 +15,18 @@ from mrsr import checkpoint, models
 from mrsr.cli import app
 from mrsr.errors import UserError
 from mrsr.params import loading
-from mrsr.params.experiment import InForce
+from mrsr.params.experiment import Resolved
 from mrsr.tables import timings
 
 SIZES = timings.Sizes(volume=(16, 48, 40), image=40, output=48)
 
 
 @pytest.fixture
-def smoke(root: Path) -> InForce:
+def smoke(root: Path) -> Resolved:
     return loading.load(root / "params.yaml", "smoke")
 
 
-def write_experiment(folder: Path, smoke: InForce, *names: str) -> Path:
+def write_experiment(folder: Path, smoke: Resolved, *names: str) -> Path:
     """Checkpoints and logs as trainings leave them, of networks that never trained."""
     for key, part in timings.parts(smoke, None).items():
         if key not in names:
@@ -51,7 +51,7 @@ def read(path: Path) -> dict[str, dict[str, str]]:
         return {row["quantity"]: row for row in csv.DictReader(file)}
 
 
-def test_random_weights(smoke: InForce, tmp_path: Path) -> None:
+def test_random_weights(smoke: Resolved, tmp_path: Path) -> None:
     out = tmp_path / "timings.csv"
     timings.run(smoke, None, out, device="cpu", repeat=1, sizes=SIZES)
     rows = read(out)
@@ -76,7 +76,7 @@ def test_random_weights(smoke: InForce, tmp_path: Path) -> None:
     assert "1 thread," in text and "V100" in text
 
 
-def test_of_an_experiment(smoke: InForce, tmp_path: Path) -> None:
+def test_of_an_experiment(smoke: Resolved, tmp_path: Path) -> None:
     folder = write_experiment(tmp_path / "smoke", smoke, "unetr", "vit", "generator")
     out = tmp_path / "timings.csv"
     timings.run(smoke, folder, out, device="cpu", repeat=1, sizes=SIZES)
@@ -94,7 +94,7 @@ def test_of_an_experiment(smoke: InForce, tmp_path: Path) -> None:
         timings.run(smoke, folder, out, device="cpu", repeat=1, sizes=SIZES)
 
 
-def test_what_cannot_be_timed_is_said(smoke: InForce, tmp_path: Path, root: Path) -> None:
+def test_what_cannot_be_timed_is_said(smoke: Resolved, tmp_path: Path, root: Path) -> None:
     with pytest.raises(UserError, match="run `snakemake checkpoints --config experiment=smoke`"):
         timings.parts(smoke, tmp_path)
     with pytest.raises(UserError, match="has no method proposed"):
@@ -104,7 +104,7 @@ def test_what_cannot_be_timed_is_said(smoke: InForce, tmp_path: Path, root: Path
 
 
 def test_the_command(
-    smoke: InForce, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+    smoke: Resolved, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timings, "Sizes", lambda: SIZES)
     write_experiment(tmp_path / "results" / "smoke", smoke, "generator")

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import signal
-from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from builders import read, sr
 from mrsr import compute
 from mrsr.console import clock
 from mrsr.errors import Diverged, UserError
+from mrsr.params.jobs import SuperResolution
+from mrsr.params.schema import Optimizer, Schedule
 from mrsr.training import divergence, optimizers, session
 
 MACHINE = compute.Machine(torch.device("cpu"))
@@ -21,7 +23,7 @@ MACHINE = compute.Machine(torch.device("cpu"))
 
 def rates(steps: int = 100, **schedule: object) -> list[float]:
     """Learning rates of a run."""
-    given = SimpleNamespace(**schedule)
+    given = Schedule(**schedule)
     return [optimizers.learning_rate(step, steps, 1.0, given) for step in range(steps)]
 
 
@@ -34,7 +36,7 @@ def test_schedules() -> None:
     assert cosine == sorted(cosine, reverse=True) and cosine[-1] == pytest.approx(0.1, abs=1e-3)
     stairs = rates(kind="step", warmup=0, every=40, factor=0.5)
     assert [stairs[i] for i in (0, 39, 40, 80)] == [1.0, 1.0, 0.5, 0.25]
-    with pytest.raises(UserError, match="every"):
+    with pytest.raises(ValueError, match="every"):
         rates(kind="step", warmup=0)
 
 
@@ -59,9 +61,7 @@ def test_decoupled_and_coupled_decay() -> None:
     def after(decoupled: bool, name: str = "adam") -> float:
         layer = nn.Linear(1, 1, bias=False)
         nn.init.ones_(layer.weight)
-        settings = SimpleNamespace(
-            name=name, lr=0.1, betas=[0.9, 0.999], weight_decay=0.5, decoupled=decoupled
-        )
+        settings = Optimizer(name=name, lr=0.1, weight_decay=0.5, decoupled=decoupled)
         optimizer = optimizers.optimizer_for(layer, settings)
         layer.weight.grad = torch.zeros(1, 1)
         optimizer.step()
@@ -70,8 +70,6 @@ def test_decoupled_and_coupled_decay() -> None:
     assert after(True) == pytest.approx(1 - 0.1 * 0.5)  # weights shrink by lr * decay
     assert after(False, "adamw") == pytest.approx(1 - 0.1 * 0.5)
     assert after(False) == pytest.approx(1 - 0.1)  # Adam normalises the decay away: a whole step
-    with pytest.raises(UserError, match="lion"):
-        after(True, "lion")
 
 
 def test_the_watch_names_step_and_term() -> None:
@@ -116,8 +114,7 @@ def test_a_signal_is_noted_and_handlers_are_given_back(number: signal.Signals) -
 
 def start(**changes: object) -> compute.Machine:
     """The machine that settings describe."""
-    given = {"device": "cpu", "precision": "auto", "channels_last": "auto", "threads": 0}
-    return compute.start(SimpleNamespace(**given | changes))
+    return compute.start(read(SuperResolution, sr(**changes)))
 
 
 def test_precision_by_device() -> None:
@@ -132,20 +129,9 @@ def test_precision_by_device() -> None:
         assert nn.Linear(2, 2)(torch.rand(1, 2)).dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize(
-    ("changes", "problem"),
-    [
-        ({"device": "abacus"}, "abacus"),
-        ({"precision": "fp8"}, "precision"),
-        ({"channels_last": "maybe"}, "channels_last"),
-    ],
-)
-def test_wrong_machine_settings(changes: dict[str, object], problem: str) -> None:
-    with pytest.raises(UserError, match=problem):
-        start(**changes)
-
-
-def test_a_gpu_that_is_not_there() -> None:
+def test_devices_by_name() -> None:
+    with pytest.raises(UserError, match="abacus"):
+        start(device="abacus")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     assert compute.device_for("auto").type == "cpu"

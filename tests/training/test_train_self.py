@@ -6,54 +6,58 @@ import json
 import os
 import signal
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
-from mrsr.params.settings import namespace
-from test_batches import make_store
-from test_train_sr import curve, lines
-from test_train_sr import settings as common
 
+from builders import (
+    curve,
+    equal,
+    evaluation,
+    in_step,
+    lines,
+    metrics,
+    noise,
+    own,
+    preset,
+    read,
+    write_store,
+)
 from mrsr import checkpoint, compute, models
-from mrsr.errors import INTERRUPTED
+from mrsr.errors import INTERRUPTED, UserError
 from mrsr.metrics import definitions, evaluate
+from mrsr.params.jobs import Evaluation, SuperResolution
+from mrsr.resampling import degrade, pad_to
 from mrsr.slices import batches, holding, store
 from mrsr.training import train_self
 
 SHAPES = ((3, 40, 34), (2, 36, 36))
-MODEL = {"name": "srcnn", "options": {"features": [4, 2]}}
-STEPS = 4
+MODEL = own()["model"]
+STEPS = own()["steps"]
 
 
-def settings(**changes: Any) -> dict[str, Any]:
-    return common(
-        **{
-            "dataset": "d", "method": "own", "type": "self", "model": MODEL, "steps": STEPS,
-            "batch": 2, "patch": 8, "checkpoint_every": 3, "log_every": 3, **changes,
-        }
-    )  # fmt: skip
+def make_store(folder: Path, *shapes: tuple[int, int, int]) -> Path:
+    return write_store(folder / "test.h5", noise(0, *(shapes or SHAPES)))
 
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_store(tmp_path_factory.mktemp("store") / "test.h5", SHAPES)
+    return make_store(tmp_path_factory.mktemp("store"))
 
 
 def run(path: Path, folder: Path, **changes: Any) -> Path:
     """Train in this process; returns the checkpoint."""
     out = folder / "best.pt"
-    given = ["--settings", json.dumps(settings(**changes))]
+    given = ["--settings", json.dumps(own(**changes))]
     train_self.main([*given, "--slices", str(path), "--out", str(out)])
     return out
 
 
 def same(one: Path, two: Path) -> None:
-    first, second = (checkpoint.load(path).weights for path in (one, two))
-    assert first.keys() == second.keys()
-    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert equal(one.parent, two.parent, "best.pt")
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +78,7 @@ def test_every_volume_gets_a_network_of_its_own(path: Path, whole: Path) -> None
     assert (saved.provenance["steps"], saved.provenance["step"]) == (STEPS, 2 * STEPS)
     log = lines(whole.parent)
     assert log[0]["event"] == "start" and log[-1]["event"] == "end"
-    assert [line["step"] for line in log if line.get("split") == "train"] == [3, 4, 6, 8]
+    assert list(metrics(whole.parent)) == [3, 4, 6, 8]
     assert len(curve(whole.parent, "train", "l1")) == 4
     assert sorted(p.name for p in whole.parent.iterdir()) == ["best.pt", "log.jsonl"]
 
@@ -88,9 +92,7 @@ def test_the_same_settings_give_the_same_bytes(path: Path, whole: Path, tmp_path
 
 def test_a_volume_does_not_depend_on_the_others(whole: Path, tmp_path: Path) -> None:
     """The second of the store alone: another store, the same volume, the same weights."""
-    alone = make_store(tmp_path / "test.h5", SHAPES)
-    import h5py
-
+    alone = make_store(tmp_path)
     with h5py.File(alone, "r+") as file:
         del file["volumes/0000"]
     weights = checkpoint.load(run(alone, tmp_path / "run")).weights
@@ -109,7 +111,7 @@ def test_high_resolution_never_influences_the_result(
         held.hr.fill_(float("nan"))
         return held
 
-    monkeypatch.setattr(batches, "load", blind)
+    monkeypatch.setattr(holding, "load", blind)
     same(run(path, tmp_path), whole)
 
 
@@ -123,7 +125,7 @@ def test_a_volume_is_read_once(
         read.append(volume.key)
         return original(source, volume, *more)
 
-    monkeypatch.setattr(batches, "_place", lambda *_: "stream")
+    monkeypatch.setattr(holding, "_place", lambda *_: "stream")
     monkeypatch.setattr(store, "read_slices", counted)
     same(run(path, tmp_path), whole)
     assert read == ["0000", "0001"]
@@ -131,10 +133,8 @@ def test_a_volume_is_read_once(
 
 def test_pairs_are_a_second_degradation() -> None:
     lr = torch.rand(3, 17, 20, generator=torch.Generator().manual_seed(0))
-    pairs = train_self.pairs_of(lr, SimpleNamespace(scale=2, degradation="bicubic"))
+    pairs = train_self.pairs_of(lr, read(SuperResolution, own()))
     assert pairs.canvas == (18, 20) and torch.equal(pairs.hr[:, :17, :20], lr)
-    from mrsr.resampling import degrade, pad_to
-
     assert torch.equal(pairs.lr[1], degrade(pad_to(lr, 2)[0][1], 2, "bicubic"))
     small, fine = batches.batch(pairs, 0, batch=2, patch=16, seed=0, augment=True)
     assert small.shape == (2, 1, 8, 8) and fine.shape == (2, 1, 16, 16)
@@ -149,40 +149,26 @@ def test_killed_and_started_again_ends_with_the_same_bits(
     path: Path, whole: Path, tmp_path: Path, at: int
 ) -> None:
     """Killed before a step of the first volume, between the two, and in the second."""
-    original, calls = train_self.step_once, []
 
-    def dying(*given: Any) -> torch.Tensor:
-        calls.append(given[3])
-        if len(calls) == at + 1:
-            raise Killed
-        return original(*given)
+    def die() -> None:
+        raise Killed
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_self, "step_once", dying)
-        with pytest.raises(Killed):
-            run(path, tmp_path)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        in_step(patch, at + 1, die)
+        run(path, tmp_path)
     assert not (tmp_path / "best.pt").exists()
     same(run(path, tmp_path), whole)
     assert not list(tmp_path.glob("resume*"))
-    steps = [line["step"] for line in lines(tmp_path) if line.get("split") == "train"]
-    assert steps == [3, 4, 6, 8]
+    assert list(metrics(tmp_path)) == [3, 4, 6, 8]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_writes_the_state_and_says_so(
     path: Path, whole: Path, tmp_path: Path, capfd: Any, number: signal.Signals
 ) -> None:
-    original = train_self.step_once
-
-    def signalled(*given: Any) -> torch.Tensor:
-        if given[3] == 1 and given[2].volumes[0].key == "0001":
-            os.kill(os.getpid(), number)
-        return original(*given)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train_self, "step_once", signalled)
-        with pytest.raises(SystemExit) as stop:
-            run(path, tmp_path)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as stop:
+        in_step(patch, STEPS + 2, lambda: os.kill(os.getpid(), number))
+        run(path, tmp_path)
     assert stop.value.code == INTERRUPTED == 75
     assert f"stopped by {number.name} after step 6 of 8" in capfd.readouterr().err
     assert (tmp_path / "resume.pt").exists() and not (tmp_path / "best.pt").exists()
@@ -204,22 +190,17 @@ def test_a_signal_writes_the_state_and_says_so(
 def test_refusals_are_one_line(
     path: Path, tmp_path: Path, capfd: Any, changes: dict[str, Any], told: str
 ) -> None:
-    changes = {**settings(), **changes}
     with pytest.raises(SystemExit):
-        train_self.main(
-            ["--settings", json.dumps(changes), "--slices", str(path),
-             "--out", str(tmp_path / "best.pt")]
-        )  # fmt: skip
+        run(path, tmp_path, **changes)
     last = capfd.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("mrsr: error: ") and told in last
     assert not (tmp_path / "best.pt").exists()
 
 
-def asked(**changes: Any) -> SimpleNamespace:
-    from test_evaluate import SETTINGS
-
-    return namespace(
-        {**SETTINGS, "dataset": "d", "method": "own", "type": "self", "model": MODEL, **changes}
+def asked(**changes: Any) -> Evaluation:
+    """The evaluation of this method."""
+    return read(
+        Evaluation, evaluation(**{"method": "own", "type": "self", "model": MODEL} | changes)
     )
 
 
@@ -233,21 +214,15 @@ def test_evaluation_uses_each_volumes_own_network(path: Path, whole: Path, tmp_p
         height, width = piece.size
         with torch.no_grad():
             sr = network(lr)[:, 0, :height, :width].numpy()
-        expected = definitions.score(
-            sr, hr[:, 0, :height, :width].numpy(), definitions.PRESETS["slice"]
-        )
+        expected = definitions.score(sr, hr[:, 0, :height, :width].numpy(), preset("slice"))
         (found,) = (v for v in record["per_volume"] if v["volume"] == piece.volume.path)
         assert found["psnr"] == pytest.approx(expected["psnr"], abs=1e-4)
     assert np.isfinite(record["psnr"]["mean"])
 
 
 def test_evaluation_refuses_what_does_not_belong(path: Path, whole: Path, tmp_path: Path) -> None:
-    from mrsr.errors import UserError
-
     out = tmp_path / "own.json"
-    other = make_store(tmp_path / "test.h5", SHAPES[::-1])
-    import h5py
-
+    other = make_store(tmp_path, *SHAPES[::-1])
     with h5py.File(other, "r+") as file:
         file["volumes/0001"].attrs["path"] = "another.nii"
     with pytest.raises(UserError, match="trained on other volumes"):
@@ -265,7 +240,7 @@ def test_evaluation_refuses_what_does_not_belong(path: Path, whole: Path, tmp_pa
 def test_fit_gives_what_the_store_gave(path: Path, whole: Path) -> None:
     """One scan on its own, as `mrsr enhance` trains: the weights of that volume in the store."""
     held = holding.load(path, scale=2, degradation="bicubic", device="cpu")
-    given = namespace(settings())
+    given = read(SuperResolution, own())
     network = train_self.fit(train_self._lr(held, 1), given, compute.start(given), "one")
     saved = checkpoint.load(whole).weights
     for name, value in network.state_dict().items():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from test_train_sr import write_store
 
+from builders import read, sr
 from mrsr import models
 from mrsr.compute import Machine
 from mrsr.method import adversarial, features
+from mrsr.method import discriminator as discriminators
+from mrsr.params.jobs import SuperResolution
+from mrsr.params.schema import Features
 from mrsr.slices import batches, holding
 from mrsr.training import validation
 
@@ -20,16 +22,15 @@ WEIGHTS = {"l1": 1.0, "adversarial": 2.0}
 
 
 @pytest.mark.parametrize("micro_batch", [0, 2])
-def test_the_adversarial_term_is_that_of_a_training_step(tmp_path: Path, micro_batch: int) -> None:
+def test_the_adversarial_term_is_that_of_a_training_step(stores: Path, micro_batch: int) -> None:
     """Statistics of the batch, as in training, and the running ones stay as they are."""
     torch.manual_seed(0)
-    store = write_store(tmp_path / "validation.h5", 1)
-    held = holding.load(store, scale=2, degradation="bicubic", device=MACHINE.device)
+    path = stores / "validation.h5"
+    held = holding.load(path, scale=2, degradation="bicubic", device=MACHINE.device)
     generator = models.build("srresnet", 2, {"features": 4, "blocks": 1})
-    discriminator = models.build("discriminator", 2, {"base": 2})
-    table = SimpleNamespace(**{**features.DEFAULTS, "validation_patches": 3})
-    frozen = features.load(WEIGHTS, table, {}, MACHINE, 0)
-    settings = SimpleNamespace(patch=16, seed=0, micro_batch=micro_batch, validation_slices=2)
+    discriminator = discriminators.build(2, base=2)
+    frozen = features.load(WEIGHTS, Features(validation_patches=3), {}, MACHINE, 0)
+    settings = read(SuperResolution, sr(micro_batch=micro_batch))
 
     lr, _ = batches.batch(held, 0, batch=3, patch=16, seed=0, augment=False)
     with torch.no_grad(), adversarial.frozen(discriminator):

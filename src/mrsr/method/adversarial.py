@@ -37,7 +37,7 @@ def r1_penalty(logits: Tensor, images: Tensor) -> Tensor:
     """Mean over images of the squared norm of d logit / d image.
 
     logits: (batch, 1) of `images` (batch, 1, H, W), which required a gradient beforehand. With
-    batch norm an image's logit depends on its neighbours, whose part is then counted too.
+    batch norm an image's logit depends on its neighbours, so their share is included.
     """
     (gradient,) = torch.autograd.grad(full(logits).sum(), images, create_graph=True)
     return full(gradient).square().flatten(1).sum(dim=1).mean()
@@ -77,10 +77,10 @@ def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
 
 @contextlib.contextmanager
 def frozen(network: nn.Module) -> Iterator[None]:
-    """Gradients pass through `network` to its input, and nothing of the network itself changes.
+    """Let gradients pass through `network` to its input without changing the network.
 
     Its weights get no gradient. Batch norm uses the statistics of the batch, as in any training
-    step, and its running ones stay as they are: they belong to the network's own step.
+    step; its running statistics change in the network's own step only.
     """
     required = [(parameter, parameter.requires_grad) for parameter in network.parameters()]
     tracked = [(norm, norm.track_running_stats) for norm in _batch_norms(network)]
@@ -99,10 +99,10 @@ def frozen(network: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_batch_statistics(network: nn.Module) -> Iterator[None]:
-    """For validation: batch norm uses the statistics of the batch, and its running ones stay.
+    """For validation: batch norm uses the statistics of the batch and keeps its running ones.
 
-    Values then compare with those of a training step, which running statistics of true and
-    generated images mixed do not allow. One process can do this alone: nothing is synchronised.
+    Values then compare with those of a training step; with running statistics, which mix true and
+    generated images, they would not. One process can do this alone: nothing is synchronised.
     """
     norms = [(norm, norm.running_mean, norm.running_var) for norm in _batch_norms(network)]
     before = network.training

@@ -16,8 +16,8 @@ from mrsr.models.unetr import Encoder2d
 class Contrastive(nn.Module):
     """Which two are views of one slice? Normalised temperature-scaled cross-entropy (SimCLR).
 
-    Two random views of each image (part, flip, gain, version); the others of the micro-batch are
-    what they are told from, so a micro-batch needs at least two images.
+    Two random views of each image (crop, flip, gain, version); the other images of the micro-batch
+    are the negatives, so a micro-batch needs at least two images.
     """
 
     term = "nt_xent"

@@ -1,8 +1,8 @@
 """The paper's discriminator (Fig. 6b): convolutions n64s1 n64s2 n128s1 n128s2 ... n512s2, dense.
 
 Used by the super-resolution training (Eq. 21) and by the auto-encoder's (Eq. 4, 5). It returns
-logits: the paper's D(x) is their sigmoid, and `mrsr.method.adversarial` computes the logarithms from the
-logits.
+logits: the paper's D(x) is their sigmoid, and `mrsr.method.adversarial` computes the logarithms
+from the logits.
 
 Departures from the figure, each an option:
 
@@ -18,21 +18,25 @@ With pooling, 64 base maps have 5,214,273 weights and 32 have 1,305,633. By hand
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
 
+Layer = TypeVar("Layer", nn.Conv2d, nn.Linear)
 SLOPE = 0.2  # of the leaky ReLU, as in SRGAN
 STRIDES = (1, 2, 1, 2, 1, 2, 1, 2)
 WIDTHS = (1, 1, 2, 2, 4, 4, 8, 8)  # multiples of the base maps
 DENSE = 16  # units of the dense layer, a multiple of the base maps: 1024 for 64
 
 
-def _initialised(layer: nn.Module) -> nn.Module:
+def _initialised(layer: Layer) -> Layer:
     nn.init.kaiming_normal_(layer.weight, a=SLOPE)
-    nn.init.zeros_(layer.bias)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -75,7 +79,7 @@ def build(
         norm: `batch` or `none`. size: height and width of the images, needed without `pool`.
 
     Raises:
-        UserError: an option has a value that the network does not know.
+        UserError: an option has an invalid value.
     """
     if base < 1:
         raise UserError("discriminator: base must be 1 or more")

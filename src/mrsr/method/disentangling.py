@@ -26,22 +26,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
 from mrsr.method import adversarial, distances
-from mrsr.models.autoencoder import prepare
+from mrsr.models.autoencoder import AutoEncoder, prepare
 
 INTENSITIES = ("reconstruction", "patch_swap")
 TERMS = ("reconstruction", "adversarial", "swap", "patch_swap", "consistency")
-# added to cosine distances before they are divided: texture codes are often only 1e-6 apart, and
-# float32 has digits down to 1e-14
+# added to cosine distances before division: texture codes are often only 1e-6 apart, and float32
+# resolves 1e-14
 ROUNDING = 1e-12
 
 
 def active(weights: dict[str, float], intensity_range: float = 1.0) -> dict[str, float]:
-    """The terms of non-zero weight, in the unit of `intensity_range`.
+    """The terms of non-zero weight, with `intensity_range` applied.
 
     Raises:
         UserError: a name is not in `TERMS`, or there is no reconstruction.
@@ -51,7 +51,7 @@ def active(weights: dict[str, float], intensity_range: float = 1.0) -> dict[str,
             raise UserError(f"weights.{name}: no such term; there are: {', '.join(TERMS)}")
     chosen = {name: float(weight) for name, weight in weights.items() if weight}
     if "reconstruction" not in chosen:
-        raise UserError("weights.reconstruction must not be 0: codes would mean nothing")
+        raise UserError("weights.reconstruction must not be 0: without it the codes mean nothing")
     if intensity_range <= 0:
         raise UserError("intensity_range must be above 0: 1, or 255 for grey levels")
     unit = {name: intensity_range if name in INTENSITIES else 1.0 for name in chosen}
@@ -84,7 +84,7 @@ def centre_patches(lr: Tensor, hr: Tensor, n: int) -> tuple[Tensor, Tensor]:
     return lr[..., top : top + n, left : left + n], region
 
 
-def patch_swap(network: nn.Module, lr: Tensor, hr: Tensor, n: int) -> Tensor:
+def patch_swap(network: AutoEncoder, lr: Tensor, hr: Tensor, n: int) -> Tensor:
     """The centre-patch term of section 3.3. lr (batch, 1, h, w), hr (batch, 1, mh, mw)."""
     low, high = centre_patches(lr, hr, n)
     grid = (high.shape[-2], high.shape[-1])
@@ -95,7 +95,7 @@ def patch_swap(network: nn.Module, lr: Tensor, hr: Tensor, n: int) -> Tensor:
 
 
 def terms(
-    network: nn.Module,
+    network: AutoEncoder,
     lr: Tensor,
     hr: Tensor,
     weights: dict[str, float],

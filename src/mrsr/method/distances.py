@@ -12,9 +12,9 @@ TINY = 1e-8  # a code this short has no direction
 def cosine(a: Tensor, b: Tensor) -> Tensor:
     """1 - cosine similarity along the last dimension, in 0...2; (...) of two (..., n).
 
-    Computed as half the squared distance of the unit vectors, the same number: 1 - cos itself
-    loses all digits where the two are nearly parallel, which is the rule here. In float32 it is
-    exact to about 1e-14. A vector of zeros has no direction: it counts 0 and pulls nowhere.
+    Computed as half the squared distance of the unit vectors, which is the same number: 1 - cos
+    itself loses all digits if the two are nearly parallel, as they usually are here. In float32
+    it is exact to about 1e-14. A vector of zeros has no direction: value and gradient are 0.
     """
     a, b = full(a), full(b)
     long_a, long_b = a.norm(dim=-1, keepdim=True), b.norm(dim=-1, keepdim=True)

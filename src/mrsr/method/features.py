@@ -11,17 +11,18 @@ image, so with the published target the terms alone demand nothing better: hence
 `proposed`.
 The target's codes are computed once per image of a batch and without a graph.
 
-Settings are the table `features` (`DEFAULTS`), argued in docs/replication.md:
+Settings are `schema.Features`; docs/replication.md gives the reasons:
 
 - `vit_layers`: which hidden states, counted from 0 or from the end.
 - `vit_reduce`: `token` compares token by token; `pooled` the mean token, which barely
-  separates a blurred from a sharp image; `centred` token by token, after the mean token
-  of the target is taken off both: what all tokens of an image share hides their differences.
+  separates a blurred from a sharp image; `centred` token by token, after
+  subtracting the target's mean token from both, because what all tokens share hides their
+  differences.
 - `autoencoder_size`: 0 keeps the image's own size (padded to a multiple of 16; the structure code
-  is then a quarter of that in each direction). 256 pads or crops it to 256x256 with zeros, the
-  paper's input, and is for training on whole slices: a patch's step to the zeros around it would
-  be most of its structure code, alike in both images of a pair, and the structure term and its
-  gradient several times weaker (bench/autoencoder_canvas.py).
+  is then a quarter of that in each direction). 256 pads (with zeros) or crops it to
+  256x256, the paper's input, and is for training on whole slices: around a patch, the edge to the
+  zeros would dominate the structure code of both images of a pair, and make the structure term and
+  its gradient several times weaker (bench/autoencoder_canvas.py).
 - `random`: networks of the same shape with random weights, for the controls.
 - `validation_patches`: how many fixed patches the validation curves of these terms come from.
 - `gradient_norms_every`: steps between the logged norms of each term's gradient; 0 never.
@@ -44,6 +45,7 @@ from mrsr.compute import Machine
 from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.method import distances
+from mrsr.models.autoencoder import prepare
 from mrsr.models.unetr import Encoder2d, build, collapse
 from mrsr.params.schema import Features
 from mrsr.resampling import bicubic
@@ -56,7 +58,7 @@ REDUCTIONS = ("token", "pooled", "centred")
 
 @dataclass(frozen=True)
 class Codes:
-    """What the frozen networks see in the output (with graph) and in the target (without)."""
+    """Codes of the output (with graph) and of the target (without)."""
 
     output: dict[str, Any]
     target: dict[str, Any]
@@ -65,7 +67,7 @@ class Codes:
 
 @dataclass(frozen=True)
 class Frozen:
-    """The networks that the terms of a method need, by name, and how they are used."""
+    """The frozen networks of a method, by name, and how they are used."""
 
     settings: Features
     networks: dict[str, Any] = field(default_factory=dict)
@@ -80,7 +82,7 @@ def digests(terms: dict[str, float], paths: Paths) -> dict[str, str]:
     """SHA-256 of the checkpoints that these terms need; the training depends on them.
 
     Raises:
-        UserError: one is not given, or is not there.
+        UserError: one is not given or does not exist.
     """
     result = {}
     for name in needed(terms):
@@ -96,7 +98,7 @@ def digests(terms: dict[str, float], paths: Paths) -> dict[str, str]:
 
 def load(
     terms: dict[str, float],
-    settings: Features,
+    settings: Features | None,
     paths: Paths,
     machine: Machine,
     seed: int,
@@ -104,14 +106,17 @@ def load(
     """The frozen networks that the terms need, in evaluation mode, their weights without gradient.
 
     Args:
-        settings: the table `features`, complete. paths: checkpoint of each network by its name.
+        settings: the table `features`; None for its defaults. paths: checkpoint of each network by its name.
         seed: of the weights of the networks in `settings.random`.
 
     Raises:
-        UserError: a setting has an unknown value, or a checkpoint is not one of that network.
+        UserError: a setting has an unknown value, or a checkpoint is of another network.
     """
+    settings = settings or Features()
     networks: dict[str, Any] = {}
-    with torch.random.fork_rng(devices=[]):  # what is built after them is the same without them
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # networks built later are the same with and without them
         for name in needed(terms):
             random = seed if name in settings.random else None
             network = _read(name, Path(str(paths[name])), machine, random)
@@ -120,11 +125,10 @@ def load(
 
 
 def _read(name: str, path: Path, machine: Machine, seed: int | None) -> nn.Module:
-    """A network of a checkpoint; with a seed, its shape alone, and random weights."""
+    """The network of a checkpoint; with a seed, the same network with random weights."""
     network: nn.Module
+    also: dict[str, Any]
     if name == "vit":
-        pass
-
         network, also = load_encoder(path, machine.device), {"dimensions": 2}
     else:
         network, also = checkpoint.network(path, machine.device), {"start": "random"}
@@ -140,11 +144,11 @@ def _read(name: str, path: Path, machine: Machine, seed: int | None) -> nn.Modul
 def codes(
     frozen: Frozen, image: Tensor, size: tuple[int, int], terms: dict[str, float]
 ) -> dict[str, Any]:
-    """What the frozen networks see in images (batch, 1, h, w), brought to the HR grid `size`.
+    """Codes of images (batch, 1, h, w), upsampled to the HR grid `size`.
 
     Returns:
         `vit`: the chosen hidden states, each (batch, tokens, hidden); `structure` and `texture`:
-        (batch, n), flattened; those of `terms` alone.
+        (batch, n), flattened; only those that `terms` need.
     """
     wanted = needed(terms)
     if wanted and image.shape[-2:] != size:
@@ -153,8 +157,6 @@ def codes(
     if "vit" in wanted:
         found["vit"] = frozen.networks["vit"](image, frozen.settings.vit_layers)
     if "autoencoder" in wanted:
-        from mrsr.models.autoencoder import prepare
-
         image = prepare(image, size, frozen.settings.autoencoder_size)
         structure, texture = frozen.networks["autoencoder"].encode(image)
         found |= {"structure": structure.flatten(1), "texture": texture.flatten(1)}
@@ -196,8 +198,6 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     Raises:
         UserError: the file cannot be read, or is not a checkpoint of a ViT.
     """
-    from mrsr import checkpoint
-
     found = checkpoint.load(path)
     if found.model_name != "unetr":
         raise UserError(

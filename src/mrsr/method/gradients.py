@@ -14,15 +14,15 @@ from mrsr.method.losses import LEARNED
 
 
 def due(step: int, every: int) -> bool:
-    """Whether norms are measured at this step; every: 0 never."""
+    """Whether to measure norms at this step; every: 0 never."""
     return bool(every) and step % every == 0
 
 
 def of_terms(each: dict[str, Tensor], network: nn.Module) -> Tensor:
-    """(terms, weights): the gradient of every term into the network's weights.
+    """(terms, weights): the gradient of every term with respect to the network's weights.
 
-    The graph stays for the training's own backward pass, and no `.grad` is touched. A term that
-    does not reach a weight has zeros there.
+    The graph is kept for the training's own backward pass, and no `.grad` changes. The gradient is
+    zero for weights that a term does not depend on.
     """
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     rows = []
@@ -40,10 +40,10 @@ def of_terms(each: dict[str, Tensor], network: nn.Module) -> Tensor:
 
 
 def norms(rows: Tensor, names: list[str], machine: Machine) -> dict[str, float]:
-    """What is logged of the gradients (terms, weights) of a whole batch.
+    """The logged values of the gradients (terms, weights) of a whole batch.
 
     `gradient/<term>` is the norm; `gradient_ratio/<term>` its ratio to the first pixel term's,
-    where the method has a pixel term. All processes call this: their shares are averaged.
+    if the method has a pixel term. All processes call this: their shares are averaged.
     """
     if machine.world > 1:
         with meeting():

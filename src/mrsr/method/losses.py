@@ -1,9 +1,9 @@
 """Loss terms as functions, and their table, in one file.
 
 A term is `loss(sr, hr, context) -> scalar tensor`: the network's output and the true image, both
-(batch, 1, H, W) in normalised intensities, and a context with everything else a term may use. Pixel
-terms ignore the context, so it is optional. A term must be a mean over the batch, so that
-micro-batches add up.
+(batch, 1, H, W) in normalised intensities, and a context with what else a term may look at. Pixel
+terms ignore the context, so it may be left out. A mean over the batch is what makes micro-batches
+add up: a term must be one.
 
 Adding a loss is one function and one entry in `LOSSES`; params.yaml then gives it a weight.
 """
@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from mrsr.errors import UserError
 from mrsr.method import distances, features
 from mrsr.method.adversarial import frozen, generator_loss
+
+Part = TypeVar("Part")
 
 
 @dataclass(kw_only=True)
@@ -36,6 +38,13 @@ class Context:
     autocast: Callable[[], AbstractContextManager[Any]] = nullcontext
 
 
+def _given(part: Part | None) -> Part:
+    """A part of the context that a term cannot do without."""
+    if part is None:
+        raise ValueError("the context lacks what this loss term looks at")
+    return part
+
+
 def l1(sr: Tensor, hr: Tensor, context: Context | None = None) -> Tensor:
     """Mean absolute error."""
     return F.l1_loss(sr, hr)
@@ -48,43 +57,44 @@ def l2(sr: Tensor, hr: Tensor, context: Context | None = None) -> Tensor:
 
 def adversarial(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Mean of -log D(sr) (Eq. 21), through logits; the discriminator gets no gradient from it."""
-    with frozen(context.discriminator), context.autocast():
-        logits = context.discriminator(sr)
+    network = _given(context.discriminator)
+    with frozen(network), context.autocast():
+        logits = network(sr)
     return generator_loss(logits)
 
 
 def vit(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Eq. 8: 1 - cosine similarity of the vision transformer's features of output and target."""
-    codes = context.codes
+    codes = _given(context.codes)
     return features.token_distance(codes.output["vit"], codes.target["vit"], codes.reduce)
 
 
 def structure(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Eq. 7, first line: 1 - cosine similarity of the structure codes, each taken as one vector."""
-    codes = context.codes
+    codes = _given(context.codes)
     return distances.cosine(codes.output["structure"], codes.target["structure"]).mean()
 
 
 def texture(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
     """Eq. 7, second line: 1 - cosine similarity of the texture codes."""
-    codes = context.codes
+    codes = _given(context.codes)
     return distances.cosine(codes.output["texture"], codes.target["texture"]).mean()
 
 
 def reconstruction(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
-    """Mean absolute error of the LR image that a joint network restores beside the SR image."""
-    return F.l1_loss(_side_output("reconstruction", context), context.clean)
+    """Mean absolute error of the LR image that a joint network restores as a side output."""
+    return F.l1_loss(_side_output("reconstruction", context), _given(context.clean))
 
 
 def guide(sr: Tensor, hr: Tensor, context: Context) -> Tensor:
-    """Mean absolute error of the guide that a guided network restores beside the SR image."""
-    return F.l1_loss(_side_output("guide", context), context.guide)
+    """Mean absolute error of the guide that a guided network restores as a side output."""
+    return F.l1_loss(_side_output("guide", context), _given(context.guide))
 
 
 def _side_output(name: str, context: Context) -> Tensor:
     if name not in context.side_outputs:
-        raise UserError(f"losses.{name}: the model gives no such side output; leave the loss out")
-    return context.side_outputs[name].to(context.lr.dtype)
+        raise UserError(f"losses.{name}: the model has no such side output; remove this loss")
+    return context.side_outputs[name].to(_given(context.lr).dtype)
 
 
 LOSSES: dict[str, Callable[..., Tensor]] = {
@@ -136,11 +146,24 @@ def pixel(weights: dict[str, float]) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if name not in LEARNED}
 
 
+def warmup(weights: dict[str, float], steps: int) -> int:
+    """Steps, of those asked for, in which pixel terms act alone; 0 where no other term acts.
+
+    Raises:
+        UserError: there is no pixel term.
+    """
+    if not learned(weights):
+        return 0
+    if steps and not pixel(weights):
+        raise UserError("adversarial.warmup needs a pixel loss, such as l1: 1; or set it to 0")
+    return steps
+
+
 def validated(weights: dict[str, float]) -> dict[str, float]:
-    """The terms that can be measured in evaluation mode: all but those of side outputs."""
+    """The terms that exist in evaluation mode: all except those of side outputs."""
     return {name: weight for name, weight in weights.items() if name not in SIDE_OUTPUTS}
 
 
 def learned(weights: dict[str, float]) -> dict[str, float]:
-    """The terms that use another network."""
+    """The terms that look through another network."""
     return {name: weight for name, weight in weights.items() if name in LEARNED}

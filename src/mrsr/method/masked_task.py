@@ -17,7 +17,7 @@ class Masked(nn.Module):
     """What is under the mask? Mean squared error of the masked patches' pixels.
 
     A learned token takes the place of the masked patches, and one linear layer, zero at first,
-    predicts the pixels from the tokens. mask_ratio: the part of the patches that is masked.
+    predicts the pixels from the tokens. mask_ratio: the fraction of masked patches.
     """
 
     term = "squared_error"
@@ -25,7 +25,7 @@ class Masked(nn.Module):
     def __init__(self, encoder: Encoder2d, mask_ratio: float) -> None:
         super().__init__()
         if not 0 < mask_ratio < 1:
-            raise UserError(f"mask_ratio must lie between 0 and 1, not {mask_ratio}")
+            raise UserError(f"mask_ratio must be between 0 and 1, not {mask_ratio}")
         self.encoder = encoder
         self.mask_ratio = mask_ratio
         self.token = nn.Parameter(torch.zeros(encoder.hidden))
@@ -40,7 +40,7 @@ class Masked(nn.Module):
         images = _either(hr, degraded, rng)
         count = -(-hr.shape[-2] // PATCH) * -(-hr.shape[-1] // PATCH)
         if count < 2:
-            raise UserError("the masked pre-text needs crops of 2 patches or more, 32 pixels")
+            raise UserError("the masked pretext task needs crops of at least 2 patches, 32 pixels")
         masked = min(count - 1, max(1, round(self.mask_ratio * count)))
         order = rng.random((len(hr), count)).argsort(axis=1)
         return images, torch.from_numpy(order < masked).to(hr)
@@ -56,7 +56,7 @@ class Masked(nn.Module):
         return (error * mask).sum() / mask.sum()
 
     def measure(self, images: Tensor, mask: Tensor) -> dict[str, float]:
-        """Nothing beyond the loss."""
+        """No metrics besides the loss."""
         return {}
 
 

@@ -46,12 +46,12 @@ class Organ(nn.Module):
         return F.cross_entropy(full(self.logits(images)), organs)
 
     def measure(self, images: Tensor, organs: Tensor) -> dict[str, float]:
-        """Nothing beyond the loss; accuracies are of all images together, see `organ_scores`."""
+        """No metrics besides the loss; accuracies are of all images, see `organ_scores`."""
         return {}
 
 
 def organ_scores(predicted: Tensor, organs: Tensor) -> dict[str, float]:
-    """Accuracy, and balanced accuracy: the mean over organs of the part found. Both (n,)."""
+    """Accuracy, and balanced accuracy (the mean recall over organs), of (n,) and (n,) organs."""
     right = (predicted == organs).double()
     each = [float(right[organs == organ].mean()) for organ in organs.unique()]
     return {"accuracy": float(right.mean()), "balanced_accuracy": float(np.mean(each))}
@@ -61,7 +61,7 @@ def histogram_classifier(images: Tensor, organs: Tensor, count: int) -> Callable
     """The trivial classifier to compare with: logistic regression on an image's histogram.
 
     images: (n, 1, H, W), organs: (n,) to learn from. Returns a function from images to organs. It
-    sees how often each of 32 intensities occurs and no position: what it gets right needs no ViT.
+    uses only how often each of 32 intensities occurs: what it gets right needs no ViT.
     """
 
     def histogram(pictures: Tensor) -> Tensor:
@@ -91,12 +91,10 @@ def organs_of(paths: list[Path]) -> list[str]:
     """The organ of each store.
 
     Raises:
-        UserError: a store does not say.
+        UserError: a store does not give it.
     """
     found = [str(store.attributes(path).get("organ", "")) for path in paths]
     for path, organ in zip(paths, found, strict=True):
         if not organ:
-            raise UserError(
-                f"{path} does not say which organ it shows; set `organ` and slice again"
-            )
+            raise UserError(f"{path} has no organ; set `organ` and slice again")
     return found

@@ -1,19 +1,19 @@
 """Self-supervised fine-tuning of the ViT on the slices to be super-resolved (section 3.2).
 
-Three pretext task tasks, each with a loss of its own: `organ` (the paper's: which organ is it? a
-zero-initialised D x K layer and cross-entropy), `masked` (masked auto-encoding) and `contrastive`,
-the other two that the paper tried. `train_vit.py` runs them:
-`python -m mrsr.training.train_vit --settings @vit.json --train brain.h5 knee.h5 ...` with `phase: pretext`.
+Three pretext tasks, each with its own loss: `organ` (the paper's: which organ is it? A
+zero-initialised D x K layer and cross-entropy), and the two others that the paper tried, `masked`
+(masked auto-encoding) and `contrastive`. `train_vit.py` runs them, with `phase: pretext`:
 
-What is fine-tuned is the encoder collapsed to 2D (`models/unetr.py`), on crops of slices, half of
-them degraded and upsampled again: exactly what the losses of the super-resolution show it. Its
-checkpoint holds the 2D encoder; D is its hidden size, since the paper's "dimension of the flattened
-patches" is the one they are embedded in. The prediction head of the segmentation is dropped by the
-collapse, and the pretext task's own head is not kept: the feature extractor needs neither.
+    python -m mrsr.training.train_vit --settings @vit.json --train brain.h5 knee.h5 ...
 
-Stores are pooled evenly, and the organ is the attribute of the store. Each dataset is degraded its
-own way, at the scales of the experiment: one ViT serves all of them, so each crop draws its scale
-by itself.
+The encoder collapsed to 2D (`models/unetr.py`) is fine-tuned on crops of slices. Half of them are
+degraded and upsampled again, as the losses of the super-resolution will feed it such images. The
+checkpoint has the 2D encoder; D is its hidden size, since the paper's "dimension of the flattened
+patches" is the one they are embedded in. Neither the prediction head of the segmentation nor that
+of the pretext task is kept: the feature extractor needs neither.
+
+All stores contribute equally, and a store's attribute gives the organ. Each dataset is degraded in
+its own way, at the scales of the experiment: one ViT serves all scales, so each crop draws its own.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrsr import compute, resampling
 from mrsr.errors import UserError
@@ -46,22 +46,22 @@ def task(
     size: tuple[int, int],
     stores: dict[str, list[Path]],
 ) -> SimpleNamespace:
-    """A pretext task as `train_vit`'s loop takes it; see `segmentation.task`.
+    """A pretext task in the form that `train_vit` expects; see `segmentation.task`.
 
     encoder: collapsed, or trained before. size: of the crops. settings: `scales` of the degraded
     version, each as likely as the others, and `degradations`, the kind for each dataset.
 
     Raises:
-        UserError: an unknown pretext task, fewer than two organs for `organ`, an organ that is not in
-            the training stores, slices smaller than a crop, no scale, a dataset that
-            `degradations` does not have.
+        UserError: an unknown pretext task, fewer than two organs for `organ`, an organ that no
+            training store has, slices smaller than a crop, no scale, or a dataset that is not in
+            `degradations`.
     """
     named = {split: organs_of(paths) for split, paths in stores.items()}
     names = sorted(set(named["train"]))
     if settings.pretext == "organ" and len(names) < 2:
         raise UserError(
-            f"the organ pretext task needs two organs or more, the training stores have {names}; add "
-            "a dataset of another organ (such as phantom_knee) or choose another pretext"
+            f"the organ pretext task needs two organs or more, but the training stores have {names}; "
+            "add a dataset of another organ (such as phantom_knee) or choose another pretext"
         )
     share = settings.batch // machine.world
     if settings.pretext == "contrastive" and min(settings.micro_batch or 2, share) < 2:
@@ -70,9 +70,9 @@ def task(
         )
     unknown = sorted(set().union(*named.values()) - set(names))
     if unknown and settings.pretext == "organ":
-        raise UserError(f"no training store shows the organ '{unknown[0]}'; train on it too")
+        raise UserError(f"no training store has the organ '{unknown[0]}'; train on it too")
     if settings.pretext == "organ":
-        network: nn.Module = Organ(encoder, len(names))
+        network: Organ | Masked | Contrastive = Organ(encoder, len(names))
     elif settings.pretext == "masked":
         network = Masked(encoder, settings.mask_ratio)
     else:
@@ -101,15 +101,15 @@ def task(
             )
             pair = (hr, resampling.upsample(lr, slices.scale))
             rows.append((*(image[..., : size[0], : size[0]] for image in pair), organ))
-        hr, degraded, organs = zip(*rows, strict=True)
+        fine, coarse, labels = zip(*rows, strict=True)
         return (
-            _cat(hr, machine),
-            _cat(degraded, machine),
-            torch.tensor(organs, device=machine.device),
+            _cat(fine, machine),
+            _cat(coarse, machine),
+            torch.tensor(labels, device=machine.device),
         )
 
     def draw(step: int) -> tuple[Tensor, Tensor]:
-        # all processes make the whole batch and take their share: chances as with one process
+        # every process makes the whole batch and takes its share, so random numbers are as with one
         rng = np.random.default_rng([settings.seed, step, 5, 0])
         one, two = network.prepare(*crops(step * settings.batch, settings.batch), rng)
         mine = slice(machine.rank * share, (machine.rank + 1) * share)
@@ -139,7 +139,7 @@ def task(
         hr, degraded, organs = held[split]
         rng = np.random.default_rng([settings.seed, 6])
         sums: dict[str, float] = {}
-        # in another order than the volumes', so that a chunk holds slices of many
+        # shuffled, so that a chunk has slices of many volumes
         order = torch.from_numpy(rng.permutation(len(hr))).to(hr.device)
         parts = [part for part in order.split(_CHUNK) if len(part) > 1 or len(order) == 1]
         guesses, truth = [], []
@@ -161,7 +161,7 @@ def task(
         return metrics
 
     def score(metrics: dict[str, Any]) -> list[float]:
-        # accuracy first: held-out organs are not evenly many, and a loss may fall by that alone
+        # accuracy first: held-out organs are not balanced, and a loss may fall by that alone
         return [float(metrics.get("balanced_accuracy", 0.0)), -float(metrics["total"])]
 
     return SimpleNamespace(
@@ -175,8 +175,7 @@ def _open(path: Path, settings: Pretext, machine: compute.Machine) -> list[holdi
     dataset = str(store.attributes(path).get("dataset", ""))
     if dataset not in settings.degradations:
         raise UserError(
-            f"{path}: settings do not say how dataset '{dataset}' is degraded; add it to "
-            "`degradations`"
+            f"{path}: no degradation given for dataset '{dataset}'; add it to `degradations`"
         )
     versions = [
         holding.load(

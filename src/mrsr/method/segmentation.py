@@ -1,15 +1,17 @@
 """Pre-training of the ViT: 3D segmentation by Dice and cross-entropy (appendix B.1, Eq. 20).
 
 Volumes come from the slice stores of labelled datasets (the phantom's tissues, or a folder of
-image/label pairs), in the intensity scaling that super-resolution uses. `train_vit.py` runs it:
-`python -m mrsr.training.train_vit --settings @vit.json --train train.h5 ...` with `phase: segmentation`.
+image/label pairs), in the intensity scaling of super-resolution. `train_vit.py` runs it, with
+`phase: segmentation`:
 
-Eq. 20 has squared denominators and counts the background as a class. It is taken for each volume
-patch by itself and then averaged, so that micro-batches add up to the batch. Where a class is
-neither in the labels nor predicted, its Dice is 1 (both parts of the fraction get 1e-5).
+    python -m mrsr.training.train_vit --settings @vit.json --train train.h5 ...
 
-On one CPU thread take 2 patches or more at a time: for one small patch torch leaves the fast 3D
-convolution (measured with feature_size 8: 0.6 against 2.5 to 3.5 patches a second).
+Eq. 20 has squared denominators and counts the background as a class. It is computed per volume
+patch and then averaged, so that micro-batches add up to the batch. If a class is neither in the
+labels nor predicted, its Dice is 1 (both parts of the fraction get 1e-5).
+
+On one CPU thread, use 2 patches or more at a time: for one small patch torch does not use the fast
+3D convolution (measured with feature_size 8: 0.6 against 2.5 to 3.5 patches per second).
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -34,7 +36,7 @@ from mrsr.slices.memory import memory_available
 
 TERMS = ("dice_loss", "cross_entropy")
 _SMOOTH = 1e-5
-_TRIES = 4  # corners drawn for a patch that should have a label at its centre
+_TRIES = 4  # attempts to find a patch with a label at its centre
 
 
 def dice_cross_entropy(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
@@ -56,7 +58,7 @@ def dice_cross_entropy(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 
 
 def dice_scores(predicted: Tensor, labels: Tensor, classes: int) -> list[float]:
-    """Dice of each tissue (1 to classes - 1) of one volume; NaN where neither has it.
+    """Dice of each tissue (1 to classes - 1) of one volume; NaN if it is in neither.
 
     predicted, labels: whole numbers of one shape.
     """
@@ -70,7 +72,7 @@ def dice_scores(predicted: Tensor, labels: Tensor, classes: int) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Labelled:
-    """A labelled volume of a store; `images` and `labels` are None when it stays on disk."""
+    """A labelled volume of a store; `images` and `labels` are None if it stays on disk."""
 
     path: Path
     volume: store.StoredVolume
@@ -97,7 +99,7 @@ def _image(stored: np.ndarray, volume: store.StoredVolume) -> np.ndarray:
 def load(paths: list[Path], classes: int, limit: int = 0) -> list[Labelled]:
     """The labelled volumes of stores, in memory if all fit into half of it.
 
-    limit: so many volumes of each store (0: all). A store without labels is left out, and said.
+    limit: number of volumes per store (0: all). A store without labels is skipped with a message.
 
     Raises:
         UserError: no volume has labels, or a label is not below `classes`.
@@ -106,7 +108,7 @@ def load(paths: list[Path], classes: int, limit: int = 0) -> list[Labelled]:
     for path in paths:
         volumes = [volume for volume in store.read_store(path) if volume.has_labels]
         if not volumes:
-            say(f"{path} has no labels: not used for the segmentation")
+            say(f"{path} has no labels and is not used for the segmentation")
         chosen += [(path, volume) for volume in volumes[: limit or None]]
     if not chosen:
         raise UserError(
@@ -143,9 +145,9 @@ def patches(
 ) -> tuple[Tensor, Tensor]:
     """Images and labels (batch / world, 1, *size): float32 and uint8, on the CPU.
 
-    A pure function of (volumes, seed, step), as `batches.batch` is. Half of the patches have, where
-    some draws find one, a labelled voxel at their centre. Each is flipped at random along its three
-    axes, and its intensities are scaled by 0.9 to 1.1. Volumes smaller than `size` are padded.
+    A pure function of (volumes, seed, step), as `batches.batch` is. Half of the patches have a
+    labelled voxel at their centre, if a few attempts find one. Each is flipped at random along its
+    three axes, and its intensities are scaled by 0.9 to 1.1. Volumes smaller than `size` are padded.
     """
     n = len(volumes)
     share = batch // world
@@ -191,8 +193,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Eq. 20, the mean tissue Dice (`dice`) and each tissue's (`dice_1`, ...) on whole volumes.
 
-    By a sliding window of `size`, overlap 0.5 (appendix B.1). Means over volumes; a tissue that a
-    volume does not have counts for nothing there.
+    With a sliding window of `size`, overlap 0.5 (appendix B.1). Means over the volumes that have
+    the tissue.
     """
     from monai.inferers import sliding_window_inference
 
@@ -201,9 +203,10 @@ def evaluate(
     for held in volumes:
         image, labels = (torch.from_numpy(part)[None, None] for part in held.read())
         with machine.autocast():
-            logits = sliding_window_inference(
+            found = sliding_window_inference(
                 image.to(machine.device, machine.dtype), size, 4, network, overlap=0.5
-            ).to(machine.dtype)
+            )
+        logits = cast(Tensor, found).to(machine.dtype)  # of one output, a tensor
         labels = labels.to(machine.device)
         each = dice_cross_entropy(logits, labels)
         terms.append([float(each[name]) for name in TERMS])
@@ -223,14 +226,14 @@ def task(
     network: nn.Module,
     stores: dict[str, list[Path]],
 ) -> SimpleNamespace:
-    """What `train_vit`'s loop asks of a phase; `pretexts.task` gives the same for a pre-text.
+    """What `train_vit` needs of a phase; `pretexts.task` returns the same for a pretext task.
 
     network: to be trained. terms: names of the loss terms. draw(step): a pair of tensors, this
     process's share. losses(forward, *pair): the terms, whose sum is minimised. evaluate(split):
-    metrics. score(metrics): what is maximised, the first number first. encoder: what is saved,
+    metrics. score(metrics): to be maximised, the first number first. encoder: the part to save,
     here the whole network.
     """
-    size, classes = tuple(settings.network.size), settings.classes
+    size, classes = settings.network.size, settings.classes
     training = load(stores["train"], classes)
     held = {
         split: load(stores[split], classes, settings.validation_volumes)

@@ -10,15 +10,36 @@ By hand: `mrsr score PREDICTION REFERENCE --preset fastmri`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
 
 from mrsr.errors import UserError
 from mrsr.params.jobs import Preset
+from mrsr.params.schema import PRESETS
+from mrsr.params.typed import build, plain
 
 PSNR_CAP = 100.0  # dB; the infinite PSNR of identical images would break averages and JSON
+
+
+def preset(value: Preset | Mapping[str, Any] | str) -> Preset:
+    """A preset from its name, or from its fields as a metrics file has them.
+
+    Raises:
+        UserError: an unknown name, or a field that is unknown, missing or out of its bounds.
+    """
+    if isinstance(value, Preset):
+        return value
+    if isinstance(value, str):
+        if value not in PRESETS:
+            raise UserError(f"no metrics preset '{value}'; there are: {', '.join(PRESETS)}")
+        return Preset(name=value, **plain(PRESETS[value]))
+    try:
+        return build(Preset, value)
+    except ValueError as error:
+        raise UserError(f"metrics preset: {error}") from None
 
 
 def psnr(pred: np.ndarray, ref: np.ndarray, data_range: float, preset: Preset) -> float:

@@ -1,4 +1,4 @@
-"""Evaluate one method on the whole slices of a test store (paper section 4, Tables 1 and 2).
+"""Rate one method on the whole slices of a test store (paper section 4, Tables 1 and 2).
 
 By hand:
 
@@ -6,7 +6,7 @@ By hand:
         --out results/demo/metrics/phantom_t1/x2/srresnet.json
 
 Slices are degraded and super-resolved whole, padded to what scale and network need; the metrics
-use only the unpadded area. `record.py` averages them.
+see the unpadded area only. `record.py` averages them.
 
 A guided method also gets `--guide`, the store of its second contrast. A method that learns from the
 test volume itself (type self) has a network of its own for every volume in one checkpoint.
@@ -18,29 +18,20 @@ slice and, where matplotlib is installed, `<method>.png` with an example. The JS
 from __future__ import annotations
 
 import argparse
-import itertools
-import json
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from tqdm import tqdm
 
-from mrsr import checkpoint, compute, inference, models, resampling
-from mrsr.checkpoint import Checkpoint
-from mrsr.errors import UserError, guarded
+from mrsr import checkpoint, compute
+from mrsr.errors import guarded
 from mrsr.files import sha256, write_json, write_text
-from mrsr.metrics import definitions
-from mrsr.metrics.definitions import METRICS, Preset
-from mrsr.metrics.record import Rated, record, slice_table
+from mrsr.metrics import cell
+from mrsr.metrics.rating import rate
+from mrsr.metrics.record import record, residual, slice_table, summary
 from mrsr.params.jobs import Evaluation, read
-from mrsr.params.typed import plain
-from mrsr.slices import batches, holding, store
-from mrsr.slices.store import StoredVolume
+from mrsr.slices import holding, store
 
 
 def evaluate(
@@ -73,11 +64,10 @@ def evaluate(
     device = compute.device_for(settings.device)
     origin = checkpoint.load(saved) if saved else None
     if origin:
-        _check_origin(origin, saved, settings)
-    _check_store(slices, settings)
-    models.check_guide(settings.model.name, guide is not None)
+        cell.check_origin(origin, saved, settings)
+    cell.check_store(slices, settings)
     own = settings.type == "self"
-    network = _network(settings, saved, device)
+    network = cell.network(settings, saved, device, guided=guide is not None)
     pairs = holding.load(
         slices,
         scale=settings.scale,
@@ -87,9 +77,9 @@ def evaluate(
         acceleration=settings.acceleration,
     )
     if own and origin:
-        _check_volumes(origin, saved, pairs.volumes)
+        cell.check_volumes(origin, saved, pairs.volumes)
     example: dict[str, np.ndarray] = {}
-    rated = list(_rate(network, pairs, preset, settings, example, origin if own else None))
+    rated = list(rate(network, pairs, preset, settings, example, origin if own else None))
 
     found = record(settings, preset, rated, network, origin)
     if guide:
@@ -105,149 +95,6 @@ def evaluate(
 
         delivery.deliver(out, settings)
     return found
-
-
-def _check_origin(origin: Checkpoint, path: Path | None, settings: Evaluation) -> None:
-    """Refuse a checkpoint of another cell: it would put a wrong number into the tables."""
-    known = {**origin.settings, "scale": origin.scale, "model": origin.model_name}
-    asked = {**plain(settings), "model": settings.model.name}
-    for key in ("scale", "dataset", "method", "degradation", "model", "type", "acceleration"):
-        if key in known and key in asked and known[key] != asked[key]:
-            raise UserError(
-                f"{path} was trained for {key} {known[key]}, the evaluation asks for "
-                f"{asked[key]}; give the checkpoint of this cell"
-            )
-
-
-def _check_volumes(origin: Checkpoint, path: Path | None, volumes: list[StoredVolume]) -> None:
-    """Refuse networks trained on other volumes, for instance of a store that was since rebuilt."""
-    here = {volume.key: volume.path for volume in volumes}
-    if origin.provenance.get("volumes", here) != here:
-        raise UserError(f"{path} was trained on other volumes than this store's; train it again")
-
-
-def _check_store(path: Path, settings: Evaluation) -> None:
-    found = store.attributes(path).get("dataset")
-    if found != settings.dataset:
-        raise UserError(
-            f"{path} holds slices of {found}, the evaluation asks for {settings.dataset}; "
-            "give that dataset's test.h5"
-        )
-
-
-def _network(settings: Evaluation, saved: Path | None, device: torch.device) -> nn.Module:
-    own = settings.type == "self"  # its weights come volume by volume
-    if saved and not own:
-        network = checkpoint.network(saved, device)
-    else:
-        network = models.build(settings.model.name, settings.scale, settings.model.options)
-        if any(True for _ in network.parameters()) and not saved:
-            raise UserError(
-                f"method '{settings.method}' has weights to train; give its best.pt by --checkpoint"
-            )
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return network.to(device).eval()
-
-
-def _rate(
-    network: nn.Module,
-    pairs: holding.Slices,
-    preset: Preset,
-    settings: Evaluation,
-    example: dict[str, np.ndarray],
-    own: Checkpoint | None = None,
-) -> Iterator[Rated]:
-    """Volume by volume; the first one's middle slice goes into `example`.
-
-    own: the checkpoint of a method that has weights of its own for every volume.
-    """
-    pieces = batches.whole(pairs, batch=settings.batch)
-    warm: set[tuple[int, ...]] = set()
-    with tqdm(total=pairs.count, desc=settings.method, unit="slice", disable=None) as bar:
-        for volume, of_volume in itertools.groupby(pieces, key=lambda item: item[0].volume):
-            ref, pred, coarse = [], [], []
-            seconds = 0.0
-            if own:
-                checkpoint.adopt_part(network, own, volume.key)
-            for piece, lr, hr, *second in of_volume:
-                images = batches.seen(pairs, lr, second)
-                # the first pass of a shape also plans kernels and allocates
-                if lr.shape not in warm:
-                    _super_resolve(network, images, settings)
-                    warm.add(lr.shape)
-                sr, elapsed = _super_resolve(network, images, settings)
-                seconds += elapsed
-                height, width = piece.size
-                pred.append(sr[:, 0, :height, :width].float().cpu().numpy())
-                ref.append(hr[:, 0, :height, :width].cpu().numpy())
-                coarse.append(lr[:, 0].cpu())
-                bar.update(len(lr))
-            preds, refs = np.concatenate(pred), np.concatenate(ref)
-            if not np.isfinite(preds).all():
-                raise UserError(
-                    f"method '{settings.method}' gives NaN or infinite values on {volume.path}; "
-                    "train it again"
-                )
-            if not example:
-                example |= _example(refs, preds, torch.cat(coarse), settings.scale)
-            try:
-                yield _rated(volume, preds, refs, preset, seconds)
-            except UserError as error:
-                raise UserError(f"{volume.path}: {error}") from None
-
-
-def _rated(
-    volume: StoredVolume, pred: np.ndarray, ref: np.ndarray, preset: Preset, seconds: float
-) -> Rated:
-    values = definitions.per_slice(pred, ref, preset)
-    if preset.level == "volume":
-        whole = definitions.volume(pred, ref, preset)
-    else:
-        whole = {name: definitions.mean(value) for name, value in values.items()}
-    return Rated(volume=volume, values=values, whole=whole, seconds=seconds)
-
-
-def residual(guide: Path) -> dict[str, Any]:
-    """What a guide's store says of itself: its dataset, and how far off the target it lies."""
-    found = store.attributes(guide)
-    return {
-        "dataset": str(found.get("guide", "")),
-        "resampled": bool(found.get("resampled", False)),
-        "without_guide": json.loads(str(found.get("without_guide", "{}"))),
-        "residual_mm": json.loads(str(found.get("residual_mm", "{}"))),
-    }
-
-
-def _super_resolve(
-    network: nn.Module, images: tuple[Tensor, ...], settings: Evaluation
-) -> tuple[Tensor, float]:
-    """LR (n, 1, h, w), perhaps a guide -> (n, 1, s*h, s*w), seconds of the forward pass alone."""
-    lr, *guide = images
-    half = settings.precision == "bf16" and lr.device.type == "cuda"
-    with (
-        torch.inference_mode(),
-        torch.autocast(lr.device.type, torch.bfloat16, enabled=half),
-        # fp32 means fp32: convolutions on a GPU would take TF32 by default
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=half),
-    ):
-        _wait(lr.device)
-        began = time.perf_counter()
-        sr = inference.forward(network, lr, settings.scale, *guide)
-        _wait(lr.device)
-        return sr, time.perf_counter() - began
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _example(ref: np.ndarray, pred: np.ndarray, lr: Tensor, scale: int) -> dict[str, np.ndarray]:
-    """Named images (h, w) of the middle slice."""
-    middle = len(ref) // 2
-    height, width = ref.shape[1:]
-    smooth = resampling.upsample(lr[middle], scale)[:height, :width].numpy()
-    return {"high resolution": ref[middle], "bicubic": smooth, "super-resolved": pred[middle]}
 
 
 def _draw(example: dict[str, np.ndarray], path: Path) -> None:
@@ -273,11 +120,7 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     settings = read(Evaluation, given.settings)
     found = evaluate(settings, given.slices, given.out, given.checkpoint, given.guide)
-    values = ", ".join(f"{name} {found[name]['mean']:.4f}" for name in METRICS)
-    print(
-        f"{found['dataset']} x{found['scale']} {found['method']}: {values} "
-        f"({found['n_subjects']} subjects, {found['n_slices']} slices)"
-    )
+    print(summary(found))
 
 
 if __name__ == "__main__":

@@ -23,13 +23,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrsr import checkpoint, compute, resampling
 from mrsr.errors import UserError, guarded
 from mrsr.files import write_text
 from mrsr.method import disentangling
-from mrsr.models.autoencoder import prepare, unprepare
+from mrsr.models.autoencoder import AutoEncoder, prepare, unprepare
 from mrsr.slices import batches, holding
 
 STEPS = (1, 5, 11, 23)  # from a slice to its partners, in the list of slices probed
@@ -47,13 +47,13 @@ def euclidean(one: Tensor, two: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def probe(network: nn.Module, slices: holding.Slices, limit: int = 64) -> dict[str, Any]:
+def probe(network: AutoEncoder, slices: holding.Slices, limit: int = 64) -> dict[str, Any]:
     """The numbers that the module's docstring describes, of `limit` slices (0: all)."""
     scores: dict[str, list[float]] = {
         name: [] for name in ("psnr", "psnr_bicubic", "psnr_without_texture")
     }
     images: list[Tensor] = []
-    for _, lr, hr in batches.whole(slices, batch=1, limit=limit):
+    for _, lr, hr, *_ in batches.whole(slices, batch=1, limit=limit):
         if not hr.max() > 0:
             continue
         grid = (hr.shape[-2], hr.shape[-1])
@@ -83,7 +83,7 @@ def probe(network: nn.Module, slices: holding.Slices, limit: int = 64) -> dict[s
     return {"slices": len(images), "pairs": len(nearer["texture_nearer"]), **means}
 
 
-def _swap(network: nn.Module, image: Tensor, other: Tensor) -> dict[str, float]:
+def _swap(network: AutoEncoder, image: Tensor, other: Tensor) -> dict[str, float]:
     """1 where the result of structure of `image`, texture of `other` is nearer to its donor."""
     z_str, z_tex = network.encode(image)
     other_str, other_tex = network.encode(other)
@@ -114,10 +114,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--limit", type=int, default=64, help="slices to probe, 0 = all")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     given = parser.parse_args(arguments)
-    saved = checkpoint.load(given.checkpoint)
-    if saved.model_name != "autoencoder":
-        raise UserError(f"{given.checkpoint} is not an auto-encoder; give one of train_autoencoder")
     device = compute.device_for(given.device)
+    saved = checkpoint.load(given.checkpoint)
+    network = checkpoint.network(given.checkpoint, device)
+    if not isinstance(network, AutoEncoder):
+        raise UserError(f"{given.checkpoint} is not an auto-encoder; give one of train_autoencoder")
     slices = holding.load(
         given.slices,
         scale=saved.scale,
@@ -128,7 +129,7 @@ def main(arguments: list[str] | None = None) -> None:
         "experiment": saved.settings.get("experiment", ""),
         "dataset": saved.settings.get("dataset", ""),
         "scale": saved.scale,
-        **probe(checkpoint.network(given.checkpoint, device), slices, given.limit),
+        **probe(network, slices, given.limit),
     }
     write_text(given.out, json.dumps(result, indent=2) + "\n")
     print(json.dumps(result, indent=2))

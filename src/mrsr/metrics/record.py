@@ -10,6 +10,8 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,7 @@ from mrsr.metrics import definitions
 from mrsr.metrics.definitions import METRICS, Preset
 from mrsr.params.jobs import Evaluation
 from mrsr.params.typed import digest, plain
-from mrsr.slices.store import StoredVolume
+from mrsr.slices.store import StoredVolume, attributes
 
 FORMAT = 1
 LABELS = ("experiment", "dataset", "scale", "method", "label", "degradation")
@@ -130,6 +132,26 @@ def record(
             for v in rated
         ],
     }
+
+
+def residual(guide: Path) -> dict[str, Any]:
+    """What a guide's store says of itself: its dataset, and how far off the target it lies."""
+    found = attributes(guide)
+    return {
+        "dataset": str(found.get("guide", "")),
+        "resampled": bool(found.get("resampled", False)),
+        "without_guide": json.loads(str(found.get("without_guide", "{}"))),
+        "residual_mm": json.loads(str(found.get("residual_mm", "{}"))),
+    }
+
+
+def summary(found: dict[str, Any]) -> str:
+    """A metrics record in one line."""
+    values = ", ".join(f"{name} {found[name]['mean']:.4f}" for name in METRICS)
+    return (
+        f"{found['dataset']} x{found['scale']} {found['method']}: {values} "
+        f"({found['n_subjects']} subjects, {found['n_slices']} slices)"
+    )
 
 
 def count(network: nn.Module) -> int:

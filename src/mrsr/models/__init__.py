@@ -1,7 +1,9 @@
 """One file per network; the file's name is the `model:` of an entry under `methods:`.
 
-Each has `build(scale, **options) -> nn.Module`, whose forward takes LR images (batch, 1, h, w) in
-normalised intensities and returns (batch, 1, scale * h, scale * w). Two optional constants:
+Each has `build(scale, **options) -> nn.Module`, a function or the network's class. Forward takes LR
+images (batch, 1, h, w) in normalised intensities and returns (batch, 1, scale * h, scale * w).
+Options are checked against their annotations, such as `int`, `Literal["a", "b"]`, or the bounded
+types of `params/typed.py` and `layers.py`; without an annotation they are not. Optional constants:
 
 - `SCALES = (2, 4)`: the scales that the design allows, if not all of 2, 3, 4 and 8;
 - `GUIDED = True`: forward also takes the second contrast at HR, (batch, 1, scale * h, scale * w).
@@ -18,9 +20,11 @@ import importlib
 import importlib.util
 import inspect
 from types import ModuleType
-from typing import Any
+from typing import Any, get_type_hints
 
 from mrsr.errors import UserError, one_line
+from mrsr.params import typed
+from mrsr.params.declared import model_scales
 from mrsr.plugins import PLUGINS, check_plugins
 
 __path__ += [str(folder / "models") for folder in PLUGINS]
@@ -42,25 +46,54 @@ def module(name: str) -> ModuleType:
 
 
 def build(name: str, scale: int, options: dict[str, Any]) -> Any:
-    """Build a network. Unknown options raise an error; they are not ignored.
+    """Build a network, its options checked against the annotations of its parameters.
 
     Raises:
-        UserError: an unknown option, or a value for which the network cannot be built.
+        UserError: a scale that the network is not designed for, an unknown option, or a value for
+            which it cannot be built.
     """
-    factory = module(name).build
-    known = list(inspect.signature(factory).parameters)[1:]
+    network, scales = module(name), model_scales(name)
+    if scale not in scales:
+        raise UserError(f"{name}: scale must be one of {', '.join(map(str, scales))}, not {scale}")
+    _, *known = inspect.signature(network.build).parameters
     unknown = sorted(set(options) - set(known))
     if unknown:
         raise UserError(
             f"model '{name}' has no option '{unknown[0]}'; it has: {', '.join(known) or 'none'}"
         )
+    kinds = _kinds(network.build)
     try:
-        return factory(scale, **options)
+        checked = {key: typed.build(kinds.get(key, Any), options[key], key) for key in options}
+    except ValueError as error:
+        raise UserError(f"{name}: {str(error).replace(': ', ' ', 1)}") from None
+    try:
+        return network.build(scale, **checked)
     except (TypeError, ValueError, RuntimeError, ArithmeticError, AssertionError) as error:
         raise UserError(
             f"model '{name}' cannot be built with options {options} ({one_line(str(error))}); "
             "check their types and sizes"
         ) from None
+
+
+def trainable(name: str, scale: int, options: dict[str, Any]) -> Any:
+    """Build a network that has weights to train.
+
+    Raises:
+        UserError: it has none; or as `build`.
+    """
+    network = build(name, scale, options)
+    if not any(True for _ in network.parameters()):
+        raise UserError(f"model '{name}' has nothing to train; evaluate it directly")
+    return network
+
+
+def _kinds(build: Any) -> dict[str, Any]:
+    """The annotated types of the options of a `build`: a function or a class."""
+    try:
+        function = build.__init__ if inspect.isclass(build) else build
+        return get_type_hints(function, include_extras=True)
+    except NameError:  # imported for type checkers alone, as a plugin may do
+        return {}
 
 
 def check_guide(name: str, given: bool) -> None:

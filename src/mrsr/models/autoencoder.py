@@ -24,22 +24,24 @@ The decoder mirrors the encoder's maps (32, 32, 64, 64); pixel shuffle undoes th
 before z_str. Any image size that is a multiple of 16 works.
 
 With mean pooling the network is initialised as the best linear auto-encoder of its shape
-(`autoencoder_start.py`), not randomly, so it reconstructs from the first step.
+(`_linear_start.py`), not randomly, so it reconstructs from the first step.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
 from mrsr.models import _linear_start
-from mrsr.models.layers import full
+from mrsr.models.layers import Divisible, full
+from mrsr.params.typed import Bound, Positive
 from mrsr.resampling import bicubic
 
+SCALES = (1, 2, 3, 4, 8)  # whatever the scale: it works on the HR grid
 MULTIPLE = 16  # four poolings
 EPSILON = 1e-7  # of a variance
 POOLINGS = {"mean": F.avg_pool2d, "max": F.max_pool2d}
@@ -136,20 +138,34 @@ class Decoder(nn.Module):
 
 
 class AutoEncoder(nn.Module):
-    """Encoder and decoder; calling it reconstructs images (batch, 1, H, W)."""
+    """Encoder and decoder; calling it reconstructs images (batch, 1, H, W).
+
+    It works on the HR grid, so it is the same for every scale.
+
+    Args:
+        structure_channels: maps of z_str (1 as published). texture: length of z_tex.
+        size: height and width for `prepare`, or 0. channels: of the four blocks.
+        pooling: `mean`, or `max` as published (always initialised randomly).
+        start: `linear` (see `_linear_start.py`), or `random`, as a control.
+    """
 
     def __init__(
         self,
-        structure_channels: int,
-        texture: int,
-        size: int,
-        channels: Sequence[int],
-        pooling: str,
+        scale: int,
+        structure_channels: Positive = 8,
+        texture: Positive = 256,
+        size: Annotated[int, Bound(least=0), Divisible(MULTIPLE)] = 256,
+        channels: tuple[Positive, Positive, Positive, Positive] = (64, 64, 32, 32),
+        pooling: Literal["mean", "max"] = "mean",
+        start: Literal["linear", "random"] = "linear",
     ) -> None:
         super().__init__()
         self.size = size
         self.encoder = Encoder(structure_channels, texture, channels, pooling)
         self.decoder = Decoder(structure_channels, texture, channels)
+        known = _linear_start.fits(structure_channels, texture, channels)
+        if start == "linear" and pooling == "mean" and known:
+            _linear_start.linear(self.encoder, self.decoder)
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
         """Images (batch, 1, H, W) from `prepare` to z_str and z_tex."""
@@ -190,38 +206,4 @@ def unprepare(image: Tensor, hr_size: tuple[int, int]) -> Tensor:
     return image
 
 
-def build(
-    scale: int,
-    structure_channels: int = 8,
-    texture: int = 256,
-    size: int = 256,
-    channels: Sequence[int] = (64, 64, 32, 32),
-    pooling: str = "mean",
-    start: str = "linear",
-) -> nn.Module:
-    """The auto-encoder. It works on the HR grid, so it is the same for every scale.
-
-    Args:
-        structure_channels: maps of z_str (1 as published). texture: length of z_tex.
-        size: height and width for `prepare`, a multiple of 16, or 0. channels: of the four blocks.
-        pooling: `mean`, or `max` as published (always initialised randomly).
-        start: `linear` (see `autoencoder_start.py`), or `random`, as a control.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    if structure_channels < 1 or texture < 1:
-        raise UserError("autoencoder: structure_channels and texture must be 1 or more")
-    if size < 0 or size % MULTIPLE:
-        raise UserError(f"autoencoder: size must be a multiple of {MULTIPLE}, or 0, not {size}")
-    if len(channels) != 4 or min(channels) < 1:
-        raise UserError(f"autoencoder: channels must be four counts, not {channels}")
-    if pooling not in POOLINGS:
-        raise UserError(f"autoencoder: pooling must be mean or max, not '{pooling}'")
-    if start not in ("linear", "random"):
-        raise UserError(f"autoencoder: start must be linear or random, not '{start}'")
-    network = AutoEncoder(structure_channels, texture, size, channels, pooling)
-    known = _linear_start.fits(structure_channels, texture, channels)
-    if start == "linear" and pooling == "mean" and known:
-        _linear_start.linear(network.encoder, network.decoder)
-    return network
+build = AutoEncoder

@@ -21,6 +21,4 @@ class Bicubic(nn.Module):
         return upsample(lr, self.scale)
 
 
-def build(scale: int) -> nn.Module:
-    """Bicubic interpolation as a network, so that the same code evaluates every method."""
-    return Bicubic(scale)
+build = Bicubic

@@ -23,27 +23,22 @@ scaled by 0.01.
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
-from mrsr.models.layers import Upsampler, check, convolution
-from mrsr.resampling import upsample
-
-SCALES = (2, 3, 4, 8)
+from mrsr.models import layers as shared
+from mrsr.models.layers import Divisible, Network, Skip, Upsampler, convolution
+from mrsr.params.typed import Bound, Positive
 
 
-class ResidualBranch(nn.Module):
+class ResidualBranch(shared.Block):
     """3x3 convolution, ReLU, 3x3 convolution; the skip is the merge-and-run of the unit."""
 
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.conv1 = convolution(features, features)
-        self.conv2 = convolution(features, features, gain=0.1)
-
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv2(F.relu(self.conv1(x)))
+        return self.residual(x)
 
 
 class DenseBranch(nn.Module):
@@ -89,57 +84,37 @@ class Block(nn.Module):
         return x + self.fuse(torch.cat([a, b], dim=1))
 
 
-class CSN(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+class CSN(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w); the default sizes are ours.
+
+    Args:
+        features: maps of both branches together.
+        growth, layers: maps of each dense convolution, and how many of them a unit has.
+        units: merge-and-run units of a block. blocks: blocks.
+    """
 
     def __init__(
         self,
         scale: int,
-        features: int,
-        growth: int,
-        layers: int,
-        units: int,
-        blocks: int,
-        skip: bool,
+        features: Annotated[int, Bound(least=2), Divisible(2)] = 256,
+        growth: Positive = 64,
+        layers: Positive = 2,
+        units: Positive = 2,
+        blocks: Positive = 10,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.skip = skip
+        super().__init__(scale, skip)
         self.first = convolution(1, features)
         body = [Block(features, growth, layers, units) for _ in range(blocks)]
         self.blocks = nn.Sequential(*body)
         self.trunk = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
+        self.last = convolution(features, 1, gain=self.last_gain)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.first(lr)
-        deep = self.trunk(self.blocks(shallow))
-        sr = self.last(self.enlarge(shallow + deep))
-        return sr + upsample(lr, self.scale) if self.skip else sr
+        deep = shallow + self.trunk(self.blocks(shallow))
+        return self.skipped(self.last(self.enlarge(deep)), lr)
 
 
-def build(
-    scale: int,
-    features: int = 256,
-    growth: int = 64,
-    layers: int = 2,
-    units: int = 2,
-    blocks: int = 10,
-    skip: str = "none",
-) -> nn.Module:
-    """CSN for `scale` 2, 3, 4 or 8; the default sizes are ours.
-
-    Args:
-        features: maps of both branches together, an even number.
-        growth, layers: maps of each dense convolution, and how many of them a unit has.
-        units: merge-and-run units of a block. blocks: blocks.
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    check("csn", scale, skip, growth=growth, layers=layers, units=units, blocks=blocks)
-    if features < 2 or features % 2:
-        raise UserError(f"csn: features must be an even number of 2 or more, not {features}")
-    return CSN(scale, features, growth, layers, units, blocks, skip == "bicubic")
+build = CSN

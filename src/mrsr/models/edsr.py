@@ -25,56 +25,42 @@ Other networks with the same outer layers (RDN, RCAN, CSN, SERAN, FB-GACN) impor
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from torch import Tensor, nn
 
-from mrsr.errors import UserError
-from mrsr.models.layers import Block, Upsampler, begin, check, convolution
-from mrsr.resampling import upsample
-
-SCALES = (2, 3, 4, 8)
+from mrsr.models.layers import Block, Network, Skip, Upsampler, begin, convolution
+from mrsr.params.typed import Bound, Positive
 
 
-class EDSR(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+class EDSR(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w); the published large network.
+
+    Args:
+        features: maps of every layer. blocks: residual blocks.
+        residual_scale: factor on each block's residual.
+    """
 
     def __init__(
-        self, scale: int, features: int, blocks: int, residual_scale: float, skip: bool
+        self,
+        scale: int,
+        features: Positive = 256,
+        blocks: Positive = 32,
+        residual_scale: Annotated[float, Bound(above=0, most=1)] = 0.1,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.skip = skip
+        super().__init__(scale, skip)
         self.head = convolution(1, features)
         self.body = nn.Sequential(*[Block(features, residual_scale) for _ in range(blocks)])
         self.trunk = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
         self.last = convolution(features, 1)
-        begin(self.head, self.enlarge, self.last, skip)
+        begin(self.head, self.enlarge, self.last, self.skip)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.head(lr)
         deep = shallow + self.trunk(self.body(shallow))
-        sr = self.last(self.enlarge(deep))
-        return sr + upsample(lr, self.scale) if self.skip else sr
+        return self.skipped(self.last(self.enlarge(deep)), lr)
 
 
-def build(
-    scale: int,
-    features: int = 256,
-    blocks: int = 32,
-    residual_scale: float = 0.1,
-    skip: str = "none",
-) -> nn.Module:
-    """EDSR for `scale` 2, 3, 4 or 8; defaults are the published large network.
-
-    Args:
-        features: maps of every layer. blocks: residual blocks.
-        residual_scale: factor on each block's residual, above 0 and at most 1.
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    check("edsr", scale, skip, features=features, blocks=blocks)
-    if not 0 < residual_scale <= 1:
-        raise UserError(f"edsr: residual_scale must be above 0 and at most 1, not {residual_scale}")
-    return EDSR(scale, features, blocks, residual_scale, skip == "bicubic")
+build = EDSR

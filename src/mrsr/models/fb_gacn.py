@@ -31,25 +31,25 @@ kept, so memory grows with nodes x neighbours, not with the square of the nodes.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
-from mrsr.models.layers import Upsampler, check, convolution
-from mrsr.resampling import upsample
+from mrsr.models.layers import (
+    Block,
+    Network,
+    Skip,
+    Upsampler,
+    convolution,
+    full,
+    full_precision,
+)
+from mrsr.params.typed import Bound, Positive
 
-SCALES = (2, 3, 4, 8)
 ROWS = 1024  # nodes whose similarities to all others are in memory at once
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager:
-    """Turn autocast off if the device has it (the meta device does not)."""
-    if torch.amp.is_autocast_available(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()
 
 
 @torch.no_grad()
@@ -59,8 +59,8 @@ def nearest(nodes: Tensor, neighbours: int, rows: int = ROWS) -> Tensor:
     Args:
         nodes: (batch, n, d). rows: nodes compared with all others at a time.
     """
-    with _full_precision(nodes.device):
-        unit = F.normalize(nodes.to(torch.promote_types(nodes.dtype, torch.float32)), dim=-1)
+    with full_precision(nodes):
+        unit = F.normalize(full(nodes), dim=-1)
         count = min(neighbours, nodes.shape[1])
         parts = [
             (part @ unit.transpose(1, 2)).topk(count, dim=-1).indices
@@ -92,7 +92,7 @@ class GraphAttention(nn.Module):
         sent = sent.view(batch, n, index.shape[-1], self.heads, width // self.heads)
         received = self.receiver(nodes).view(batch, n, 1, self.heads, width // self.heads)
         scores = (F.leaky_relu(received + sent, 0.2) * self.score).sum(-1)
-        weights = scores.softmax(2, dtype=torch.promote_types(scores.dtype, torch.float32))
+        weights = full(scores).softmax(2)
         return (weights[..., None] * sent).sum(2).flatten(2)
 
 
@@ -117,43 +117,38 @@ class GraphBranch(nn.Module):
         return F.pixel_shuffle(self.spread(nodes), self.patch)[..., :h, :w]
 
 
-class Block(nn.Module):
-    """Residual block of the content branch."""
+class FBGACN(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w); the default sizes are ours.
 
-    def __init__(self, features: int) -> None:
-        super().__init__()
-        self.conv1 = convolution(features, features)
-        self.conv2 = convolution(features, features, gain=0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.conv2(F.relu(self.conv1(x)))
-
-
-class FBGACN(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+    Args:
+        features: maps of every layer and length of a node. blocks: of the content branch.
+        iterations: feedback passes, with the same weights.
+        patch: side of a sub-region in LR pixels. neighbours: links of a node, including itself.
+        heads: of the graph attention, a divisor of `features`.
+    """
 
     def __init__(
         self,
         scale: int,
-        features: int,
-        blocks: int,
-        iterations: int,
-        patch: int,
-        neighbours: int,
-        heads: int,
-        skip: bool,
+        features: Positive = 64,
+        blocks: Positive = 6,
+        iterations: Positive = 4,
+        patch: Positive = 4,
+        neighbours: Annotated[int, Bound(least=2)] = 8,
+        heads: Positive = 4,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
+        if features % heads:
+            raise UserError(f"fb_gacn: heads must divide features = {features}, not {heads}")
+        super().__init__(scale, skip)
         self.iterations = iterations
-        self.skip = skip
         self.first = convolution(1, features)
         self.feedback = convolution(2 * features, features, 1)
         self.content = nn.Sequential(*[Block(features) for _ in range(blocks)])
         self.graph = GraphBranch(features, patch, heads, neighbours)
         self.merge = convolution(2 * features, features, 1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
+        self.last = convolution(features, 1, gain=self.last_gain)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = F.relu(self.first(lr))
@@ -162,36 +157,7 @@ class FBGACN(nn.Module):
             x = F.relu(self.feedback(torch.cat([shallow, state], dim=1)))
             both = torch.cat([self.content(x), self.graph(x)], dim=1)
             state = F.relu(self.merge(both))
-        sr = self.last(self.enlarge(shallow + state))
-        return sr + upsample(lr, self.scale) if self.skip else sr
+        return self.skipped(self.last(self.enlarge(shallow + state)), lr)
 
 
-def build(
-    scale: int,
-    features: int = 64,
-    blocks: int = 6,
-    iterations: int = 4,
-    patch: int = 4,
-    neighbours: int = 8,
-    heads: int = 4,
-    skip: str = "none",
-) -> nn.Module:
-    """FB-GACN for `scale` 2, 3, 4 or 8; the default sizes are ours.
-
-    Args:
-        features: maps of every layer and length of a node. blocks: of the content branch.
-        iterations: feedback passes, with the same weights.
-        patch: side of a sub-region in LR pixels. neighbours: links of a node, including itself.
-        heads: of the graph attention, a divisor of `features`.
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    counts = {"features": features, "blocks": blocks, "iterations": iterations, "patch": patch}
-    check("fb_gacn", scale, skip, **counts, heads=heads)
-    if neighbours < 2:
-        raise UserError(f"fb_gacn: neighbours must be 2 or more, not {neighbours}")
-    if features % heads:
-        raise UserError(f"fb_gacn: heads must divide features ({features}), not {heads}")
-    return FBGACN(scale, features, blocks, iterations, patch, neighbours, heads, skip == "bicubic")
+build = FBGACN

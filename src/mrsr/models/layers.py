@@ -1,18 +1,49 @@
-"""Layers and initialisations that several networks share."""
+"""What several networks share: layers, initialisations, and types of their options."""
 
 from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
-from mrsr.resampling import SCALES
+from mrsr.params.typed import Bound
+from mrsr.resampling import upsample
+
+Skip = Literal["none", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Divisible:
+    """Marks a whole number that divides by `by`, with a fixed remainder."""
+
+    by: int
+    remainder: int = 0
+
+    def problem(self, value: int) -> str:
+        """What is wrong with a value; empty when it divides."""
+        if value % self.by == self.remainder:
+            return ""
+        names = {(2, 0): "even", (2, 1): "odd"}
+        return f"must be {names.get((self.by, self.remainder), f'a multiple of {self.by}')}"
+
+
+Odd = Annotated[int, Bound(least=1), Divisible(2, 1)]
 
 
 def full(x: Tensor) -> Tensor:
     """bf16 and fp16 as float32; float32 and float64 (`precision: fp64`) as they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
+    """No autocast, for sums of very many products; the meta device has none to turn off."""
+    if torch.amp.is_autocast_available(x.device.type):
+        return torch.autocast(x.device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 def convolution(
@@ -47,39 +78,95 @@ def begin(head: nn.Conv2d, enlarge: nn.Sequential, last: nn.Conv2d, skip: bool) 
         weight[:, 0, 1, 1] = 1.0
 
 
+class Network(nn.Module):
+    """Base of the networks that may add the interpolated input to their output.
+
+    Args:
+        skip: `bicubic` adds it (ours, where the publication does not); `none` is as published.
+    """
+
+    def __init__(self, scale: int, skip: Skip) -> None:
+        super().__init__()
+        self.scale = scale
+        self.skip = skip == "bicubic"
+        self.last_gain = 0.01 if self.skip else 1.0  # of the output convolution's first weights
+
+    def skipped(self, sr: Tensor, lr: Tensor) -> Tensor:
+        """`sr` (b, 1, scale * h, scale * w), plus `lr` (b, 1, h, w) upsampled if `skip` says so."""
+        return sr + upsample(lr, self.scale) if self.skip else sr
+
+
+def factors(scale: int) -> list[int]:
+    """Upsampling stages: one for 2x and 3x, several of 2x for 4x and 8x."""
+    return [3] if scale == 3 else [2] * (scale.bit_length() - 1)
+
+
 class Upsampler(nn.Sequential):
     """(b, features, h, w) to (b, features, scale * h, scale * w): sub-pixel convolutions.
 
-    One stage for 2x and 3x, several 2x stages for 4x and 8x; no activation in between.
+    No activation in between.
     """
 
     def __init__(self, features: int, scale: int) -> None:
-        factors = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
         stages: list[nn.Module] = []
-        for factor in factors:
+        for factor in factors(scale):
             stages += [convolution(features, features * factor**2), nn.PixelShuffle(factor)]
         super().__init__(*stages)
 
 
-def check(name: str, scale: int, skip: str, **counts: int) -> None:
-    """Raise a `UserError` that names the network for a bad scale or skip, or a count below 1."""
-    if scale not in SCALES:
-        raise UserError(f"{name}: scale must be one of {list(SCALES)}, not {scale}")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"{name}: skip must be none or bicubic, not '{skip}'")
-    for option, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name}: {option} must be 1 or more, not {count}")
-
-
 class Block(nn.Module):
-    """Residual block of Fig. 2c with scaled residual (section 3.2)."""
+    """EDSR's residual block (its Fig. 2c, section 3.2): no normalisation, scaled residual.
 
-    def __init__(self, features: int, residual_scale: float) -> None:
+    The residual starts as a tenth of its input for any `residual_scale`, so the variance does not
+    grow with depth.
+    """
+
+    def __init__(self, features: int, residual_scale: float = 1.0) -> None:
         super().__init__()
         self.residual_scale = residual_scale
         self.conv1 = convolution(features, features)
         self.conv2 = convolution(features, features, gain=0.1 / residual_scale)
 
+    def residual(self, x: Tensor) -> Tensor:
+        """3x3 convolution, ReLU, 3x3 convolution."""
+        return self.conv2(F.relu(self.conv1(x)))
+
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.residual_scale * self.conv2(F.relu(self.conv1(x)))
+        return x + self.residual_scale * self.residual(x)
+
+
+class ChannelAttention(nn.Module):
+    """RCAN's: multiply each map of (b, features, h, w) by one factor in 0..1 per image and map."""
+
+    def __init__(self, features: int, reduction: int) -> None:
+        super().__init__()
+        self.squeeze = convolution(features, features // reduction, 1)
+        self.excite = convolution(features // reduction, features, 1)
+        nn.init.constant_(self.squeeze.bias, 0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        content = x.mean(dim=(-2, -1), keepdim=True)
+        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(content))))
+
+
+class AttentionBlock(Block):
+    """RCAN's residual channel attention block (its Fig. 4)."""
+
+    def __init__(self, features: int, reduction: int) -> None:
+        super().__init__(features)
+        self.attention = ChannelAttention(features, reduction)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.attention(self.residual(x))
+
+
+class AttentionGroup(nn.Module):
+    """RCAN's residual group: blocks, one convolution, plus the input."""
+
+    def __init__(self, features: int, blocks: int, reduction: int) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(*[AttentionBlock(features, reduction) for _ in range(blocks)])
+        self.trunk = convolution(features, features, gain=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.trunk(self.blocks(x))

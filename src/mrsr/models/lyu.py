@@ -26,17 +26,19 @@ image at each level; output convolutions are then scaled by 0.01.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
-from mrsr.models.layers import Block, Upsampler, check, convolution
+from mrsr.models.layers import Block, Network, Skip, Upsampler, convolution, factors
+from mrsr.params.typed import Positive
 from mrsr.resampling import bicubic, upsample
 
-SCALES = (2, 3, 4, 8)
 GUIDED = True
 LAYERS = 3  # of each contrast before they are joined
+Fusion = Literal["features", "pixels"]
 
 
 class Encoder(nn.Sequential):
@@ -49,14 +51,12 @@ class Encoder(nn.Sequential):
         super().__init__(*layers)
 
 
-class Level(nn.Module):
+class Level(Network):
     """Upsample (b, 1, h, w) by `factor`, with a guide (b, 1, factor * h, factor * w)."""
 
-    def __init__(self, factor: int, features: int, blocks: int, fusion: str, skip: bool) -> None:
-        super().__init__()
-        self.factor = factor
+    def __init__(self, factor: int, features: int, blocks: int, fusion: Fusion, skip: Skip) -> None:
+        super().__init__(factor, skip)
         self.fusion = fusion
-        self.skip = skip
         if fusion == "features":
             self.target = Encoder(1, features)
             self.enlarge = Upsampler(features, factor)
@@ -64,61 +64,52 @@ class Level(nn.Module):
             self.fuse = convolution(2 * features, features)
         else:
             self.both = Encoder(2, features)
-        self.blocks = nn.Sequential(*[Block(features, 1.0) for _ in range(blocks)])
-        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
+        self.blocks = nn.Sequential(*[Block(features) for _ in range(blocks)])
+        self.last = convolution(features, 1, gain=self.last_gain)
 
     def forward(self, image: Tensor, guide: Tensor) -> Tensor:
         if self.fusion == "features":
             target = self.enlarge(self.target(image))
             x = F.relu(self.fuse(torch.cat([target, self.guide(guide)], dim=1)))
         else:
-            x = self.both(torch.cat([upsample(image, self.factor), guide], dim=1))
-        x = self.last(self.blocks(x))
-        return x + upsample(image, self.factor) if self.skip else x
+            x = self.both(torch.cat([upsample(image, self.scale), guide], dim=1))
+        return self.skipped(self.last(self.blocks(x)), image)
 
 
 class Progressive(nn.Module):
-    """LR (b, 1, h, w) and guide (b, 1, scale * h, scale * w) to an image of the guide's size."""
+    """LR (b, 1, h, w) and guide (b, 1, scale * h, scale * w) to an image of the guide's size.
 
-    def __init__(
-        self, factors: list[int], features: int, blocks: int, fusion: str, skip: bool
-    ) -> None:
-        super().__init__()
-        self.levels = nn.ModuleList(
-            [Level(factor, features, blocks, fusion, skip) for factor in factors]
-        )
-
-    def forward(self, lr: Tensor, guide: Tensor) -> Tensor:
-        image = lr
-        for level in self.levels:
-            height, width = image.shape[-2] * level.factor, image.shape[-1] * level.factor
-            full = (height, width) == (guide.shape[-2], guide.shape[-1])
-            image = level(image, guide if full else bicubic(guide, (height, width)))
-        return image
-
-
-def build(
-    scale: int,
-    features: int = 64,
-    blocks: int = 4,
-    progressive: bool = True,
-    fusion: str = "features",
-    skip: str = "none",
-) -> nn.Module:
-    """The network for `scale` 2, 3, 4 or 8; widths and depths are ours.
+    Widths and depths are ours.
 
     Args:
         features: maps of every layer. blocks: residual blocks of each level.
         progressive: 2x levels if the scale is 4 or 8; otherwise one level.
         fusion: join the contrasts as `features` or as `pixels`.
-        skip: `none`, or `bicubic` to add the interpolated input at each level.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
+        skip: at each level.
     """
-    check("lyu", scale, skip, features=features, blocks=blocks)
-    if fusion not in ("features", "pixels"):
-        raise UserError(f"lyu: fusion must be features or pixels, not '{fusion}'")
-    split = progressive and scale in (4, 8)
-    factors = [2] * (scale.bit_length() - 1) if split else [scale]
-    return Progressive(factors, features, blocks, fusion, skip == "bicubic")
+
+    def __init__(
+        self,
+        scale: int,
+        features: Positive = 64,
+        blocks: Positive = 4,
+        progressive: bool = True,
+        fusion: Fusion = "features",
+        skip: Skip = "none",
+    ) -> None:
+        super().__init__()
+        self.levels = nn.ModuleList(
+            Level(factor, features, blocks, fusion, skip)
+            for factor in (factors(scale) if progressive else [scale])
+        )
+
+    def forward(self, lr: Tensor, guide: Tensor) -> Tensor:
+        image = lr
+        for level in self.levels:
+            height, width = image.shape[-2] * level.scale, image.shape[-1] * level.scale
+            full = (height, width) == (guide.shape[-2], guide.shape[-1])
+            image = level(image, guide if full else bicubic(guide, (height, width)))
+        return image
+
+
+build = Progressive

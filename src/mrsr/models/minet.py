@@ -15,7 +15,7 @@ The layout follows the authors' published code (facts only; 6 groups of 6 blocks
 registers 10,662,899 parameters at 2x, the reported 10.7 M, but never uses 4,172,758 of them: a
 third branch, of which only the upsampling is used, the target's own upsampling and other layers.
 With the integration's convolution corrected (258,048 more, see below) 6,748,189 parameters are
-used, and that is the count here; `tests/test_model_minet.py` has the sums.
+used, and that is the count here; `tests/models/test_model_minet.py` has the sums.
 
 The guide is used at HR, at its own size, as published. In training mode forward returns (SR image,
 {"guide": the guide reconstructed by its branch}), because the publication's loss uses both.
@@ -41,12 +41,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
-from mrsr.models.layers import Upsampler, check, convolution
-from mrsr.models.rcan import Group
-from mrsr.models.t2net import full_precision
-from mrsr.resampling import upsample
+from mrsr.models.layers import (
+    AttentionGroup,
+    Network,
+    Skip,
+    Upsampler,
+    convolution,
+    full,
+    full_precision,
+)
+from mrsr.params.typed import Positive
 
-SCALES = (2, 3, 4, 8)
 GUIDED = True
 START = 0.1  # initial strength of both attentions
 
@@ -60,7 +65,7 @@ class Integration(nn.Module):
 
     def forward(self, stages: Tensor) -> Tensor:
         with full_precision(stages):  # sums over whole maps
-            flat = stages.flatten(2).to(torch.promote_types(stages.dtype, torch.float32))
+            flat = full(stages.flatten(2))
             similarity = flat @ flat.transpose(1, 2)
             largest = similarity.amax(dim=-1, keepdim=True)
             weights = torch.softmax(largest - similarity, dim=-1)
@@ -98,25 +103,41 @@ class Branch(nn.Module):
     ) -> None:
         super().__init__()
         self.head = convolution(1, features)
-        stages: list[nn.Module] = [Group(features, blocks, reduction) for _ in range(groups)]
+        stages: list[nn.Module] = [
+            AttentionGroup(features, blocks, reduction) for _ in range(groups)
+        ]
         self.stages = nn.ModuleList([*stages, convolution(features, features, gain=0.1)])
         self.attention = ChannelSpatial()
         self.merge = convolution(inputs, features, gain=0.1)
         self.last = convolution(features, 1, gain=gain)
 
 
-class MINet(nn.Module):
-    """LR (b, 1, h, w) and guide (b, 1, scale * h, scale * w) to an image of the guide's size."""
+class MINet(Network):
+    """LR (b, 1, h, w) and guide (b, 1, scale * h, scale * w) to an image of the guide's size.
+
+    Defaults as in the authors' code.
+
+    Args:
+        features: maps of every layer. groups: residual groups of each contrast.
+        blocks: blocks of each group.
+        reduction: of the maps inside the blocks' attention; must divide `features`.
+    """
 
     def __init__(
-        self, scale: int, features: int, groups: int, blocks: int, reduction: int, skip: bool
+        self,
+        scale: int,
+        features: Positive = 64,
+        groups: Positive = 6,
+        blocks: Positive = 6,
+        reduction: Positive = 16,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.skip = skip
+        if features % reduction:
+            raise UserError(f"minet: reduction must divide features = {features}, not {reduction}")
+        super().__init__(scale, skip)
         shape = (features, groups, blocks, reduction)
         self.guide = Branch(*shape, inputs=features, gain=1.0)
-        self.target = Branch(*shape, inputs=2 * features, gain=0.01 if skip else 1.0)
+        self.target = Branch(*shape, inputs=2 * features, gain=self.last_gain)
         self.enlarge = nn.Sequential(Upsampler(features, scale), convolution(features, features))
         count = groups + 1
         self.exchange = nn.ModuleList(
@@ -139,37 +160,11 @@ class MINet(nn.Module):
             x = x + exchange(torch.cat([other, x], dim=1))
         integrated = self.gather(self.integration(torch.stack(others + own, dim=1)))
         both = torch.cat([self.target.attention(x), integrated], dim=1)
-        sr = self.target.last(first + self.target.merge(both))
-        if self.skip:
-            sr = sr + upsample(lr, self.scale)
+        sr = self.skipped(self.target.last(first + self.target.merge(both)), lr)
         if not self.training:
             return sr
         restored = self.guide.merge(self.guide.attention(other)) + first_other
         return sr, {"guide": self.guide.last(restored)}
 
 
-def build(
-    scale: int,
-    features: int = 64,
-    groups: int = 6,
-    blocks: int = 6,
-    reduction: int = 16,
-    skip: str = "none",
-) -> nn.Module:
-    """MINet for `scale` 2, 3, 4 or 8; defaults as in the authors' code.
-
-    Args:
-        features: maps of every layer. groups: residual groups of each contrast.
-        blocks: blocks of each group.
-        reduction: of the maps inside the blocks' attention; must divide `features`.
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    check(
-        "minet", scale, skip, features=features, groups=groups, blocks=blocks, reduction=reduction
-    )
-    if features % reduction:
-        raise UserError(f"minet: reduction must divide features = {features}, not {reduction}")
-    return MINet(scale, features, groups, blocks, reduction, skip == "bicubic")
+build = MINet

@@ -31,98 +31,46 @@ publication.
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mrsr.errors import UserError
-from mrsr.models.layers import Upsampler, begin, check, convolution
-from mrsr.resampling import upsample
-
-SCALES = (2, 3, 4, 8)
+from mrsr.models.layers import AttentionGroup, Network, Skip, Upsampler, begin, convolution
+from mrsr.params.typed import Positive
 
 
-class ChannelAttention(nn.Module):
-    """Multiply each map of (b, features, h, w) by one factor in 0..1 per image and map."""
-
-    def __init__(self, features: int, reduction: int) -> None:
-        super().__init__()
-        self.squeeze = convolution(features, features // reduction, 1)
-        self.excite = convolution(features // reduction, features, 1)
-        nn.init.constant_(self.squeeze.bias, 0.5)
-
-    def forward(self, x: Tensor) -> Tensor:
-        content = x.mean(dim=(-2, -1), keepdim=True)
-        return x * torch.sigmoid(self.excite(F.relu(self.squeeze(content))))
-
-
-class Block(nn.Module):
-    """Residual channel attention block (Fig. 4)."""
-
-    def __init__(self, features: int, reduction: int) -> None:
-        super().__init__()
-        self.conv1 = convolution(features, features)
-        self.conv2 = convolution(features, features, gain=0.1)
-        self.attention = ChannelAttention(features, reduction)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.attention(self.conv2(F.relu(self.conv1(x))))
-
-
-class Group(nn.Module):
-    """Residual group: blocks, one convolution, plus the input."""
-
-    def __init__(self, features: int, blocks: int, reduction: int) -> None:
-        super().__init__()
-        self.blocks = nn.Sequential(*[Block(features, reduction) for _ in range(blocks)])
-        self.trunk = convolution(features, features, gain=0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.trunk(self.blocks(x))
-
-
-class RCAN(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
-
-    def __init__(
-        self, scale: int, features: int, groups: int, blocks: int, reduction: int, skip: bool
-    ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.skip = skip
-        self.head = convolution(1, features)
-        self.groups = nn.Sequential(*[Group(features, blocks, reduction) for _ in range(groups)])
-        self.trunk = convolution(features, features, gain=0.1)
-        self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1)
-        begin(self.head, self.enlarge, self.last, skip)
-
-    def forward(self, lr: Tensor) -> Tensor:
-        shallow = self.head(lr)
-        deep = shallow + self.trunk(self.groups(shallow))
-        sr = self.last(self.enlarge(deep))
-        return sr + upsample(lr, self.scale) if self.skip else sr
-
-
-def build(
-    scale: int,
-    features: int = 64,
-    groups: int = 10,
-    blocks: int = 20,
-    reduction: int = 16,
-    skip: str = "none",
-) -> nn.Module:
-    """RCAN for `scale` 2, 3, 4 or 8; defaults as published.
+class RCAN(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w); defaults as published.
 
     Args:
         features: maps of every layer. groups: residual groups. blocks: blocks of each group.
         reduction: of the maps inside the attention; must divide `features`.
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
     """
-    check("rcan", scale, skip, features=features, groups=groups, blocks=blocks, reduction=reduction)
-    if features % reduction:
-        raise UserError(f"rcan: reduction must divide features = {features}, not {reduction}")
-    return RCAN(scale, features, groups, blocks, reduction, skip == "bicubic")
+
+    def __init__(
+        self,
+        scale: int,
+        features: Positive = 64,
+        groups: Positive = 10,
+        blocks: Positive = 20,
+        reduction: Positive = 16,
+        skip: Skip = "none",
+    ) -> None:
+        if features % reduction:
+            raise UserError(f"rcan: reduction must divide features = {features}, not {reduction}")
+        super().__init__(scale, skip)
+        self.head = convolution(1, features)
+        self.groups = nn.Sequential(
+            *[AttentionGroup(features, blocks, reduction) for _ in range(groups)]
+        )
+        self.trunk = convolution(features, features, gain=0.1)
+        self.enlarge = Upsampler(features, scale)
+        self.last = convolution(features, 1)
+        begin(self.head, self.enlarge, self.last, self.skip)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        shallow = self.head(lr)
+        deep = shallow + self.trunk(self.groups(shallow))
+        return self.skipped(self.last(self.enlarge(deep)), lr)
+
+
+build = RCAN

@@ -30,10 +30,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.models.layers import Upsampler, begin, check, convolution
-from mrsr.resampling import upsample
-
-SCALES = (2, 3, 4, 8)
+from mrsr.models.layers import Network, Skip, Upsampler, begin, convolution
+from mrsr.params.typed import Positive
 
 
 class DenseBlock(nn.Module):
@@ -52,15 +50,24 @@ class DenseBlock(nn.Module):
         return x + self.fusion(memory)
 
 
-class RDN(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+class RDN(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w); defaults as published.
+
+    Args:
+        features: maps between blocks (G0). blocks: residual dense blocks (D).
+        layers: dense layers of a block (C). growth: maps added by each layer (G).
+    """
 
     def __init__(
-        self, scale: int, features: int, blocks: int, layers: int, growth: int, skip: bool
+        self,
+        scale: int,
+        features: Positive = 64,
+        blocks: Positive = 16,
+        layers: Positive = 8,
+        growth: Positive = 64,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.skip = skip
+        super().__init__(scale, skip)
         self.shallow1 = convolution(1, features)
         self.shallow2 = convolution(features, features)
         self.blocks = nn.ModuleList([DenseBlock(features, layers, growth) for _ in range(blocks)])
@@ -68,7 +75,7 @@ class RDN(nn.Module):
         self.fusion3 = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
         self.last = convolution(features, 1)
-        begin(self.shallow1, self.enlarge, self.last, skip)
+        begin(self.shallow1, self.enlarge, self.last, self.skip)
 
     def forward(self, lr: Tensor) -> Tensor:
         first = self.shallow1(lr)
@@ -78,27 +85,7 @@ class RDN(nn.Module):
             x = block(x)
             outputs.append(x)
         fused = self.fusion3(self.fusion1(torch.cat(outputs, dim=1)))
-        sr = self.last(self.enlarge(first + fused))
-        return sr + upsample(lr, self.scale) if self.skip else sr
+        return self.skipped(self.last(self.enlarge(first + fused)), lr)
 
 
-def build(
-    scale: int,
-    features: int = 64,
-    blocks: int = 16,
-    layers: int = 8,
-    growth: int = 64,
-    skip: str = "none",
-) -> nn.Module:
-    """RDN for `scale` 2, 3, 4 or 8; defaults as published.
-
-    Args:
-        features: maps between blocks (G0). blocks: residual dense blocks (D).
-        layers: dense layers of a block (C). growth: maps added by each layer (G).
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    check("rdn", scale, skip, features=features, blocks=blocks, layers=layers, growth=growth)
-    return RDN(scale, features, blocks, layers, growth, skip == "bicubic")
+build = RDN

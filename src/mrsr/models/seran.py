@@ -25,15 +25,13 @@ graph convolution has none either.
 
 from __future__ import annotations
 
-import torch
+from typing import Annotated
+
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from mrsr.errors import UserError
-from mrsr.models.layers import Upsampler, check, convolution
-from mrsr.resampling import upsample
-
-SCALES = (2, 3, 4, 8)
+from mrsr.models import layers
+from mrsr.models.layers import Network, Skip, Upsampler, convolution, full
+from mrsr.params.typed import Above, Bound, Positive
 
 
 def _linear(width: int, bias: bool) -> nn.Linear:
@@ -47,7 +45,7 @@ def _linear(width: int, bias: bool) -> nn.Linear:
 
 def _softmax(x: Tensor, dim: int) -> Tensor:
     """Softmax in at least float32, returned in the dtype of `x`."""
-    return x.softmax(dim, dtype=torch.promote_types(x.dtype, torch.float32)).to(x.dtype)
+    return full(x).softmax(dim).to(x.dtype)
 
 
 class Reasoning(nn.Module):
@@ -86,72 +84,48 @@ class Attention(nn.Module):
         return x + self.scaling * self.restore(chosen)
 
 
-class Block(nn.Module):
+class Block(layers.Block):
     """3x3 convolution, ReLU, 3x3 convolution, attention, plus the input."""
 
     def __init__(self, features: int, descriptors: int, width: int, scaling: float) -> None:
-        super().__init__()
-        self.conv1 = convolution(features, features)
-        self.conv2 = convolution(features, features, gain=0.1)
+        super().__init__(features)
         self.attention = Attention(features, descriptors, width, scaling)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.attention(self.conv2(F.relu(self.conv1(x))))
+        return x + self.attention(self.residual(x))
 
 
-class SERAN(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+class SERAN(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w); the default sizes are ours.
+
+    Args:
+        features: maps of every layer. blocks: residual blocks, each with an attention.
+        descriptors: global descriptors of an attention. width: length of each.
+        scaling: factor on the attention's output.
+    """
 
     def __init__(
         self,
         scale: int,
-        features: int,
-        blocks: int,
-        descriptors: int,
-        width: int,
-        scaling: float,
-        skip: bool,
+        features: Positive = 64,
+        blocks: Positive = 20,
+        descriptors: Annotated[int, Bound(least=2)] = 32,
+        width: Positive = 32,
+        scaling: Above = 0.1,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.skip = skip
+        super().__init__(scale, skip)
         self.first = convolution(1, features)
         body = [Block(features, descriptors, width, scaling) for _ in range(blocks)]
         self.blocks = nn.Sequential(*body)
         self.trunk = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=0.01 if skip else 1.0)
+        self.last = convolution(features, 1, gain=self.last_gain)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.first(lr)
-        deep = self.trunk(self.blocks(shallow))
-        sr = self.last(self.enlarge(shallow + deep))
-        return sr + upsample(lr, self.scale) if self.skip else sr
+        deep = shallow + self.trunk(self.blocks(shallow))
+        return self.skipped(self.last(self.enlarge(deep)), lr)
 
 
-def build(
-    scale: int,
-    features: int = 64,
-    blocks: int = 20,
-    descriptors: int = 32,
-    width: int = 32,
-    scaling: float = 0.1,
-    skip: str = "none",
-) -> nn.Module:
-    """SERAN for `scale` 2, 3, 4 or 8; the default sizes are ours.
-
-    Args:
-        features: maps of every layer. blocks: residual blocks, each with an attention.
-        descriptors: global descriptors of an attention, 2 or more. width: length of each.
-        scaling: factor on the attention's output, above 0.
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    check("seran", scale, skip, features=features, blocks=blocks, width=width)
-    if descriptors < 2:
-        raise UserError(f"seran: descriptors must be 2 or more, not {descriptors}")
-    if scaling <= 0:
-        raise UserError(f"seran: scaling must be above 0, not {scaling}")
-    return SERAN(scale, features, blocks, descriptors, width, scaling, skip == "bicubic")
+build = SERAN

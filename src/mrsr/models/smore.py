@@ -34,15 +34,14 @@ adds the interpolated image; the last convolution is then scaled by 0.01.
 
 from __future__ import annotations
 
+from typing import Annotated, Literal
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
-from mrsr.models.srresnet import STAGES, Block, _conv
-from mrsr.resampling import upsample
-
-SCALES = (2, 3, 4, 8)
+from mrsr.models.layers import Block, Network, Skip, convolution, factors, full
+from mrsr.params.typed import Bound, Positive
 
 
 def accumulate(images: Tensor, power: float) -> Tensor:
@@ -51,7 +50,7 @@ def accumulate(images: Tensor, power: float) -> Tensor:
     The weight of an image at a frequency is its magnitude there to the power `power`, divided by
     the sum over all images. Power 0 gives the mean of the images. float32 or float64.
     """
-    spectra = torch.fft.rfft2(images.to(torch.promote_types(images.dtype, torch.float32)))
+    spectra = torch.fft.rfft2(full(images))
     size = spectra.abs()
     # relative to the largest, so that powers neither overflow nor underflow
     largest = size.amax(dim=0).clamp(min=torch.finfo(size.dtype).tiny)
@@ -61,32 +60,37 @@ def accumulate(images: Tensor, power: float) -> Tensor:
     return torch.fft.irfft2(combined, s=images.shape[-2:])
 
 
-class Smore(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+class Smore(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w).
+
+    Args:
+        features: maps of every layer. blocks: residual blocks.
+        orientations: rotations by multiples of 90 degrees in evaluation mode.
+        power: p of the Fourier burst accumulation, 0 for the plain mean.
+    """
 
     def __init__(
         self,
         scale: int,
-        features: int,
-        blocks: int,
-        orientations: int,
-        power: float,
-        skip: bool,
+        features: Positive = 64,
+        blocks: Positive = 16,
+        orientations: Literal[1, 2, 3, 4] = 4,
+        power: Annotated[float, Bound(least=0, most=100)] = 11,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
+        super().__init__(scale, skip)
         self.orientations = orientations
         self.power = power
-        self.skip = skip
-        self.first = _conv(1, features, 3)
-        self.blocks = nn.Sequential(*[Block(features, "none") for _ in range(blocks)])
-        self.trunk = _conv(features, features, 3, gain=0.1)
-        self.factors = STAGES[scale]
+        self.first = convolution(1, features)
+        self.blocks = nn.Sequential(*[Block(features) for _ in range(blocks)])
+        self.trunk = convolution(features, features, gain=0.1)
+        self.factors = factors(scale)
         # without activation after it, a stage keeps the variance at half of He's
+        half = 0.5**0.5
         self.stages = nn.ModuleList(
-            _conv(features, features * n**2, 3, gain=0.5**0.5) for n in self.factors
+            convolution(features, features * n**2, gain=half) for n in self.factors
         )
-        self.last = _conv(features, 1, 3, gain=0.01 if skip else 0.5**0.5)
+        self.last = convolution(features, 1, gain=self.last_gain if self.skip else half)
 
     def once(self, lr: Tensor) -> Tensor:
         """Apply the network to (batch, 1, h, w) without rotation."""
@@ -94,8 +98,7 @@ class Smore(nn.Module):
         x = shallow + self.trunk(self.blocks(shallow))
         for factor, stage in zip(self.factors, self.stages, strict=True):
             x = F.pixel_shuffle(stage(x), factor)
-        sr = self.last(x)
-        return sr + upsample(lr, self.scale) if self.skip else sr
+        return self.skipped(self.last(x), lr)
 
     def forward(self, lr: Tensor) -> Tensor:
         if self.training or self.orientations == 1:
@@ -108,33 +111,4 @@ class Smore(nn.Module):
         return accumulate(torch.stack(turned), self.power)
 
 
-def build(
-    scale: int,
-    features: int = 64,
-    blocks: int = 16,
-    orientations: int = 4,
-    power: float = 11,
-    skip: str = "none",
-) -> nn.Module:
-    """The network that SMORE trains for each volume, for `scale` 2, 3, 4 or 8.
-
-    Args:
-        features: maps of every layer. blocks: residual blocks.
-        orientations: rotations by multiples of 90 degrees in evaluation mode, 1 to 4.
-        power: p of the Fourier burst accumulation, 0 for the plain mean.
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    if scale not in SCALES:
-        raise UserError(f"smore: scale must be one of {list(SCALES)}, not {scale}")
-    if features < 1 or blocks < 1:
-        raise UserError("smore: features and blocks must be 1 or more")
-    if orientations not in (1, 2, 3, 4):
-        raise UserError(f"smore: orientations must be 1, 2, 3 or 4, not {orientations}")
-    if not 0 <= power <= 100:
-        raise UserError(f"smore: power must be between 0 and 100, not {power}")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"smore: skip must be none or bicubic, not '{skip}'")
-    return Smore(scale, features, blocks, orientations, power, skip == "bicubic")
+build = Smore

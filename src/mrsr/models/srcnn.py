@@ -19,29 +19,42 @@ Departures:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
+from mrsr.models.layers import Odd, Skip
+from mrsr.params.typed import Positive
 from mrsr.resampling import upsample
 
 
 class SRCNN(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w).
+
+    Args:
+        kernels: sizes of the three convolutions. features: maps of the first two.
+        init: how the weights begin.
+    """
 
     def __init__(
-        self, scale: int, kernels: Sequence[int], features: Sequence[int], skip: bool
+        self,
+        scale: int,
+        kernels: tuple[Odd, Odd, Odd] = (9, 1, 5),
+        features: tuple[Positive, Positive] = (64, 32),
+        skip: Skip = "none",
+        init: Literal["identity", "gaussian"] = "identity",
     ) -> None:
         super().__init__()
         self.scale = scale
-        self.skip = skip
+        self.skip = skip == "bicubic"
         self.margin = sum(kernel // 2 for kernel in kernels)
         self.extract = nn.Conv2d(1, features[0], kernels[0])
         self.map = nn.Conv2d(features[0], features[1], kernels[1])
         self.reconstruct = nn.Conv2d(features[1], 1, kernels[2])
+        start = _identity if init == "identity" else _gaussian
+        start(self)
 
     def forward(self, lr: Tensor) -> Tensor:
         image = upsample(lr, self.scale)
@@ -78,29 +91,4 @@ def _gaussian(network: SRCNN) -> None:
         nn.init.zeros_(layer.bias)
 
 
-INITIALISERS = {"identity": _identity, "gaussian": _gaussian}
-
-
-def build(
-    scale: int,
-    kernels: Sequence[int] = (9, 1, 5),
-    features: Sequence[int] = (64, 32),
-    skip: str = "none",
-    init: str = "identity",
-) -> nn.Module:
-    """SRCNN; `kernels` are three odd sizes, `features` the maps of the first two layers.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    if len(kernels) != 3 or any(kernel % 2 == 0 or kernel < 1 for kernel in kernels):
-        raise UserError(f"srcnn: kernels must be three odd sizes such as [9, 1, 5], not {kernels}")
-    if len(features) != 2 or min(features) < 1:
-        raise UserError(f"srcnn: features must be two counts such as [64, 32], not {features}")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"srcnn: skip must be none or bicubic, not '{skip}'")
-    if init not in INITIALISERS:
-        raise UserError(f"srcnn: init must be one of {', '.join(INITIALISERS)}, not '{init}'")
-    network = SRCNN(scale, kernels, features, skip == "bicubic")
-    INITIALISERS[init](network)
-    return network
+build = SRCNN

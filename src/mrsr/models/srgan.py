@@ -27,11 +27,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
 from mrsr.models import srresnet
-from mrsr.resampling import upsample
-
-SCALES = (2, 3, 4, 8)
+from mrsr.models.layers import Skip, factors
+from mrsr.params.typed import Positive
 
 
 class PReLU(nn.Module):
@@ -45,71 +43,28 @@ class PReLU(nn.Module):
         return F.prelu(x, self.slope.to(x.dtype))
 
 
-class Block(srresnet.Block):
-    """SRResNet's residual block with PReLU."""
-
-    def __init__(self, features: int, norm: str) -> None:
-        super().__init__(features, norm)
-        self.act = PReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        residual = self.act(self.norm1(self.conv1(x)))
-        return x + self.norm2(self.conv2(residual))
-
-
-class Stage(srresnet.Stage):
-    """SRResNet's upsampling stage with PReLU."""
-
-    def __init__(self, features: int, factor: int) -> None:
-        super().__init__(features, factor)
-        self.act = PReLU()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.act(F.pixel_shuffle(self.conv(x), self.factor))
-
-
-class Generator(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
-
-    def __init__(self, scale: int, features: int, blocks: int, norm: str, skip: bool) -> None:
-        super().__init__()
-        # the outer layers are SRResNet's; blocks and stages are built here, with PReLU
-        outer = srresnet.SRResNet(scale, features, 0, norm, skip, first_kernel=9, last_kernel=9)
-        self.scale = scale
-        self.skip = skip
-        self.first = outer.first
-        self.act = PReLU()
-        self.blocks = nn.Sequential(*[Block(features, norm) for _ in range(blocks)])
-        self.trunk = outer.trunk
-        self.trunk_norm = outer.trunk_norm
-        self.stages = nn.Sequential(*[Stage(features, n) for n in srresnet.STAGES[scale]])
-        self.last = outer.last
-
-    def forward(self, lr: Tensor) -> Tensor:
-        shallow = self.act(self.first(lr))
-        deep = self.trunk_norm(self.trunk(self.blocks(shallow)))
-        sr = self.last(self.stages(shallow + deep))
-        return sr + upsample(lr, self.scale) if self.skip else sr
-
-
-def build(
-    scale: int, features: int = 64, blocks: int = 16, norm: str = "batch", skip: str = "none"
-) -> nn.Module:
-    """The generator for `scale` 2, 3, 4 or 8; defaults as published.
+class SRGAN(srresnet.SRResNet):
+    """SRResNet with PReLU; defaults as published.
 
     Args:
-        features: maps of every layer. blocks: residual blocks.
-        norm: `batch` or `none`. skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
+        features: maps of every layer. blocks: residual blocks. norm: `batch` or `none`.
     """
-    if scale not in SCALES:
-        raise UserError(f"srgan: scale must be one of {list(SCALES)}, not {scale}")
-    if norm not in ("batch", "none"):
-        raise UserError(f"srgan: norm must be batch or none, not '{norm}'")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"srgan: skip must be none or bicubic, not '{skip}'")
-    if features < 1 or blocks < 1:
-        raise UserError("srgan: features and blocks must be 1 or more")
-    return Generator(scale, features, blocks, norm, skip == "bicubic")
+
+    def __init__(
+        self,
+        scale: int,
+        features: Positive = 64,
+        blocks: Positive = 16,
+        norm: srresnet.Norm = "batch",
+        skip: Skip = "none",
+    ) -> None:
+        # blocks and stages are drawn after the outer layers: a seed gives the weights of before
+        super().__init__(scale, features, 0, norm, skip)
+        self.act = PReLU()
+        body = [srresnet.Block(features, norm, PReLU) for _ in range(blocks)]
+        self.blocks = nn.Sequential(*body)
+        stages = [srresnet.Stage(features, factor, PReLU) for factor in factors(scale)]
+        self.stages = nn.Sequential(*stages)
+
+
+build = SRGAN

@@ -16,114 +16,87 @@ the output convolution is scaled by 0.01, so that training starts from the inter
 
 from __future__ import annotations
 
-import torch
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
-from mrsr.resampling import upsample
+from mrsr.models.layers import Network, Odd, Skip, convolution, factors
+from mrsr.params.typed import Positive
 
-STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
-
-
-def _conv(inputs: int, outputs: int, kernel: int, gain: float = 1.0) -> nn.Conv2d:
-    """Size-preserving convolution with odd kernel; He initialisation times `gain`."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2)
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    nn.init.zeros_(layer.bias)
-    with torch.no_grad():
-        layer.weight.mul_(gain)
-    return layer
+Norm = Literal["batch", "none"]
 
 
-def _norm(features: int, norm: str) -> nn.Module:
+def normalise(features: int, norm: Norm) -> nn.Module:
+    """Batch normalisation of `features` maps, or nothing."""
     return nn.BatchNorm2d(features) if norm == "batch" else nn.Identity()
 
 
-class Block(nn.Module):
-    """Residual block: 3x3 convolution, norm, ReLU, 3x3 convolution, norm, plus the input."""
+def gain(norm: Norm) -> float:
+    """Of the first weights of a residual: small where no normalisation keeps it in check."""
+    return 1.0 if norm == "batch" else 0.1
 
-    def __init__(self, features: int, norm: str) -> None:
+
+class Block(nn.Module):
+    """Residual block: 3x3 convolution, norm, activation, 3x3 convolution, norm, plus the input."""
+
+    def __init__(self, features: int, norm: Norm, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
-        self.conv1 = _conv(features, features, 3)
-        self.norm1 = _norm(features, norm)
-        self.conv2 = _conv(features, features, 3, gain=1.0 if norm == "batch" else 0.1)
-        self.norm2 = _norm(features, norm)
+        self.conv1 = convolution(features, features)
+        self.norm1 = normalise(features, norm)
+        self.conv2 = convolution(features, features, gain=gain(norm))
+        self.norm2 = normalise(features, norm)
+        self.act = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        residual = F.relu(self.norm1(self.conv1(x)))
+        residual = self.act(self.norm1(self.conv1(x)))
         return x + self.norm2(self.conv2(residual))
 
 
 class Stage(nn.Module):
-    """Upsample by `factor`: convolution to factor**2 times the maps, pixel shuffle, ReLU."""
+    """Upsample by `factor`: convolution to factor**2 times the maps, pixel shuffle, activation."""
 
-    def __init__(self, features: int, factor: int) -> None:
+    def __init__(self, features: int, factor: int, activation: type[nn.Module] = nn.ReLU) -> None:
         super().__init__()
         self.factor = factor
-        self.conv = _conv(features, features * factor**2, 3)
+        self.conv = convolution(features, features * factor**2)
+        self.act = activation()
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(F.pixel_shuffle(self.conv(x), self.factor))
+        return self.act(F.pixel_shuffle(self.conv(x), self.factor))
 
 
-class SRResNet(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+class SRResNet(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w); defaults as in the paper.
+
+    Args:
+        features: maps of every layer. blocks: residual blocks. norm: `batch` or `none`.
+        first_kernel, last_kernel: sizes of the outer convolutions.
+    """
 
     def __init__(
         self,
         scale: int,
-        features: int,
-        blocks: int,
-        norm: str,
-        skip: bool,
-        first_kernel: int,
-        last_kernel: int,
+        features: Positive = 64,
+        blocks: Positive = 16,
+        norm: Norm = "batch",
+        skip: Skip = "none",
+        first_kernel: Odd = 9,
+        last_kernel: Odd = 9,
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.skip = skip
-        self.first = _conv(1, features, first_kernel)
+        super().__init__(scale, skip)
+        self.first = convolution(1, features, first_kernel)
+        self.act: nn.Module = nn.ReLU()
         self.blocks = nn.Sequential(*[Block(features, norm) for _ in range(blocks)])
-        self.trunk = _conv(features, features, 3, gain=1.0 if norm == "batch" else 0.1)
-        self.trunk_norm = _norm(features, norm)
-        self.stages = nn.Sequential(*[Stage(features, factor) for factor in STAGES[scale]])
-        self.last = _conv(features, 1, last_kernel, gain=0.01 if skip else 1.0)
+        self.trunk = convolution(features, features, gain=gain(norm))
+        self.trunk_norm = normalise(features, norm)
+        self.stages = nn.Sequential(*[Stage(features, factor) for factor in factors(scale)])
+        self.last = convolution(features, 1, last_kernel, gain=self.last_gain)
 
     def forward(self, lr: Tensor) -> Tensor:
-        shallow = F.relu(self.first(lr))
-        deep = self.trunk_norm(self.trunk(self.blocks(shallow)))
-        sr = self.last(self.stages(shallow + deep))
-        return sr + upsample(lr, self.scale) if self.skip else sr
+        shallow = self.act(self.first(lr))
+        deep = shallow + self.trunk_norm(self.trunk(self.blocks(shallow)))
+        return self.skipped(self.last(self.stages(deep)), lr)
 
 
-def build(
-    scale: int,
-    features: int = 64,
-    blocks: int = 16,
-    norm: str = "batch",
-    skip: str = "none",
-    first_kernel: int = 9,
-    last_kernel: int = 9,
-) -> nn.Module:
-    """The generator for `scale` 2, 3, 4 or 8; defaults as in the paper.
-
-    Args:
-        features: maps of every layer. blocks: residual blocks.
-        norm: `batch` or `none`. skip: `none`, or `bicubic` to add the interpolated input.
-        first_kernel, last_kernel: odd sizes of the outer convolutions.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    if scale not in STAGES:
-        raise UserError(f"srresnet: scale must be one of {list(STAGES)}, not {scale}")
-    if norm not in ("batch", "none"):
-        raise UserError(f"srresnet: norm must be batch or none, not '{norm}'")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"srresnet: skip must be none or bicubic, not '{skip}'")
-    if features < 1 or blocks < 1:
-        raise UserError("srresnet: features and blocks must be 1 or more")
-    if first_kernel % 2 == 0 or last_kernel % 2 == 0:
-        raise UserError("srresnet: first_kernel and last_kernel must be odd")
-    return SRResNet(scale, features, blocks, norm, skip == "bicubic", first_kernel, last_kernel)
+build = SRResNet

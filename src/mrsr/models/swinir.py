@@ -29,18 +29,16 @@ scaled by 0.01.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
-from mrsr.resampling import pad_to, upsample
-
-SCALES = (2, 3, 4, 8)
-STAGES = {2: [2], 3: [3], 4: [2, 2], 8: [2, 2, 2]}
-UPSAMPLERS = ("pixelshuffle", "pixelshuffledirect")
+from mrsr.models.layers import Network, Skip, factors
+from mrsr.params.typed import Above, Bound, Positive
+from mrsr.resampling import pad_to
 
 
 def _conv(inputs: int, outputs: int, gain: float = 1.0) -> nn.Conv2d:
@@ -182,7 +180,7 @@ class PixelShuffle(nn.Module):
 
     def __init__(self, scale: int, embed: int, features: int, gain: float) -> None:
         super().__init__()
-        self.factors = STAGES[scale]
+        self.factors = factors(scale)
         self.before = _conv(embed, features)
         self.stages = nn.ModuleList(_conv(features, features * n**2) for n in self.factors)
         self.last = _conv(features, 1, gain)
@@ -206,35 +204,49 @@ class PixelShuffleDirect(nn.Module):
         return F.pixel_shuffle(self.last(x), self.scale)
 
 
-class SwinIR(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w), of any h and w."""
+class SwinIR(Network):
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w), of any h and w.
+
+    The defaults are the publication's medium network.
+
+    Args:
+        embed: maps of every layer, a multiple of `heads`. depths: layers of each group.
+        window: height and width of a window in LR pixels; every second layer shifts by half of it.
+        mlp_ratio: hidden width of the layers' MLP, as a multiple of `embed`.
+        upsampler: `pixelshuffle`, or `pixelshuffledirect` (lightweight: one convolution).
+        features: maps of `pixelshuffle`.
+    """
 
     def __init__(
         self,
         scale: int,
-        embed: int,
-        depths: Sequence[int],
-        heads: int,
-        window: int,
-        hidden: int,
-        upsampler: str,
-        features: int,
-        skip: bool,
+        embed: Positive = 180,
+        depths: tuple[Positive, ...] = (6, 6, 6, 6, 6, 6),
+        heads: Positive = 6,
+        window: Annotated[int, Bound(least=2)] = 8,
+        mlp_ratio: Above = 2,
+        upsampler: Literal["pixelshuffle", "pixelshuffledirect"] = "pixelshuffle",
+        features: Positive = 64,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
+        hidden = int(embed * mlp_ratio)
+        if not depths:
+            raise UserError("swinir: depths must be counts such as [6, 6, 6, 6], not []")
+        if embed % heads:
+            raise UserError(f"swinir: embed must be a multiple of heads = {heads}, not {embed}")
+        if hidden < 1:
+            raise UserError(f"swinir: mlp_ratio times embed must be 1 or more, not {hidden}")
+        super().__init__(scale, skip)
         self.window = window
-        self.skip = skip
         self.first = _conv(1, embed)
         self.norm_first = Norm(embed)
         self.groups = nn.ModuleList(Group(depth, embed, heads, window, hidden) for depth in depths)
         self.norm_last = Norm(embed)
         self.trunk = _conv(embed, embed)
-        gain = 0.01 if skip else 1.0
         self.upsampler = (
-            PixelShuffle(scale, embed, features, gain)
+            PixelShuffle(scale, embed, features, self.last_gain)
             if upsampler == "pixelshuffle"
-            else PixelShuffleDirect(scale, embed, gain)
+            else PixelShuffleDirect(scale, embed, self.last_gain)
         )
 
     def forward(self, lr: Tensor) -> Tensor:
@@ -249,48 +261,7 @@ class SwinIR(nn.Module):
             x = group(x, pairs, shift, apart)
         deep = self.trunk(self.norm_last(x).movedim(-1, 1))
         sr = self.upsampler(shallow + deep)
-        sr = sr[..., : height * self.scale, : width * self.scale]
-        return sr + upsample(lr, self.scale) if self.skip else sr
+        return self.skipped(sr[..., : height * self.scale, : width * self.scale], lr)
 
 
-def build(
-    scale: int,
-    embed: int = 180,
-    depths: Sequence[int] = (6, 6, 6, 6, 6, 6),
-    heads: int = 6,
-    window: int = 8,
-    mlp_ratio: float = 2,
-    upsampler: str = "pixelshuffle",
-    features: int = 64,
-    skip: str = "none",
-) -> nn.Module:
-    """SwinIR for `scale` 2, 3, 4 or 8; the defaults are the publication's medium network.
-
-    Args:
-        embed: maps of every layer, a multiple of `heads`. depths: layers of each group.
-        window: height and width of a window in LR pixels; every second layer shifts by half of it.
-        mlp_ratio: hidden width of the layers' MLP, as a multiple of `embed`.
-        upsampler: `pixelshuffle`, or `pixelshuffledirect` (lightweight: one convolution).
-        features: maps of `pixelshuffle`. skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    if scale not in SCALES:
-        raise UserError(f"swinir: scale must be one of {list(SCALES)}, not {scale}")
-    if not depths or min(depths) < 1:
-        raise UserError(f"swinir: depths must be counts such as [6, 6, 6, 6], not {depths}")
-    if heads < 1 or embed < 1 or embed % heads:
-        raise UserError(f"swinir: embed must be a multiple of heads, not {embed} with {heads}")
-    if window < 2:
-        raise UserError(f"swinir: window must be 2 or more, not {window}")
-    if features < 1 or int(embed * mlp_ratio) < 1:
-        raise UserError("swinir: features must be 1 or more, and mlp_ratio times embed too")
-    if upsampler not in UPSAMPLERS:
-        raise UserError(f"swinir: upsampler must be {' or '.join(UPSAMPLERS)}, not '{upsampler}'")
-    if skip not in ("none", "bicubic"):
-        raise UserError(f"swinir: skip must be none or bicubic, not '{skip}'")
-    hidden = int(embed * mlp_ratio)
-    return SwinIR(
-        scale, embed, depths, heads, window, hidden, upsampler, features, skip == "bicubic"
-    )
+build = SwinIR

@@ -36,26 +36,17 @@ Departures and choices:
 
 from __future__ import annotations
 
-import contextlib
+from typing import Annotated, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.errors import UserError
-from mrsr.models.layers import Block, Upsampler, check, convolution
-from mrsr.resampling import upsample
+from mrsr.models.layers import Block, Network, Skip, Upsampler, convolution, full, full_precision
+from mrsr.params.typed import Bound, Count, Positive
 
-SCALES = (2, 3, 4, 8)
 BUDGET = 2**24  # similarities in memory at once: 64 MB in float32
 SMALLEST = 1e-24  # lower bound of a squared norm, so that empty patches do not divide by 0
-
-
-def full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
-    """No autocast, for sums of very many products (also in minet.py, not on meta tensors)."""
-    if x.device.type == "meta":
-        return contextlib.nullcontext()
-    return torch.autocast(x.device.type, enabled=False)
 
 
 @torch.no_grad()
@@ -108,9 +99,8 @@ def transfer(query: Tensor, source: Tensor, window: int = 0) -> tuple[Tensor, Te
     patches.
     """
     with full_precision(query):
-        dtype = torch.promote_types(query.dtype, torch.float32)
         size = (query.shape[-2], query.shape[-1])
-        query, source = query.to(dtype), source.to(dtype)
+        query, source = full(query), full(source)
         queries, patches = (F.unfold(x, 3, padding=1) for x in (query, source))
         query_norms, norms = _norms(query), _norms(source)
         with torch.no_grad():  # a query's own norm does not change its choice
@@ -144,31 +134,36 @@ class Branch(nn.Module):
         self.trunk = convolution(features, features, gain=0.1)
 
 
-class T2Net(nn.Module):
-    """LR (b, 1, h, w) to (b, 1, scale * h, scale * w); in training also the reconstruction."""
+class T2Net(Network):
+    """LR (b, 1, h, w) to (b, 1, scale * h, scale * w); in training also the reconstruction.
+
+    Defaults as published.
+
+    Args:
+        features: maps of every layer. blocks: residual blocks of each branch.
+        residual_scale: factor on each block's residual.
+        transfer: `transformer`, or `none` for two branches without a link.
+        window: side, in LR pixels, of the windows that patches are matched in; 0: the whole image.
+    """
 
     def __init__(
         self,
         scale: int,
-        features: int,
-        blocks: int,
-        residual_scale: float,
-        transferring: bool,
-        window: int,
-        skip: bool,
+        features: Positive = 64,
+        blocks: Positive = 8,
+        residual_scale: Annotated[float, Bound(above=0, most=1)] = 0.1,
+        transfer: Literal["transformer", "none"] = "transformer",
+        window: Count = 0,
+        skip: Skip = "none",
     ) -> None:
-        super().__init__()
-        self.scale = scale
-        self.skip = skip
+        super().__init__(scale, skip)
         self.sr = Branch(features, blocks, residual_scale)
         self.reconstruction = Branch(features, blocks, residual_scale)
-        self.transformers = nn.ModuleList(
-            [TaskTransformer(features, window) for _ in range(blocks if transferring else 0)]
-        )
-        gain = 0.01 if skip else 1.0
+        links = blocks if transfer == "transformer" else 0
+        self.transformers = nn.ModuleList([TaskTransformer(features, window) for _ in range(links)])
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=gain)
-        self.restore = convolution(features, 1, 1, gain=gain)
+        self.last = convolution(features, 1, gain=self.last_gain)
+        self.restore = convolution(features, 1, 1, gain=self.last_gain)
 
     def forward(self, lr: Tensor) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         first = x = self.sr.head(lr)
@@ -180,51 +175,11 @@ class T2Net(nn.Module):
                 clean = self.reconstruction.body[number](clean)
             if self.transformers:
                 x = self.transformers[number](x, clean)
-        sr = self.last(self.enlarge(first + self.sr.trunk(x)))
-        if self.skip:
-            sr = sr + upsample(lr, self.scale)
+        sr = self.skipped(self.last(self.enlarge(first + self.sr.trunk(x))), lr)
         if not self.training:
             return sr
         restored = self.restore(first_clean + self.reconstruction.trunk(clean))
         return sr, {"reconstruction": restored + lr if self.skip else restored}
 
 
-def build(
-    scale: int,
-    features: int = 64,
-    blocks: int = 8,
-    residual_scale: float = 0.1,
-    transfer: str = "transformer",
-    window: int = 0,
-    skip: str = "none",
-) -> nn.Module:
-    """T2Net for `scale` 2, 3, 4 or 8; defaults as published.
-
-    Args:
-        features: maps of every layer. blocks: residual blocks of each branch.
-        residual_scale: factor on each block's residual, above 0 and at most 1.
-        transfer: `transformer`, or `none` for two branches without a link.
-        window: side, in LR pixels, of the windows that patches are matched in; 0: the whole image.
-        skip: `none`, or `bicubic` to add the interpolated input.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    check("t2net", scale, skip, features=features, blocks=blocks)
-    if not 0 < residual_scale <= 1:
-        raise UserError(
-            f"t2net: residual_scale must be above 0 and at most 1, not {residual_scale}"
-        )
-    if transfer not in ("transformer", "none"):
-        raise UserError(f"t2net: transfer must be transformer or none, not '{transfer}'")
-    if window < 0:
-        raise UserError(f"t2net: window must be 0 or more, not {window}")
-    return T2Net(
-        scale,
-        features,
-        blocks,
-        residual_scale,
-        transfer == "transformer",
-        window,
-        skip == "bicubic",
-    )
+build = T2Net

@@ -24,16 +24,20 @@ import pickle
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
+from mrsr.models.layers import Divisible
+from mrsr.params.typed import Bound, Positive
 from mrsr.resampling import bicubic, pad_to
 
-PATCH = 16
+SCALES = (1, 2, 3, 4, 8)  # whatever the scale: it has none
+PATCH: Literal[16] = 16
+Side = Annotated[int, Bound(least=PATCH), Divisible(PATCH)]
 # parts of MONAI's encoder that get no gradient: missing from older versions' weights, or stored
 # under a second name
 _DEAD = ("norm_cross_attn", "cross_attn")
@@ -182,35 +186,27 @@ def _monai_class() -> type[nn.Module]:
 def build(
     scale: int = 1,
     *,
-    hidden: int = 768,
-    layers: int = 12,
-    heads: int = 12,
-    mlp: int = 3072,
-    patch: int = PATCH,
-    size: Sequence[int] = (96, 96, 96),
-    feature_size: int = 16,
-    classes: int = 5,
-    dimensions: int = 3,
+    hidden: Positive = 768,
+    layers: Positive = 12,
+    heads: Positive = 12,
+    mlp: Positive = 3072,
+    patch: Literal[16] = PATCH,
+    size: tuple[Side, Side, Side] = (96, 96, 96),
+    feature_size: Positive = 16,
+    classes: Annotated[int, Bound(least=2)] = 5,
+    dimensions: Literal[2, 3] = 3,
 ) -> nn.Module:
     """UNETR for volume patches of `size` (D, H, W); `dimensions` 2 returns only its `Encoder2d`.
 
     scale: ignored, a ViT has none. classes: labels including the background.
 
     Raises:
-        UserError: inconsistent sizes, or MONAI is not installed.
+        UserError: `hidden` does not divide by `heads`, or MONAI is not installed.
     """
-    if patch != PATCH:
-        raise UserError(f"network.patch is {patch}; UNETR's decoder needs {PATCH}")
-    if len(size) != 3 or min(size) < 1 or any(number % PATCH for number in size):
-        raise UserError(f"network.size must be three multiples of {PATCH}, not {list(size)}")
-    if min(hidden, layers, heads, mlp, feature_size) < 1 or hidden % heads:
-        raise UserError(f"network.hidden {hidden} must divide by network.heads {heads}")
-    if classes < 2:
-        raise UserError(f"classes is {classes}; the background and at least one tissue are needed")
+    if hidden % heads:
+        raise UserError(f"unetr: hidden must be a multiple of heads = {heads}, not {hidden}")
     if dimensions == 2:
         return Encoder2d(hidden, layers, heads, mlp, (size[1] // PATCH, size[2] // PATCH))
-    if dimensions != 3:
-        raise UserError(f"dimensions must be 3 (UNETR) or 2 (its encoder), not {dimensions}")
     return _monai_class()(
         hidden, layers, heads, mlp, list(size), out_channels=classes, feature_size=feature_size
     )

@@ -21,29 +21,35 @@ Departures and choices:
 from __future__ import annotations
 
 import itertools
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 
-from mrsr.errors import UserError
+from mrsr.models.layers import convolution
+from mrsr.params.typed import Bound, Positive
 from mrsr.resampling import upsample
-
-SCALES = (2, 3, 4, 8)
 
 
 class VDSR(nn.Module):
-    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w)."""
+    """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w); defaults as published.
 
-    def __init__(self, scale: int, features: int, layers: int) -> None:
+    Args:
+        features: maps of every layer but the last. layers: convolutions.
+    """
+
+    def __init__(
+        self,
+        scale: int,
+        features: Positive = 64,
+        layers: Annotated[int, Bound(least=2)] = 20,
+    ) -> None:
         super().__init__()
         self.scale = scale
         widths = [1, *[features] * (layers - 1), 1]
         chain: list[nn.Module] = []
         for inputs, outputs in itertools.pairwise(widths):
-            layer = nn.Conv2d(inputs, outputs, 3, padding=1)
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
-            chain += [layer, nn.ReLU()]
+            chain += [convolution(inputs, outputs), nn.ReLU()]
         self.residual = nn.Sequential(*chain[:-1])  # the last layer outputs signed differences
         with torch.no_grad():
             self.residual[-1].weight.mul_(0.01)
@@ -53,19 +59,4 @@ class VDSR(nn.Module):
         return image + self.residual(image)
 
 
-def build(scale: int, features: int = 64, layers: int = 20) -> nn.Module:
-    """VDSR for `scale` 2, 3, 4 or 8; defaults as published.
-
-    Args:
-        features: maps of every layer but the last. layers: convolutions, at least 2.
-
-    Raises:
-        UserError: an option has a value that the network does not know.
-    """
-    if scale not in SCALES:
-        raise UserError(f"vdsr: scale must be one of {list(SCALES)}, not {scale}")
-    if features < 1:
-        raise UserError(f"vdsr: features must be 1 or more, not {features}")
-    if layers < 2:
-        raise UserError(f"vdsr: layers must be 2 or more, not {layers}")
-    return VDSR(scale, features, layers)
+build = VDSR

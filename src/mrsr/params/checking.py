@@ -1,4 +1,4 @@
-"""Checks of params.yaml: types and bounds by pydantic, names that refer to one another by hand."""
+"""Checks of params.yaml: types and bounds by pydantic, and that every name it refers to exists."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 @functools.cache
 def adapter(kind: type) -> TypeAdapter[Any]:
-    """What checks and converts tables into a class of the schema."""
+    """The pydantic adapter that checks and converts a table into a class of the schema."""
     return TypeAdapter(kind)
 
 
@@ -25,8 +25,9 @@ def checked(kind: type[T], value: Any, where: str = "") -> T:
     Raises:
         ValueError: the first problem, as 'dotted.path: what'.
     """
+    known: type = kind
     try:
-        return adapter(kind).validate_python(value)
+        return adapter(known).validate_python(value)
     except ValidationError as error:
         raise ValueError(_first_problem(error, where)) from None
 
@@ -42,10 +43,10 @@ def _first_problem(error: ValidationError, where: str) -> str:
 
 
 def check_params(params: Params) -> None:
-    """Names in params.yaml refer to what is there.
+    """Check that every source, guide and preset that params.yaml names exists.
 
     Raises:
-        ValueError: one does not, as 'dotted.path: what'.
+        ValueError: one does not exist, as 'dotted.path: what'.
     """
     data = params.data
     for key, dataset in data.datasets.items():
@@ -61,7 +62,7 @@ def check_params(params: Params) -> None:
 
 
 def _check_guide(key: str, dataset: Dataset, datasets: dict[str, Dataset]) -> None:
-    """A guide is another contrast of the same source."""
+    """Check that a guide is another contrast of the same source."""
     where = f"data.datasets.{key}.guide"
     guide = datasets.get(dataset.guide or "")
     if guide is None:
@@ -71,10 +72,10 @@ def _check_guide(key: str, dataset: Dataset, datasets: dict[str, Dataset]) -> No
 
 
 def check_experiment(experiment: Experiment, params: Params) -> None:
-    """An experiment's cells are of datasets and methods that params.yaml has.
+    """Check that params.yaml has the datasets and methods of an experiment.
 
     Raises:
-        ValueError: one is not, as 'dotted.path: what'.
+        ValueError: one is missing, as 'dotted.path: what'.
     """
     datasets = params.data.datasets
     if not experiment.grid:
@@ -99,6 +100,6 @@ def check_experiment(experiment: Experiment, params: Params) -> None:
     if len(organs) < 2 and "organ" in (params.vit.pretext, *experiment.vit.also):
         raise at(
             "vit.pool",
-            f"only {organs.pop()} in it: telling organs apart needs two; "
+            f"it has only {organs.pop()}: the organ pretext task needs two organs; "
             "add a dataset of another organ, such as phantom_knee",
         )

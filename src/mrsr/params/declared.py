@@ -13,6 +13,8 @@ from typing import Any
 
 from mrsr.plugins import PACKAGE_FOLDERS
 
+NAMED = (ast.FunctionDef, ast.ClassDef)
+
 
 def at(path: str, problem: str, known: Any = None) -> ValueError:
     """The error for a dotted path of params.yaml, with the valid names."""
@@ -36,10 +38,13 @@ def _tree(path: Path) -> ast.Module:
 def _literal(path: Path, name: str) -> Any:
     """The value of a module-level literal, without running the module."""
     for node in _tree(path).body:
-        target = node.target if isinstance(node, ast.AnnAssign) else None
-        if isinstance(node, ast.Assign) and len(node.targets) == 1:
-            target = node.targets[0]
-        if isinstance(target, ast.Name) and target.id == name:
+        if isinstance(node, ast.Assign):
+            targets = node.targets
+        elif isinstance(node, ast.AnnAssign):
+            targets = [node.target]
+        else:
+            continue
+        if [target.id for target in targets if isinstance(target, ast.Name)] == [name]:
             return node.value
     return None
 
@@ -58,15 +63,26 @@ def model_options(name: str) -> list[str] | None:
     path = _package_file("models", name)
     if path is None:
         return None
-    for node in _tree(path).body:
-        if isinstance(node, ast.FunctionDef) and node.name == "build":
-            names = [a.arg for a in (*node.args.posonlyargs, *node.args.args)]
-            return [*names[1:], *(a.arg for a in node.args.kwonlyargs)]
-    return None
+    build = _build(path)
+    if build is None:
+        return None
+    names = [a.arg for a in (*build.args.posonlyargs, *build.args.args) if a.arg != "self"]
+    return [*names[1:], *(a.arg for a in build.args.kwonlyargs)]
+
+
+def _build(path: Path) -> ast.FunctionDef | None:
+    """The function `build` of a module, or the `__init__` of the class that it names."""
+    body = {node.name: node for node in _tree(path).body if isinstance(node, NAMED)}
+    alias = _literal(path, "build")
+    found = body.get(alias.id if isinstance(alias, ast.Name) else "build")
+    if isinstance(found, ast.ClassDef):
+        inner = (node for node in found.body if isinstance(node, ast.FunctionDef))
+        return next((node for node in inner if node.name == "__init__"), None)
+    return found
 
 
 def model_scales(name: str) -> tuple[int, ...]:
-    """The scales that models/<name>.py is designed for: its `SCALES`, all without one."""
+    """The scales that models/<name>.py is designed for: its `SCALES`; without it, all."""
     path = _package_file("models", name)
     node = _literal(path, "SCALES") if path else None
     return tuple(ast.literal_eval(node)) if node is not None else (2, 3, 4, 8)
@@ -82,13 +98,7 @@ def model_is_guided(name: str) -> bool:
 def model_names() -> list[str]:
     """The files in models/ that build a network."""
     files = (file for root in PACKAGE_FOLDERS for file in (root / "models").glob("[a-z]*.py"))
-    return sorted(
-        file.stem
-        for file in files
-        if any(
-            isinstance(node, ast.FunctionDef) and node.name == "build" for node in _tree(file).body
-        )
-    )
+    return sorted(file.stem for file in files if _build(file) is not None)
 
 
 def loss_names() -> list[str]:
@@ -97,11 +107,11 @@ def loss_names() -> list[str]:
     node = _literal(path, "LOSSES") if path else None
     if not isinstance(node, ast.Dict):
         return []
-    return [key.value for key in node.keys if isinstance(key, ast.Constant)]
+    return [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
 
 
 def check_source(name: str, given: dict[str, Any]) -> None:
-    """Every setting of a source is known and of the right kind, or a ValueError says where."""
+    """Check that every setting of a source is known and of the right type; else a ValueError."""
     _check_like(f"data.sources.{name}", given, source_settings(name))
 
 

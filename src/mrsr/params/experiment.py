@@ -1,4 +1,4 @@
-"""One experiment, resolved: its cells, its methods, and the settings that each job is handed."""
+"""One experiment, resolved: its cells, its methods, and the settings of each job."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from mrsr.params import jobs
 from mrsr.params.declared import at, model_scales, source_settings
 from mrsr.params.methods import ResolvedMethod, merge
-from mrsr.params.schema import PRESETS, Experiment, Params
+from mrsr.params.schema import Experiment, Params
 from mrsr.params.typed import build, plain
 
 Methods = Mapping[str, ResolvedMethod]
@@ -59,7 +59,7 @@ class Resolved:
         self.cells = [cell for cell in cells if cell not in self.absent]
         if not self.cells:
             raise at("grid", next(iter(self.absent.values())))
-        # datasets of the tables, and those that only the vision transformer learns from
+        # datasets of the tables, and those that only the vision transformer is trained on
         self.measured = list(dict.fromkeys(cell.dataset for cell in self.cells))
         self.pool: list[str] = []
         self.labelled: list[str] = []
@@ -95,13 +95,13 @@ class Resolved:
 
     @property
     def pretexts(self) -> list[str]:
-        """The pretext tasks that are trained: the one in force, and those to compare it with."""
+        """The pretext tasks to train: the one that is used, and those to compare it with."""
         if not self.pool or self.experiment.vit is None:
             return []
         return list(dict.fromkeys((self.params.vit.pretext, *self.experiment.vit.also)))
 
     def vit_scales(self) -> list[int]:
-        """The scales at which a method uses the ViT; there is one ViT for all of them."""
+        """The scales at which a method uses the ViT; one ViT serves them all."""
         used = {cell.scale for cell in self.cells if "vit" in self.methods[cell.method].frozen}
         return sorted(used) or self.scales
 
@@ -115,17 +115,17 @@ class Resolved:
         return list(dict.fromkeys(needed))
 
     def source_settings(self, source: str) -> dict[str, Any]:
-        """What preparing a source is handed: its defaults with params.yaml over them."""
+        """Settings for preparing a source: its defaults, overridden by params.yaml."""
         return merge(source_settings(source), self.params.data.sources[source])
 
     def slicing(self, dataset: str) -> jobs.Slicing:
-        """What slicing is handed."""
+        """Settings for slicing a dataset."""
         return jobs.Slicing(
             dataset=dataset, **_shared(self.params.data.datasets[dataset], jobs.Slicing)
         )
 
     def guides(self, dataset: str) -> jobs.Guides:
-        """What slicing a guide is handed: both contrasts, and the guide's normalisation."""
+        """Settings for a dataset's guide: both contrasts, and the guide's normalisation."""
         datasets = self.params.data.datasets
         name = datasets[dataset].guide or ""
         guide = datasets[name]
@@ -140,11 +140,11 @@ class Resolved:
         )
 
     def super_resolution(self, dataset: str, scale: int, method: str) -> jobs.SuperResolution:
-        """What a super-resolution training is handed."""
+        """Settings of a super-resolution training."""
         chosen, entry = self.methods[method], self.params.data.datasets[dataset]
         given = _shared(chosen.training, jobs.SuperResolution)
         if "adversarial" not in chosen.losses and not chosen.frozen:
-            given["adversarial"] = given["features"] = None  # a job is handed what it reads
+            given["adversarial"] = given["features"] = None  # a job gets only what it reads
         if chosen.training.patch_lr:
             given["patch"] = chosen.training.patch_lr * scale
         return jobs.SuperResolution(
@@ -164,7 +164,7 @@ class Resolved:
         )
 
     def segmentation(self) -> jobs.Segmentation:
-        """What the vision transformer's pre-training is handed."""
+        """Settings of the vision transformer's pre-training."""
         vit = self.params.vit
         return jobs.Segmentation(
             experiment=self.name,
@@ -177,7 +177,7 @@ class Resolved:
         )
 
     def pretext(self, task: str) -> jobs.Pretext:
-        """What a pretext task's training is handed."""
+        """Settings of a pretext task's training."""
         vit = self.params.vit
         return build(
             jobs.Pretext,
@@ -196,7 +196,7 @@ class Resolved:
         )
 
     def autoencoder(self, dataset: str, scale: int) -> jobs.Autoencoder:
-        """What an auto-encoder's training is handed."""
+        """Settings of an auto-encoder's training."""
         return jobs.Autoencoder(
             experiment=self.name,
             dataset=dataset,
@@ -207,13 +207,12 @@ class Resolved:
         )
 
     def preset(self, name: str = "") -> jobs.Preset:
-        """The metric convention in force, or another one, with its name."""
-        name = name or self.params.metrics.preset
-        preset = {**PRESETS, **self.params.metrics.presets}[name]
-        return jobs.Preset(name=name, **_shared(preset, jobs.Preset))
+        """The metric convention of the experiment, or the one of this name."""
+        metrics = self.params.metrics
+        return jobs.preset(name or metrics.preset, metrics.presets)
 
     def evaluation(self, dataset: str, scale: int, method: str) -> jobs.Evaluation:
-        """What an evaluation is handed."""
+        """Settings of an evaluation."""
         chosen, metrics = self.methods[method], self.params.metrics
         return jobs.Evaluation(
             experiment=self.name,
@@ -237,7 +236,7 @@ class Resolved:
         )
 
     def tables(self) -> jobs.Tables:
-        """What the tables are made from, beside the metrics files."""
+        """Settings of the tables."""
         labels = {name: self.params.data.datasets[name].label or name for name in self.measured}
         return jobs.Tables(
             experiment=self.name,
@@ -258,7 +257,7 @@ class Resolved:
         )
 
     def in_force(self) -> dict[str, Any]:
-        """Everything in force, for people: `mrsr params`."""
+        """Every setting of the experiment, for `mrsr params`."""
         datasets = self.params.data.datasets
         return plain(
             {
@@ -282,6 +281,6 @@ class Resolved:
 
 
 def _shared(value: Any, kind: type) -> dict[str, Any]:
-    """The fields of a section that a job's class has too, as they are."""
+    """The fields of a section that a job's class has too."""
     names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
     return {f.name: getattr(value, f.name) for f in fields(value) if f.name in names}

@@ -1,14 +1,15 @@
-"""What each job is handed: its piece of the resolved experiment, and nothing else.
+"""The settings of each kind of job: its part of the resolved experiment.
 
-`experiment.py` makes these where Snakemake runs, and writes each into a file of JSON. A job reads
-that file with the standard library alone (`read`), so a compute node needs neither pydantic nor
-params.yaml. Its command line names the file and a digest of what it held when the jobs were
-planned; a file that has changed since is refused.
+`experiment.py` makes them where Snakemake runs, and `settings_files.py` writes each to a JSON file.
+A job reads that file with the standard library alone (`read`), so a compute node needs neither
+pydantic nor params.yaml. The job's command line has the file's name and the digest of its content
+when the jobs were planned; a file that has changed since is refused.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -50,7 +51,7 @@ class Guides:
 
 @dataclass(frozen=True, kw_only=True)
 class SuperResolution(schema.Training):
-    """One super-resolution training; `adversarial` and `features` are None where none acts."""
+    """One super-resolution training; `adversarial` and `features` are None if unused."""
 
     experiment: str
     dataset: str
@@ -114,6 +115,18 @@ class Preset(schema.Preset):
     name: str
 
 
+def preset(name: str, own: Mapping[str, schema.Preset] | None = None) -> Preset:
+    """A metric convention by its name: one of `schema.PRESETS`, or of one's own.
+
+    Raises:
+        UserError: there is no such convention.
+    """
+    known = {**schema.PRESETS, **(own or {})}
+    if name not in known:
+        raise UserError(f"no metrics preset '{name}'; known: {', '.join(known)}")
+    return Preset(name=name, **plain(known[name]))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One method on the test slices of one dataset at one scale."""
@@ -140,7 +153,7 @@ class Evaluation:
 
 @dataclass(frozen=True, kw_only=True)
 class MethodName:
-    """How a method is named in the tables."""
+    """The name of a method in the tables."""
 
     key: str
     label: str
@@ -160,7 +173,7 @@ class Absent:
 
 @dataclass(frozen=True, kw_only=True)
 class Tables:
-    """What the tables are made from, beside the metrics files."""
+    """The tables of an experiment; their numbers come from metrics files."""
 
     experiment: str
     tables: dict[str, tuple[str, ...]]
@@ -171,12 +184,12 @@ class Tables:
     preset: Preset
 
 
-# may change between two starts of a training without changing what it trains
+# may change between two starts of a training without changing its result
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
 
 
 def fixed(job: Any) -> dict[str, Any]:
-    """The settings of a training that decide what it trains."""
+    """The settings that decide the result of a training."""
     return {key: value for key, value in plain(job).items() if key not in FREE}
 
 
@@ -197,7 +210,7 @@ def read(kind: type[T], text: str) -> T:
 
 
 def read_json(text: str) -> tuple[dict[str, Any], str]:
-    """The JSON object behind `--settings`, and ' of FILE' where it is a file."""
+    """The JSON object that `--settings` gives, and ' of FILE' if it came from a file."""
     where = ""
     if text.startswith("@"):
         name, _, planned = text[1:].partition("#")

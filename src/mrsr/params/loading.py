@@ -1,8 +1,8 @@
 """params.yaml and the files in workflow/experiments/: their only reader.
 
 `load("params.yaml", "demo")` merges the experiment's `set:` over params.yaml, checks every key, and
-gives a `Resolved`: the experiment's cells, and the settings that each job is handed. Imports no
-torch. The classes stand in `schema/`, what models, losses and sources declare in `declared.py`.
+returns a `Resolved`: the experiment's cells and the settings of each job. Imports no torch. The
+classes are in `schema/`; `declared.py` finds what models, losses and sources accept.
 """
 
 from __future__ import annotations
@@ -41,13 +41,15 @@ def _mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict[Any, Any]:
     written = [key.value for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
     twice = sorted({key for key in written if written.count(key) > 1})
     if twice:
-        raise ValueError(f"table at line {node.start_mark.line + 1}: key '{twice[0]}' stands twice")
+        raise ValueError(
+            f"table at line {node.start_mark.line + 1}: key '{twice[0]}' is given twice"
+        )
     loader.flatten_mapping(node)
     return loader.construct_mapping(node, deep=True)
 
 
 _UniqueKeys.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _mapping)
-# YAML 1.1 reads 1e-4 as a string; everybody means a number
+# YAML 1.1 reads 1e-4 as a string, but a number is meant
 _UniqueKeys.add_implicit_resolver(
     "tag:yaml.org,2002:float",
     re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"),
@@ -59,8 +61,8 @@ def load(path: str | Path = "params.yaml", experiment: str | Path | None = None)
     """Read params.yaml and an experiment, merge, check, resolve.
 
     Args:
-        path: params.yaml; the experiments lie in workflow/experiments/ beside it.
-        experiment: a name there, or the path of a YAML file of one's own; None: the one that
+        path: params.yaml; the experiments are in workflow/experiments/ next to it.
+        experiment: a name there, or the path of your own YAML file; None: the one that
             params.yaml names.
 
     Raises:
@@ -103,7 +105,7 @@ def experiment_file(path: Path, name: str) -> Path:
     file = Path(name) if own else folder / f"{name}.yaml"
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,59}", file.stem if own else name):
         raise UserError(
-            f"experiment '{name}': a name has small letters, digits and _, and starts with a letter"
+            f"experiment '{name}': use lower-case letters, digits and _, and start with a letter"
         )
     if not file.is_file():
         known = ", ".join(sorted(names(path))) or f"none in {folder}"
@@ -115,7 +117,7 @@ def experiment_file(path: Path, name: str) -> Path:
 
 
 def names(path: str | Path = "params.yaml") -> list[str]:
-    """The experiments in workflow/experiments/ beside params.yaml, sorted."""
+    """The experiments in workflow/experiments/ next to params.yaml, sorted."""
     return sorted(file.stem for file in (Path(path).parent / EXPERIMENTS).glob("[a-z]*.yaml"))
 
 
@@ -147,10 +149,10 @@ def _chain(
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML file that is a table.
+    """Read a YAML file that is a table.
 
     Raises:
-        UserError: it cannot be read, has a key twice, or an address that may carry a secret.
+        UserError: it cannot be read, repeats a key, or has an address that may contain a secret.
     """
     try:
         document = yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys)
@@ -168,14 +170,14 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: must be a table, such as 'sr: {{steps: 100}}'")
     for key in _secrets(document):
         raise UserError(
-            f"{path}: {key}: an address with a query or a password, which would be written into "
-            "logs and records; fetch the file with `python -m mrsr.raw.download` and name it here"
+            f"{path}: {key}: an address with a query or a password would be written into logs "
+            "and records; download the file with `python -m mrsr.raw.download` and name it here"
         )
     return document
 
 
 class _told:  # noqa: N801
-    """Around checks of a file: a ValueError becomes a line that names the file."""
+    """Turns a ValueError of the checks into a UserError that names the file."""
 
     def __init__(self, file: Path, section: str = "") -> None:
         self.start = f"{file}: {section}"
@@ -189,7 +191,7 @@ class _told:  # noqa: N801
 
 
 def _secrets(value: Any, key: str = "") -> Iterator[str]:
-    """Dotted paths of web addresses that may carry an access key."""
+    """Dotted paths of web addresses that may contain an access key."""
     if isinstance(value, dict | list):
         pairs = value.items() if isinstance(value, dict) else enumerate(value)
         for name, item in pairs:

@@ -1,4 +1,4 @@
-"""A method of params.yaml, resolved: its entry with `like` followed, its recipe chosen and checked."""
+"""A method of params.yaml, resolved: `like` followed, recipe chosen and checked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mrsr.params.typed import plain
 
 
 def merge(base: Mapping[str, Any], change: Mapping[str, Any]) -> dict[str, Any]:
-    """`change` over `base`, table by table; lists and scalars are replaced."""
+    """`base` with `change` merged in, table by table; lists and scalars are replaced."""
     result = copy.deepcopy(dict(base))
     for key, value in change.items():
         if isinstance(value, Mapping) and isinstance(result.get(key), Mapping):
@@ -47,7 +47,7 @@ class ResolvedMethod:
 
     @property
     def frozen(self) -> tuple[str, ...]:
-        """The networks trained beforehand that its losses use."""
+        """The frozen networks that its losses use."""
         vit = ("vit",) if "vit" in self.losses else ()
         codes = {"structure", "texture"} & self.losses.keys()
         return (*vit, *(("autoencoder",) if codes else ()))
@@ -56,15 +56,15 @@ class ResolvedMethod:
 def entry_of(
     entries: Mapping[str, Mapping[str, Any]], key: str, seen: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """A method's entry, as written, over those that it is `like`.
+    """A method's entry with `like` followed.
 
     Raises:
-        ValueError: one of them does not exist, or they go in a circle.
+        ValueError: one of the entries does not exist, or `like` leads back to itself.
     """
     if key not in entries:
         raise at(f"methods.{seen[-1]}.like", f"no method '{key}'", entries)
     if key in seen:
-        raise at(f"methods.{key}.like", f"goes in a circle: {' -> '.join((*seen, key))}")
+        raise at(f"methods.{key}.like", f"leads back to itself: {' -> '.join((*seen, key))}")
     own = dict(entries[key])
     like = own.pop("like", None)
     if like:
@@ -82,14 +82,14 @@ def resolve_all(
 def resolve(
     params: Params, entries: Mapping[str, Mapping[str, Any]], key: str, recipe: Recipe = "common"
 ) -> ResolvedMethod:
-    """A method in force.
+    """Resolve a method.
 
     Args:
         params: params.yaml, checked. entries: its `methods:` as written.
         recipe: the experiment's.
 
     Raises:
-        ValueError: where its entry is wrong, as a dotted path and what to write there.
+        ValueError: its entry is wrong; dotted path and what to write there.
     """
     entry = entry_of(entries, key)
     kind = entry.get("type", "single")
@@ -102,7 +102,7 @@ def resolve(
     published_losses = published.pop("losses", losses)
     _check_weights(published_losses, f"methods.{key}.published.losses")
     train, base = entry.get("train", {}), plain(params.sr)
-    # both recipes are checked, whichever is in force
+    # both recipes are checked, whichever is used
     common = checked(SuperResolution, merge(base, train), f"methods.{key}.train")
     as_published = checked(
         SuperResolution, merge(base, merge(train, published)), f"methods.{key}.published"
@@ -143,7 +143,7 @@ def _check_network(key: str, entry: Mapping[str, Any], kind: str) -> None:
 
 
 def _check_weights(losses: Any, where: str) -> None:
-    """`published` is not typed: its losses are checked here as the schema checks `losses`."""
+    """The schema checks `losses` but not `published`, whose losses are checked here."""
     if not isinstance(losses, Mapping):
         raise at(where, "must be a table, such as {l1: 1}")
     for name, weight in losses.items():

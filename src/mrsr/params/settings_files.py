@@ -1,8 +1,8 @@
-"""A file of settings for each job, so that a job's command line is short and can be typed again.
+"""A settings file for each job, so that the command line of a job is short and can be retyped.
 
-They lie in results/<experiment>/settings/ under the names of what the jobs make. Snakemake writes
-them when a run starts; a rule's `params:` holds `@FILE#DIGEST`, which changes with the settings and
-so decides what runs again.
+The files are in results/<experiment>/settings/, named like what the job makes. Snakemake writes
+them when a run starts. A rule's `params:` has `@FILE#DIGEST`, which changes with the settings
+and so decides what runs again.
 """
 
 from __future__ import annotations
@@ -17,24 +17,24 @@ from mrsr.params.typed import digest, plain
 
 
 class SettingsFiles:
-    """The settings of every job of an experiment, by the name of what the job makes."""
+    """The settings files of an experiment, by the name of what each job makes."""
 
     def __init__(self, resolved: Resolved, results: str = "results") -> None:
         self.folder = Path(results) / resolved.name / "settings"
         self.jobs = every_job(resolved)
 
     def argument(self, name: str) -> str:
-        """What follows `--settings` on a job's command line."""
+        """The value of `--settings` on a job's command line."""
         return f"@{self._path(name)}#{digest(self.jobs[name])}"
 
     def write(self) -> None:
-        """Write what is not there yet, or differs."""
+        """Write the files that are missing or differ."""
         for name, job in self.jobs.items():
             if not _holds(self._path(name), plain(job)):
                 write_json(self._path(name), plain(job))
 
     def _path(self, name: str) -> Path:
-        if name.startswith("raw/"):  # raw scans are shared by all experiments, and so is this
+        if name.startswith("raw/"):  # raw scans are shared by all experiments
             return Path("data") / f"{name}.json"
         return self.folder / f"{name}.json"
 

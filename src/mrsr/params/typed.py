@@ -1,8 +1,8 @@
-"""Settings as frozen dataclasses: their bounds, and how JSON becomes them and they become JSON.
+"""Types of settings with their bounds, and conversion between dataclasses and JSON.
 
-The types of `schema.py` and `jobs.py` are plain dataclasses. Where params.yaml is read, pydantic
-checks them; a job, perhaps on a compute node without pydantic, rebuilds the same classes from its
-JSON with the standard library alone: `build`.
+The classes of `schema/` and `jobs.py` are plain dataclasses. pydantic checks them when params.yaml
+is read. A job, perhaps on a compute node without pydantic, rebuilds them from JSON with the
+standard library alone: `build`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ import math
 import re
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar, Union
 
 T = TypeVar("T")
-# read by pydantic where it checks params.yaml
+# pydantic's settings for checking params.yaml
 CONFIG = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
 
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """Bounds of a number. Whole numbers must be written as such; true and false are no numbers."""
+    """Bounds of a number. An int must be written without a point; true and false are refused."""
 
     above: float | None = None
     least: float | None = None
     most: float | None = None
 
     def problem(self, value: float) -> str:
-        """What is wrong with a value; empty when it lies within the bounds."""
+        """What is wrong with a value; empty if it is within the bounds."""
         if not math.isfinite(value):
             return "must be a finite number"
         if self.above is not None and not value > self.above:
@@ -49,7 +49,7 @@ class Bound:
         given = {"gt": self.above, "ge": self.least, "le": self.most}
         bounds: dict[str, Any] = {key: value for key, value in given.items() if value is not None}
         if source is int:
-            whole = {key: int(value) for key, value in bounds.items()}
+            whole: dict[str, Any] = {key: int(value) for key, value in bounds.items()}
             return core_schema.int_schema(strict=True, **whole)
         number = core_schema.float_schema(allow_inf_nan=False, **bounds)
         return core_schema.no_info_before_validator_function(_no_bool, number)
@@ -63,7 +63,7 @@ class Pattern:
     longest: int
 
     def problem(self, value: str) -> str:
-        """What is wrong with a name; empty when it fits."""
+        """What is wrong with a name; empty if it matches."""
         if len(value) > self.longest or re.fullmatch(self.expression, value) is None:
             return f"must match {self.expression} in at most {self.longest} characters"
         return ""
@@ -77,7 +77,7 @@ class Pattern:
 
 @dataclasses.dataclass(frozen=True)
 class ByKind:
-    """Marks a union of dataclasses that their field `kind` tells apart."""
+    """Marks a union of dataclasses whose field `kind` says which one it is."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
         from pydantic import Discriminator
@@ -86,7 +86,7 @@ class ByKind:
 
 
 def _no_bool(value: Any) -> Any:
-    """Refuse true and false, which Python takes for 1 and 0; a text such as 1e-4 is a number."""
+    """Refuse true and false, which Python treats as 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("must be a number")
     return value
@@ -108,12 +108,12 @@ def hints(kind: type) -> dict[str, Any]:
 
 
 def build(kind: type[T], value: Any, where: str = "", *, strict: bool = True) -> T:
-    """A value of JSON as the type `kind`: a dataclass, or what its fields are made of.
+    """Convert a JSON value to the type `kind`: a dataclass, or a type of its fields.
 
     Args:
         where: the dotted path, for messages.
-        strict: refuse keys that a dataclass does not have; else they are passed over, as in the
-            settings of a checkpoint that an older version wrote.
+        strict: refuse keys that a dataclass does not have; otherwise they are ignored, for instance
+            in the settings of a checkpoint that an older version wrote.
 
     Raises:
         ValueError: 'dotted.path: what is wrong'.
@@ -131,6 +131,8 @@ def _build(kind: Any, value: Any, where: str, strict: bool) -> Any:
         if not any(value == known and type(value) is type(known) for known in arguments):
             raise _wrong(where, f"must be one of {', '.join(map(str, arguments))}, not {value}")
         return value
+    if origin is Sequence:
+        origin, arguments = tuple, (*arguments, ...)
     if origin in (tuple, list):
         return _sequence(origin, arguments, value, where, strict)
     if origin is dict:
@@ -142,7 +144,7 @@ def _build(kind: Any, value: Any, where: str, strict: bool) -> Any:
             )
             for key, item in value.items()
         }
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return _dataclass(kind, value, where, strict)
     if kind is Any:
         return value
@@ -224,7 +226,7 @@ def _wrong(where: str, problem: str) -> ValueError:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tables and sequences as dictionaries, lists and scalars: what JSON knows."""
+    """Convert dataclasses, tables and sequences to dictionaries, lists and scalars, for JSON."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
@@ -237,6 +239,6 @@ def plain(value: Any) -> Any:
 
 
 def digest(value: Any) -> str:
-    """Twelve hexadecimal digits that change when any setting changes."""
+    """Twelve hexadecimal digits that change if any setting changes."""
     text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

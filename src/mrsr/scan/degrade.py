@@ -13,13 +13,21 @@ import torch
 
 from mrsr import resampling
 from mrsr.errors import UserError
-from mrsr.scan.enhance import check_output, write_scan
+from mrsr.scan.output import check_output, write_scan
 
 
-def coarsen(
-    input: Path, output: Path, *, scale: int, kind: str = "bicubic", overwrite: bool = False
+def degrade(
+    input: Path | str,
+    output: Path | str,
+    *,
+    scale: int = 2,
+    kind: str = "bicubic",
+    overwrite: bool = False,
 ) -> None:
-    """Degrade every slice of a NIfTI scan; the anatomy does not move.
+    """Lower the in-plane resolution of a NIfTI scan, slice by slice; the anatomy does not move.
+
+        from mrsr import degrade
+        degrade("scan.nii.gz", "coarse.nii.gz", scale=2)
 
     Args:
         input: a 3D `.nii` or `.nii.gz` file; sliced as in enhance.

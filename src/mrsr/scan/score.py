@@ -19,40 +19,48 @@ import numpy as np
 
 from mrsr.errors import UserError
 from mrsr.metrics import definitions
+from mrsr.params import jobs
+from mrsr.params.jobs import Preset
 
 KINDS = {".npy": "a NumPy array", ".h5": "an HDF5 file", ".hdf5": "an HDF5 file"}
 NAMES = ("reconstruction", "reconstruction_esc", "reconstruction_rss")
 
 
-def score_files(pred: Path, ref: Path, preset: Any) -> dict[str, Any]:
-    """PSNR, SSIM and NMSE of a prediction against a reference.
+def score(
+    prediction: Path | str, reference: Path | str, preset: Preset | str = "slice"
+) -> dict[str, Any]:
+    """Score a volume against a reference: PSNR in dB, SSIM and NMSE.
+
+        from mrsr import score
+        score("enhanced.nii.gz", "scan.nii.gz")["psnr"]
 
     Args:
-        pred, ref: files as the module's docstring lists them.
-        preset: a name of `metrics.PRESETS`, or the fields of one.
+        prediction, reference: a NIfTI, NumPy or HDF5 file each: .nii, .nii.gz, .npy, .h5,
+            or FILE.h5:NAME for one dataset of it; of the same shape and in one unit.
+        preset: the metric convention, `slice`, `volume` or `fastmri`, or one of one's own.
 
     Returns:
         `preset` (its name), one float per metric, `n_slices`, and `slices_without_signal`: how
         many slices of the reference have no value above zero.
 
     Raises:
-        UserError: a file cannot be read or holds NaN or infinite values, shapes differ, or two
-            NIfTI files lie at different places.
+        UserError: there is no such preset, a file cannot be read or holds NaN or infinite values,
+            shapes differ, or two NIfTI files lie at different places.
     """
-    rules = definitions.preset(preset)
-    reference, affine, axis = _read(Path(ref), None)
-    prediction, other, _ = _read(Path(pred), axis)
-    if prediction.shape != reference.shape:
-        ours, theirs = ("x".join(map(str, array.shape)) for array in (prediction, reference))
+    rules = jobs.preset(preset) if isinstance(preset, str) else preset
+    truth, affine, axis = _read(Path(reference), None)
+    volume, other, _ = _read(Path(prediction), axis)
+    if volume.shape != truth.shape:
+        ours, theirs = ("x".join(map(str, array.shape)) for array in (volume, truth))
         raise UserError(
-            f"shapes differ (slices, height, width): {pred} is {ours}, {ref} is {theirs}; "
-            "resample one onto the other's grid"
+            f"shapes differ (slices, height, width): {prediction} is {ours}, {reference} is "
+            f"{theirs}; resample one onto the other's grid"
         )
     if affine is not None and other is not None:
-        _check_place(affine, other, reference.shape, pred, ref)
-    values = definitions.score(prediction, reference, rules)
-    blank = int((~definitions.has_signal(reference)).sum())
-    counts = {"n_slices": len(reference), "slices_without_signal": blank}
+        _check_place(affine, other, truth.shape, prediction, reference)
+    values = definitions.score(volume, truth, rules)
+    blank = int((~definitions.has_signal(truth)).sum())
+    counts = {"n_slices": len(truth), "slices_without_signal": blank}
     return {"preset": rules.name, **values, **counts}
 
 
@@ -113,7 +121,11 @@ def _read_hdf5(path: Path, name: str) -> np.ndarray:
 
 
 def _check_place(
-    affine: np.ndarray, other: np.ndarray, shape: tuple[int, ...], pred: Path, ref: Path
+    affine: np.ndarray,
+    other: np.ndarray,
+    shape: tuple[int, ...],
+    prediction: Path | str,
+    reference: Path | str,
 ) -> None:
     """Voxels of one index must lie within half a voxel of each other, or the comparison is void."""
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1)
@@ -122,6 +134,6 @@ def _check_place(
     voxel = np.linalg.norm(affine[:3, :3], axis=0).min()
     if apart > voxel / 2:
         raise UserError(
-            f"{pred} and {ref} lie {apart:.3g} mm apart by their affines; resample one onto the "
-            "other, or copy the affine over if their voxels do correspond"
+            f"{prediction} and {reference} lie {apart:.3g} mm apart by their affines; resample one "
+            "onto the other, or copy the affine over if their voxels do correspond"
         )

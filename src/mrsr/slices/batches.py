@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor
 from mrsr.compute import Machine
 from mrsr.errors import UserError
 from mrsr.params.jobs import SuperResolution
-from mrsr.slices.holding import Piece, Slices, _fetch
+from mrsr.slices.holding import Piece, Slices, _fetch, load
 
 
 def _usable_slices(slices: Slices, patch: int) -> np.ndarray:
@@ -129,6 +130,19 @@ def batch(
     return [_deliver(slices, image) for image in cut]
 
 
+def load_for(settings: SuperResolution, path: Path, machine: Machine, guide: Path | None) -> Slices:
+    """A store as a super-resolution training wants it. guide: folder of the guides' stores."""
+    return load(
+        path,
+        scale=settings.scale,
+        degradation=settings.degradation,
+        device=machine.device,
+        place=settings.place,
+        guide=guide / path.name if guide else None,
+        acceleration=settings.acceleration,
+    )
+
+
 def draw(slices: Slices, settings: SuperResolution, step: int, machine: Machine) -> list[Tensor]:
     """The images of a training's step, counted from 1: this process's share, LR, HR, second."""
     images = batch(
@@ -164,7 +178,7 @@ def _deliver(slices: Slices, images: Tensor) -> Tensor:
 
 def whole(
     slices: Slices, *, batch: int = 16, limit: int = 0, only: int | None = None
-) -> Iterator[tuple[Piece, *tuple[Tensor, ...]]]:
+) -> Iterator[tuple[Piece, Tensor, Tensor, *tuple[Tensor, ...]]]:
     """Whole slices, volume by volume: (piece, LR (n, 1, h, w), HR (n, 1, s*h, s*w)), n <= batch.
 
     The second image follows where there is one, as in `batch`. All are float32 on the device and
@@ -193,7 +207,8 @@ def whole(
                 image.index_select(0, rows)[:, : height * f, : width * f].contiguous()
                 for image, f in zip([lr, hr, *second], factors, strict=True)
             ]
-            yield piece, *(_deliver(slices, image) for image in images)
+            lr, hr, *second = (_deliver(slices, image) for image in images)
+            yield piece, lr, hr, *second
 
 
 def seen(slices: Slices, lr: Tensor, second: Sequence[Tensor]) -> tuple[Tensor, ...]:

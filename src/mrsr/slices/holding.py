@@ -11,9 +11,7 @@ import torch
 from torch import Tensor
 
 from mrsr import resampling
-from mrsr.compute import Machine
 from mrsr.errors import UserError
-from mrsr.params.jobs import SuperResolution
 from mrsr.slices import store
 from mrsr.slices.memory import memory_available
 from mrsr.slices.store import StoredVolume
@@ -232,16 +230,3 @@ def _fetch(slices: Slices, index: np.ndarray) -> tuple[list[Tensor], np.ndarray]
         for canvas, image in zip(canvases, images, strict=True):
             canvas[rows, : image.shape[1], : image.shape[2]] = image
     return canvases, inverse
-
-
-def load_for(settings: SuperResolution, path: Path, machine: Machine, guide: Path | None) -> Slices:
-    """A store as a super-resolution training wants it. guide: folder of the guides' stores."""
-    return load(
-        path,
-        scale=settings.scale,
-        degradation=settings.degradation,
-        device=machine.device,
-        place=settings.place,
-        guide=guide / path.name if guide else None,
-        acceleration=settings.acceleration,
-    )

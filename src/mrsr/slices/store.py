@@ -33,6 +33,7 @@ from mrsr.files import reserve
 FORMAT = 1
 _OVERHEAD = 1 << 16  # bytes that HDF5 may need beside the arrays
 _NUMBERS = ("slope", "intercept", "scale", "slice_index", "affine", "voxel_size")
+Which = Sequence[int] | np.ndarray | None  # positions of slices; None: all
 _DAMAGE = (KeyError, TypeError, ValueError, OSError, RuntimeError)  # h5py's, by what is hit
 
 
@@ -216,7 +217,7 @@ def _volume(key: str, group: h5py.Group) -> StoredVolume:
 
 
 def read_slices(
-    source: str | Path | h5py.File, volume: StoredVolume, which: Sequence[int] | None = None
+    source: str | Path | h5py.File, volume: StoredVolume, which: Which = None
 ) -> np.ndarray:
     """(n, height, width) in the stored type: all slices, or those at increasing positions `which`.
 
@@ -226,7 +227,7 @@ def read_slices(
 
 
 def read_labels(
-    source: str | Path | h5py.File, volume: StoredVolume, which: Sequence[int] | None = None
+    source: str | Path | h5py.File, volume: StoredVolume, which: Which = None
 ) -> np.ndarray:
     """(n, height, width) uint8 labels, 0 the background; arguments as in `read_slices`.
 
@@ -239,7 +240,7 @@ def read_labels(
 
 
 def _read(
-    source: str | Path | h5py.File, volume: StoredVolume, name: str, which: Sequence[int] | None
+    source: str | Path | h5py.File, volume: StoredVolume, name: str, which: Which
 ) -> np.ndarray:
     if not isinstance(source, h5py.File):
         with open_store(source) as file:

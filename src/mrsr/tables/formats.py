@@ -1,7 +1,7 @@
 """One table, three formats: CSV for programs, LaTeX (booktabs) for a paper, Markdown for people.
 
-pandas writes all three. Here stands how a cell reads and what surrounds a table; `mrsr.tables.tables`
-decides what is in it.
+pandas writes all three. Here stands how a cell reads and what surrounds a table;
+`mrsr.tables.tables` decides what is in it.
 """
 
 from __future__ import annotations

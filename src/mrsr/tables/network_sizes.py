@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mrsr import models
 from mrsr.errors import UserError
+from mrsr.method import discriminator
 from mrsr.params.declared import model_is_guided, model_scales
 from mrsr.params.methods import ResolvedMethod
 from mrsr.tables.formats import pipes
@@ -70,7 +71,10 @@ def count(
     if any(side % scale for side in shape):
         raise UserError(f"an output of {output} pixels does not divide by {scale}")
     with torch.device("meta"):
-        network = models.build(model, scale, options).eval()
+        if model == "discriminator":  # no generator, so not among the models
+            network = discriminator.build(scale, **options).eval()
+        else:
+            network = models.build(model, scale, options).eval()
         images = [torch.empty(1, 1, *(side // scale for side in shape))]
         if model_is_guided(model):
             images.append(torch.empty(1, 1, *shape))
@@ -123,13 +127,13 @@ def parts(
         return [(own, pixels)]
     if rule.startswith("train_vit"):
         return [(own, LEARNED * math.prod(own[3]))]
-    losses, discriminator = settings.get("losses", {}), settings.get("discriminator")
+    losses, rival = settings.get("losses", {}), settings.get("discriminator")
     seen = settings["patch"] ** 2 or pixels
     found = [(own, seen * (AUTOENCODER if rule == "train_autoencoder" else LEARNED))]
     if "adversarial" in losses:
-        discriminator = settings["adversarial"]
-    if discriminator:
-        options = {name: discriminator[name] for name in ("base", "pool", "norm")}
+        rival = settings["adversarial"]
+    if rival:
+        options = {name: rival[name] for name in ("base", "pool", "norm")}
         found.append((_network("discriminator", {**options, "size": PATCH}), seen * DISCRIMINATOR))
     if "vit" in losses:
         found.append((network("train_vit_pretext", {}, networks), seen * FROZEN))

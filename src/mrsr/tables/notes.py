@@ -1,4 +1,4 @@
-"""What stands around a table: how the numbers were made, and why a number is missing or odd."""
+"""Captions and notes of a table: how the numbers were made, why one is missing or odd."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from mrsr.errors import UserError
+from mrsr.params.jobs import Preset
+from mrsr.params.typed import build
 from mrsr.tables.formats import Table
 from mrsr.tables.published import paper
 
@@ -14,14 +16,14 @@ Key = tuple[str, int, str]  # dataset, scale, method
 
 
 def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, str]) -> list[str]:
-    """How the numbers of a table were made; refuses what cannot stand in one table.
+    """How the numbers of a table were made; refuses numbers that cannot be in one table.
 
     datasets: key -> label, those of the table.
 
     Raises:
         UserError: metric presets differ, or the test subjects of one dataset.
     """
-    from mrsr.metrics.definitions import describe, preset  # scipy: only where a caption is written
+    from mrsr.metrics.definitions import describe  # scipy: only where a caption is written
 
     presets = {json.dumps(r["preset"], sort_keys=True): r["preset"] for r in shown.values()}
     if len(presets) > 1:
@@ -29,7 +31,7 @@ def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, 
         raise UserError(
             f"{table.name} mixes metric presets ({given}); evaluate all methods with one preset"
         )
-    lines = [describe(preset(value)) for value in presets.values()]
+    lines = [describe(build(Preset, value, strict=False)) for value in presets.values()]
     lines += _effort(shown, dict(zip(table.cells["method"], table.cells["label"], strict=True)))
     for dataset, name in datasets.items():
         found = [record for key, record in shown.items() if key[0] == dataset]

@@ -42,7 +42,7 @@ def write_tables(
     """Write results.csv and each of `settings.tables` as CSV, LaTeX and Markdown.
 
     Args:
-        metrics: metrics JSON files of `mrsr.metrics.evaluate`, or their contents; the order is irrelevant.
+        metrics: metrics JSON files of `mrsr.metrics.evaluate`, or their contents, in any order.
         settings: of the experiment; its methods stand in the order of the tables.
         out: folder of the tables.
         summary_file: where the nested means for `dvc metrics show` go, if they are wanted.

@@ -6,6 +6,7 @@ say that its decay of 0.1 is meant for both. `clip_gradient` is the training's.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,9 @@ from torch import Tensor, nn
 from mrsr import compute
 from mrsr.errors import UserError
 from mrsr.method import discriminator
-from mrsr.method.adversarial import TERMS, discriminator_terms
-from mrsr.params.schema import Adversarial, Autoencoder, Optimizer, Training
+from mrsr.method.adversarial import TERMS, discriminator_terms, frozen
+from mrsr.params.jobs import Autoencoder, SuperResolution
+from mrsr.params.schema import Adversarial, Optimizer
 from mrsr.training import optimizers
 
 DOWN = 16  # pixels of an image to one of the discriminator's last map
@@ -31,7 +33,7 @@ class Opponent:
 
 
 def build(
-    job: Training | Autoencoder,
+    job: SuperResolution | Autoencoder,
     settings: Adversarial,
     machine: compute.Machine,
     validated: int = 0,
@@ -53,8 +55,9 @@ def build(
             f"adversarial.norm batch needs more than one image of {job.patch} pixels at a time; "
             f"set a larger patch or {key}, or norm: none"
         )
-    options = {"base": settings.base, "pool": settings.pool, "norm": settings.norm}
-    network = discriminator.build(job.scale, **options, size=job.patch)
+    network = discriminator.build(
+        job.scale, base=settings.base, pool=settings.pool, norm=settings.norm, size=job.patch
+    )
     network = compute.synchronised(machine.place(network), machine)
     adam = Optimizer(
         lr=settings.lr,
@@ -65,7 +68,19 @@ def build(
     return Opponent(network, optimizers.optimizer_for(network, adam), settings)
 
 
-def set_rate(opponent: Opponent, job: Training | Autoencoder, step: int) -> None:
+def judge(
+    discriminator: nn.Module, machine: compute.Machine, crop: Callable[[Tensor], Tensor]
+) -> Callable[[Tensor], Tensor]:
+    """Images to logits; gradients reach the images and not the discriminator's weights."""
+
+    def logits(images: Tensor) -> Tensor:
+        with frozen(discriminator), machine.autocast():
+            return discriminator(crop(images))
+
+    return logits
+
+
+def set_rate(opponent: Opponent, job: SuperResolution | Autoencoder, step: int) -> None:
     """Give the discriminator its learning rate of a step (counted from 1) of the training."""
     schedule = opponent.settings.schedule or job.schedule
     rate = optimizers.learning_rate(step - 1, job.steps, opponent.settings.lr, schedule)
@@ -76,7 +91,7 @@ def update(
     opponent: Opponent,
     real: Tensor,
     fake: Tensor,
-    job: Training | Autoencoder,
+    job: SuperResolution | Autoencoder,
     machine: compute.Machine,
 ) -> Tensor:
     """One step of the discriminator on true and generated images, (batch, 1, H, W) each.
@@ -89,7 +104,7 @@ def update(
     network = opponent.discriminator
     opponent.optimizer.zero_grad()
     scores = torch.zeros(len(TERMS), dtype=machine.dtype, device=machine.device)
-    for fake_part, real_part, portion in compute.micro_batches(fake, real, job.micro_batch):
+    for fake_part, real_part, portion, *_ in compute.micro_batches(fake, real, job.micro_batch):
         with machine.autocast():
             total, terms = discriminator_terms(network, real_part, fake_part, opponent.settings.r1)
         (total * portion).backward()

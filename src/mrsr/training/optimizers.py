@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,14 +19,18 @@ def optimizer_for(network: nn.Module, settings: Optimizer) -> torch.optim.Optimi
     Decoupled decay shrinks weights by lr * decay (AdamW); coupled decay is added to the gradient,
     the literal reading of "Adam with a weight decay" in section 4.1.
     """
-    common = {"lr": settings.lr, "weight_decay": settings.weight_decay, "fused": True}
+    common: dict[str, Any] = {
+        "lr": settings.lr,
+        "weight_decay": settings.weight_decay,
+        "fused": True,
+    }
     if settings.name == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=settings.betas[0], **common)
     if settings.name == "rmsprop":
         del common["fused"]  # there is none
         return torch.optim.RMSprop(network.parameters(), alpha=settings.betas[1], **common)
     kind = torch.optim.AdamW if settings.decoupled or settings.name == "adamw" else torch.optim.Adam
-    return kind(network.parameters(), betas=tuple(settings.betas), **common)
+    return kind(network.parameters(), betas=settings.betas, **common)
 
 
 def learning_rate(step: int, steps: int, base: float, schedule: Schedule) -> float:

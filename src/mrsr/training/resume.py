@@ -26,19 +26,19 @@ MAGIC = b"mrsr-resume-1 "
 NAME, PREVIOUS = "resume.pt", "resume.previous.pt"
 
 
-def seed(value: int, rank: int = 0) -> None:
-    """Seed every generator; networks are built with rank 0's seed on all processes."""
-    random.seed(value + rank)
-    np.random.seed((value + rank) % 2**32)
-    torch.manual_seed(value + rank)  # all GPUs too
-
-
 def random_states() -> dict[str, Any]:
     """States of all generators as tensors, tuples and numbers (readable by weights_only)."""
-    kind, keys, *rest = np.random.get_state()
+    numbers = np.random.get_state(legacy=False)
+    kind, inner = numbers["bit_generator"], numbers["state"]
     return {
         "python": random.getstate(),
-        "numpy": [kind, keys.tolist(), *rest],
+        "numpy": [
+            kind,
+            inner["key"].tolist(),
+            inner["pos"],
+            numbers["has_gauss"],
+            numbers["gauss"],
+        ],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
     }

@@ -118,7 +118,7 @@ class Session:
             "processes": machine.world,
             **{f"{name}_sha256": value for name, value in origin.items()},
         }
-        self.watch = Watch(terms, settings.explode)
+        self.watch = Watch([*terms], settings.explode)
         self.best: dict[str, Any] = {"score": [-math.inf], "step": 0, "weights": {}, "metrics": {}}
         self.step, self.first, self.seconds, text = 0, 0, 0.0, ""
         self.state = resume.load(self.folder, machine, digest=self.digest)

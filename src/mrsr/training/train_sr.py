@@ -30,15 +30,12 @@ import torch
 from torch import nn
 
 from mrsr import compute, models
-from mrsr.errors import UserError, guarded
-from mrsr.files import alone
 from mrsr.method import features, gradients, losses
 from mrsr.params.jobs import SuperResolution, read
-from mrsr.params.schema import Features
-from mrsr.slices import batches, holding
-from mrsr.training import opponent, optimizers, resume
+from mrsr.slices import batches
+from mrsr.training import command, opponent, optimizers
 from mrsr.training.session import Session, digests_of
-from mrsr.training.validation import evaluate
+from mrsr.training.validation import evaluate, held_out
 
 
 def train(
@@ -61,27 +58,29 @@ def train(
         Interrupted: SIGTERM or SIGUSR1; the state is written.
     """
     weights = losses.active(settings.losses)
-    compared = settings.features or Features()
-    warmup = _warmup(settings, weights)
+    warmup = losses.warmup(weights, settings.adversarial.warmup if settings.adversarial else 0)
     models.check_guide(settings.model.name, guide is not None)
     origin = features.digests(weights, frozen_paths)
     machine = compute.start(settings)
     compute.share(settings.batch, machine)
-    resume.seed(settings.seed)
-    network = _generator(settings, machine)
+    compute.seed(settings.seed)
+    model = settings.model
+    network = models.trainable(model.name, settings.scale, model.options)
+    network = compute.synchronised(machine.place(network), machine)
     forward = torch.compile(network) if settings.compile else network
     optimizer = optimizers.optimizer_for(network, settings.optimizer)
     parts = {"network": network, "optimizer": optimizer}
-    frozen = features.load(weights, compared, frozen_paths, machine, settings.seed)
+    frozen = features.load(weights, settings.features, frozen_paths, machine, settings.seed)
+    compared = frozen.settings
     adversary = None
     if "adversarial" in weights and settings.adversarial:
         patches = compared.validation_patches
         adversary = opponent.build(settings, settings.adversarial, machine, patches)
         parts |= {"discriminator": adversary.discriminator, "opponent": adversary.optimizer}
     discriminator = adversary.discriminator if adversary else None
-    resume.seed(settings.seed + 1, machine.rank)
-    slices = holding.load_for(settings, stores["train"], machine, guide)
-    held_out = _held_out(settings, stores, machine, guide)
+    compute.seed(settings.seed + 1, machine.rank)
+    slices = batches.load_for(settings, stores["train"], machine, guide)
+    held = held_out(settings, stores, machine, guide)
 
     with Session(
         settings, machine, out,
@@ -145,81 +144,38 @@ def train(
             session.log({"lr": rate}, norms, due=step == warmup)  # then the terms change
             if session.validation_is_due:
                 with session.paused():
-                    for split, held in held_out.items():
+                    for split, slices_of in held.items():
                         metrics = evaluate(
-                            network, held, machine, settings, weights, frozen, discriminator
+                            network, slices_of, machine, settings, weights, frozen, discriminator
                         )
                         score = [metrics["psnr"]]
                         session.validated(split, metrics, score=score, network=network)
             session.save()
         session.finish(
             network=network,
-            model_name=settings.model.name,
-            options=settings.model.options,
+            model_name=model.name,
+            options=model.options,
             scale=settings.scale,
         )
-
-
-def _warmup(settings: SuperResolution, weights: dict[str, float]) -> int:
-    """Steps in which pixel terms act alone."""
-    warmup = settings.adversarial.warmup if settings.adversarial else 0
-    if not losses.learned(weights):
-        return 0
-    if warmup and not losses.pixel(weights):
-        raise UserError("adversarial.warmup needs a pixel loss, such as l1: 1; or set it to 0")
-    return warmup
-
-
-def _generator(settings: SuperResolution, machine: compute.Machine) -> nn.Module:
-    network = models.build(settings.model.name, settings.scale, settings.model.options)
-    if not any(True for _ in network.parameters()):
-        raise UserError(f"model '{settings.model.name}' has nothing to train; evaluate it directly")
-    return compute.synchronised(machine.place(network), machine)
-
-
-def _held_out(
-    settings: SuperResolution,
-    stores: dict[str, Path],
-    machine: compute.Machine,
-    guide: Path | None,
-) -> dict[str, holding.Slices]:
-    """The splits that the first process validates on; the others wait for it."""
-    wanted = ("validation", "test") if settings.test_curve else ("validation",)
-    return {
-        split: holding.load_for(settings, stores[split], machine, guide)
-        for split in wanted
-        if machine.first and split in stores
-    }
 
 
 def _guides(stores: dict[str, Path], guide: Path | None) -> list[Path]:
     return [guide / path.name for path in stores.values()] if guide else []
 
 
-@guarded
+def _start(settings: SuperResolution, given: argparse.Namespace) -> None:
+    paths = {name: getattr(given, name) for name in features.NETWORKS.values()}
+    train(settings, command.stores(given), given.out, paths, given.guide)
+
+
 def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mrsr.training.train_sr", description="Train one method on one dataset."
-    )
-    parser.add_argument("--settings", required=True, help="JSON object, or @file")
-    parser.add_argument("--train", required=True, type=Path, help="slice store to learn from")
-    parser.add_argument("--validation", required=True, type=Path, help="slice store to choose by")
-    parser.add_argument("--test", type=Path, help="slice store for the logged test curve")
-    parser.add_argument("--out", required=True, type=Path, help="checkpoint to write: .../best.pt")
+    parser = command.parser("train_sr", "Train one method on one dataset.")
+    command.add_stores(parser)
     parser.add_argument("--vit", type=Path, help="trained vision transformer, for the loss vit")
     parser.add_argument("--autoencoder", type=Path, help="for the losses structure and texture")
     parser.add_argument("--guide", type=Path, help="folder of the second contrast's stores")
-    given = parser.parse_args(arguments)
-    try:
-        splits = ("train", "validation", "test")
-        stores = {name: getattr(given, name) for name in splits if getattr(given, name)}
-        paths = {name: getattr(given, name) for name in features.NETWORKS.values()}
-        settings = read(SuperResolution, given.settings)
-        with alone(given.out.parent):
-            train(settings, stores, given.out, paths, given.guide)
-    finally:
-        compute.finish()
+    command.run(parser, arguments, lambda text: read(SuperResolution, text), _start)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mrsr import compute
 from mrsr.method import disentangling
-from mrsr.models.autoencoder import unprepare
+from mrsr.models.autoencoder import AutoEncoder, unprepare
 from mrsr.params.jobs import Autoencoder
 from mrsr.slices import batches, holding
 
@@ -18,7 +18,7 @@ GROUP = 4  # slices that are looked at together, on a CPU and on a GPU
 
 @torch.no_grad()
 def evaluate(
-    network: nn.Module,
+    network: AutoEncoder,
     held: holding.Slices,
     machine: compute.Machine,
     settings: Autoencoder,
@@ -33,11 +33,11 @@ def evaluate(
     rows: list[Tensor] = []
     counts: list[int] = []
     pieces = batches.whole(held, batch=GROUP, limit=settings.validation_slices)
-    for lr, hr in _groups((lr, hr) for _, lr, hr in pieces):
+    for lr, hr in _groups((lr, hr) for _, lr, hr, *_ in pieces):
         lr, hr = lr.to(machine.dtype), hr.to(machine.dtype)
         with machine.autocast():
             each, made = disentangling.terms(network, lr, hr, weights, settings.patch_n)
-        total = sum(weights[name] * each[name] for name in weights)
+        total = sum((weights[name] * each[name] for name in weights), start=hr.new_zeros(()))
         grid = (hr.shape[-2], hr.shape[-1])
         error = (unprepare(made[1], grid) - unprepare(made[0], grid)).square()
         peak = hr.amax(dim=(1, 2, 3)).square()

@@ -9,6 +9,8 @@ as it does in training.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import nn
 
@@ -16,6 +18,21 @@ from mrsr import compute
 from mrsr.method import adversarial, features, losses
 from mrsr.params.jobs import SuperResolution
 from mrsr.slices import batches, holding
+
+
+def held_out(
+    settings: SuperResolution,
+    stores: dict[str, Path],
+    machine: compute.Machine,
+    guide: Path | None,
+) -> dict[str, holding.Slices]:
+    """The splits that the first process validates on; the others wait for it."""
+    wanted = ("validation", "test") if settings.test_curve else ("validation",)
+    return {
+        split: batches.load_for(settings, stores[split], machine, guide)
+        for split in wanted
+        if machine.first and split in stores
+    }
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ STORE, MEGAPIXEL = {"slice_dataset": 3.5, "guide_dataset": 15.0}, 0.07
 # bytes of what a job leaves, and of a parameter in best.pt and last.pt
 BYTES = {"evaluate": 300e3, "loss_curves": 80e3, "write_tables": 100e3}
 KEPT = 2 * 4
-NETWORKS = ("train_vit_segmentation", "train_vit_pretext", "train_autoencoder")
+NETWORKS: tuple[str, ...] = ("train_vit_segmentation", "train_vit_pretext", "train_autoencoder")
 NETWORKS += ("train_sr", "train_self", "evaluate")
 
 
@@ -56,7 +56,7 @@ def cost(resolved: Resolved, job: Job, place: Place, known: list[Rate]) -> dict[
     """`seconds`, their `origin`, and `disk` in bytes of a job; nan: not known before slicing."""
     dataset, threads = job.wildcards.get("dataset"), min(job.threads, place.cores)
     size = sizes.geometry(resolved, dataset) if dataset else None
-    found = {
+    found: dict[str, Any] = {
         "seconds": SMALL.get(job.rule, 3.0),
         "disk": BYTES.get(job.rule, 0),
         "origin": "constants",

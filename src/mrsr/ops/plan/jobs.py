@@ -67,14 +67,20 @@ def parse(text: str) -> list[Job]:
             found[-1].setdefault(pair[1], pair[2])
     return [
         Job(
-            job["rule"],
-            dict(pair.split("=", 1) for pair in job.get("wildcards", "").split(", ") if pair),
-            *(tuple(filter(None, job.get(key, "").split(", "))) for key in ("input", "output")),
-            *(int(job.get(key, default)) for key, default in (("threads", 1), ("priority", 0))),
+            rule=job["rule"],
+            wildcards=dict(pair.split("=", 1) for pair in _list(job, "wildcards")),
+            inputs=_list(job, "input"),
+            outputs=_list(job, "output"),
+            threads=int(job.get("threads", 1)),
+            priority=int(job.get("priority", 0)),
         )
         for job in found
         if job.get("output")
     ]
+
+
+def _list(job: dict[str, str], field: str) -> tuple[str, ...]:
+    return tuple(filter(None, job.get(field, "").split(", ")))
 
 
 def dry_run(target: str, experiment: str, cores: int, fresh: bool = False) -> list[Job]:

@@ -12,10 +12,9 @@ import multiprocessing
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from mrsr import compute, models
@@ -75,15 +74,21 @@ def measure(todo: list[tuple[str, Any, Any, int]], place: Place) -> list[Rate]:
     return found
 
 
+@dataclass(frozen=True)
+class _Wanted:
+    device: str
+    channels_last: str
+    precision: str = "auto"
+    threads: int = 1
+
+
 def pace(network: network_sizes.Network, kind: str) -> float:
     """Seconds of a multiply-add of a network on this computer's `cpu` or `cuda`."""
     import torch
 
     model, options, scale, sides = network
     layout = "off" if model == "unetr" else "auto"
-    machine = compute.start(
-        SimpleNamespace(device=kind, precision="auto", channels_last=layout, threads=1)
-    )
+    machine = compute.start(_Wanted(device=kind, channels_last=layout))
     learner = machine.place(models.build(model, scale, json.loads(options)))
     batch = 1 if len(sides) == 3 else BATCH[kind]
     shapes = [[side // scale for side in sides], sides][: 1 + network_sizes.model_is_guided(model)]

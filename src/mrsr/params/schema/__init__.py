@@ -1,8 +1,8 @@
-"""Every setting once: name, type, default, bounds, unit, and where the paper has it.
+"""Every setting, once: name, type, default, bounds, unit and the section of the paper.
 
-A field without a default must be given in params.yaml; what has a default here need not be. The
-text beneath a field says what it does. `loading.py` reads params.yaml into these classes, `jobs.py`
-has what each job is handed of them.
+params.yaml must give the fields without a default. The text below a field says what it does.
+`loading.py` reads params.yaml into these classes; the settings of each job (`jobs.py`) inherit from
+them.
 """
 
 from mrsr.params.schema.data import (

@@ -17,7 +17,7 @@ from mrsr.params.typed import (
 
 
 class Section:
-    """What pydantic needs to know of the dataclasses that inherit from this."""
+    """Base of the dataclasses that pydantic checks."""
 
     __pydantic_config__ = CONFIG
 
@@ -31,7 +31,7 @@ class Normalise(Section):
     """Intensities are divided by a percentile of the whole volume; nothing is clipped."""
 
     level: Literal["volume"] = "volume"
-    """What the percentile is taken of."""
+    """The percentile is that of the whole volume."""
     percentile: Annotated[float, Bound(above=0, most=100)] = 99.9
     """Percent; the intensity at this percentile becomes 1."""
 
@@ -60,7 +60,7 @@ class SplitBySubjects(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class SplitByHash(Section):
-    """A subject's split follows from a hash of its name: stable when subjects are added."""
+    """A hash of a subject's name decides its split, so adding subjects moves none."""
 
     kind: Literal["hash"]
     """Which of the five kinds of split this is."""
@@ -110,28 +110,28 @@ class Cutting(Section):
     contrast: str
     """As the source names it: T1, T2, PD, ..."""
     organ: str
-    """What the organ pretext task tells apart: brain, knee, ..."""
+    """Class of the organ pretext task: brain, knee, ..."""
     crop: tuple[Positive, Positive] | None = None
     """Height and width that slices are cropped to, in pixels (section 4: 240 x 240)."""
     central_slices: Positive | None = None
-    """So many slices from the middle of each volume (section 4: 96)."""
+    """Number of slices to take from the middle of each volume (section 4: 96)."""
     max_slices: Positive | None = None
-    """At most so many slices of a volume, evenly spread."""
+    """Most slices of a volume, evenly spread."""
     max_volumes: Positive | None = None
-    """At most so many volumes."""
+    """Most volumes."""
     foreground: Fraction = 0.0
-    """Training slices with a smaller share of anatomy are left out."""
+    """Training slices with a smaller fraction of anatomy are left out."""
     normalise: Normalise = field(default_factory=Normalise)
-    """What becomes intensity 1."""
+    """Which intensity becomes 1."""
     split: Split
     """Which subjects are for training, validation and test."""
     skip_bad: bool = False
-    """Leave out a volume that cannot be read, and say so, instead of stopping."""
+    """Skip volumes that cannot be read, with a message, instead of stopping."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset(Cutting):
-    """One label of the tables: a contrast of a source, how it is cut and degraded."""
+    """One dataset of the tables: a contrast of a source, how it is sliced and degraded."""
 
     label: str = ""
     """Its name in the tables; the key without one."""
@@ -148,4 +148,4 @@ class Data(Section):
     sources: dict[Name, dict[str, Any]]
     """A source's own settings; its file in datasets/ has their defaults."""
     datasets: dict[Name, Dataset]
-    """Labels of the tables."""
+    """The datasets of the tables."""

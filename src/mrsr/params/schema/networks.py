@@ -23,7 +23,7 @@ class VitNetwork(Section):
     """UNETR's encoder, a ViT-B/16, and the width of its decoder (section 4.1, appendix B)."""
 
     hidden: Positive
-    """Numbers of a token."""
+    """Length of a token."""
     layers: Positive
     """Transformer blocks."""
     heads: Positive
@@ -63,17 +63,17 @@ class Vit(Section):
     network: VitNetwork
     """Its shape."""
     classes: Positive = 5
-    """Labels: background, CSF, grey matter, white matter, other tissue of the phantom."""
+    """Number of labels; the phantom has background, CSF, grey and white matter, other tissue."""
     weights: str = ""
-    """A MONAI UNETR state dict of one's own, path or URL."""
+    """Your own MONAI UNETR state dict, path or URL."""
     weights_sha256: str = ""
     """SHA-256 of `weights`; needed for a URL."""
     segmentation: Segmentation
     """The 3D pre-training (appendix B)."""
     pretext: Pretext = "organ"
-    """The task that fine-tunes the encoder (section 3.2); appendix B tried the two others."""
+    """The task that fine-tunes the encoder (section 3.2); appendix B tried the other two."""
     mask_ratio: Fraction = 0.75
-    """Of the masked task: share of hidden tokens."""
+    """Of the masked task: fraction of masked tokens."""
     temperature: Above = 0.1
     """Of the contrastive task."""
     finetuning: VitTraining
@@ -87,7 +87,7 @@ class AutoencoderNetwork(Section):
     structure_channels: Positive
     """Channels of the structure code; 1 as published."""
     texture: Positive
-    """Numbers of the texture code."""
+    """Length of the texture code."""
     size: Literal[0, 256]
     """Pixels of the canvas that images are padded to; 0: none."""
     channels: tuple[Positive, Positive, Positive, Positive]
@@ -95,12 +95,12 @@ class AutoencoderNetwork(Section):
     pooling: Literal["mean", "max"] = "mean"
     """How the encoder halves its maps."""
     start: Literal["linear", "random"] = "linear"
-    """Begin as the best linear auto-encoder of this shape, or with random weights."""
+    """Start as the best linear auto-encoder of this shape, or with random weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderWeights(Section):
-    """Weights of Eq. 6, and of two terms that it does not have; see method/disentangling.py."""
+    """Weights of Eq. 6 and of two further terms; see method/disentangling.py."""
 
     reconstruction: AtLeast
     """Eq. 3."""
@@ -111,7 +111,7 @@ class AutoencoderWeights(Section):
     patch_swap: AtLeast
     """Swap of the centre patch (section 3.3 describes it without a weight)."""
     consistency: AtLeast
-    """Codes of a swapped image equal those it was made of; 0 as published."""
+    """Codes of a swapped image should equal those of its donors; 0 as published."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,7 +119,7 @@ class AutoencoderDiscriminator(Adversarial):
     """The auto-encoder's discriminator."""
 
     crop: Count = 0
-    """It sees a random square of so many pixels; 0: everything."""
+    """Pixels of the random square that it sees; 0: the whole image."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +133,7 @@ class Autoencoder(Loop):
     discriminator: AutoencoderDiscriminator
     """Of the terms `adversarial` and `swap`."""
     intensity_range: Above
-    """What 1 counts in the pixel terms, in grey levels."""
+    """Grey levels of an intensity of 1 in the pixel terms."""
     patch: Count = 0
     """HR pixels of a training image; 0: the largest square that every slice has."""
     patch_n: Positive

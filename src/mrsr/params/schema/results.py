@@ -26,12 +26,12 @@ Kind = Literal["baseline", "proposed", "ablation", "control", "added"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset(Section):
-    """A metric convention, complete; it stands in every table's caption."""
+    """A complete metric convention; every table's caption states it."""
 
     level: Literal["slice", "volume"]
-    """What a value is of, before subjects are averaged."""
+    """Whether a metric is of a slice or of a volume, before averaging over subjects."""
     data_range: Literal["slice_max", "volume_max", "one"]
-    """What PSNR and SSIM take for the range of intensities."""
+    """The range of intensities in PSNR and SSIM."""
     border: Count = 0
     """Pixels left out at each edge."""
     window: Literal["gaussian", "uniform"]
@@ -103,11 +103,11 @@ class Metrics(Section):
     preset: Name
     """A key of `PRESETS` or `presets`: slice, volume, fastmri."""
     presets: dict[Name, Preset] = field(default_factory=dict)
-    """Conventions of one's own, beside `PRESETS`."""
+    """Your own conventions, besides `PRESETS`."""
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     """Of the intervals."""
     batch: Positive = 8
-    """Slices that go through a network at once."""
+    """Slices per forward pass."""
     device: str = "auto"
     """As in a training."""
     precision: Literal["fp32", "bf16"] = "fp32"
@@ -126,7 +126,7 @@ class Tracking(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Method(Section):
-    """One entry of `methods:`. `like` takes another entry and changes what is named here."""
+    """One entry of `methods:`. `like` copies another entry and changes what is given here."""
 
     like: Name | None = None
     """The entry to start from."""
@@ -136,7 +136,7 @@ class Method(Section):
     """Learns from LR and HR slices (single), also a second contrast (guided), the LR slices of
     the test volume alone (self), or also restores an undersampled input (joint)."""
     acceleration: Positive = 1
-    """The LR input has so many times fewer k-space lines (joint)."""
+    """Factor by which the LR input has fewer k-space lines (joint)."""
     recipe: Recipe | None = None
     """Overrides the experiment's."""
     published: dict[str, Any] = field(default_factory=dict)
@@ -150,7 +150,7 @@ class Method(Section):
     citation: str = ""
     """Its number in the paper's list of references."""
     kind: Kind = "baseline"
-    """Which group of the tables it stands in."""
+    """Its group in the tables."""
     train: dict[str, Any] = field(default_factory=dict)
     """What differs from `sr` in the common recipe."""
 
@@ -162,14 +162,14 @@ class Block(Section):
     datasets: tuple[Name, ...]
     """Keys of `data.datasets`."""
     scales: tuple[Scale, ...]
-    """How many times more pixels in each direction."""
+    """Factors of the resolution in each direction."""
     methods: tuple[Name, ...]
     """Keys of `methods`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VitData(Section):
-    """What the vision transformer sees: volumes with labels, then slices of several organs."""
+    """Data of the vision transformer: volumes with labels, then slices of several organs."""
 
     labelled: tuple[Name, ...]
     """Datasets of the segmentation."""
@@ -184,15 +184,15 @@ class Experiment(Section):
     """A file in workflow/experiments/: which cells to fill, their tables, what differs."""
 
     description: str
-    """What it shows, in a line."""
+    """What it runs, in a line."""
     about: str = ""
-    """How long it takes, and on what."""
+    """How long it took, and on what; 'not measured' without a measurement."""
     like: Name | None = None
-    """The experiment to start from: its keys hold unless given here, `set` and `vit` are merged."""
+    """The experiment to copy; keys given here replace its keys, `set` and `vit` are merged."""
     grid: tuple[Block, ...]
     """The cells of the results."""
     tables: dict[Table, tuple[Name, ...]]
-    """Which datasets stand in which table of the paper."""
+    """The datasets of each table of the paper."""
     recipe: Recipe = "common"
     """Of methods that do not choose one themselves."""
     vit: VitData | None = None
@@ -208,7 +208,7 @@ class Params(Section):
     experiment: str
     """Which experiment runs unless `--config experiment=NAME` says otherwise."""
     tracked: dict[Name, str]
-    """What DVC keeps: an experiment and the raw data that it needs."""
+    """What DVC records: an experiment and the raw data that it needs."""
     data: Data
     """The protocol."""
     vit: Vit
@@ -222,4 +222,4 @@ class Params(Section):
     tracking: Tracking = field(default_factory=Tracking)
     """MLflow."""
     methods: dict[Name, Method]
-    """Lines of the tables, in this order."""
+    """The methods, in the order of the tables."""

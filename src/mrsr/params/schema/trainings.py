@@ -21,15 +21,15 @@ class Optimizer(Section):
     """Adam as published (section 4.1); the others are those of other publications."""
 
     name: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    """SGD takes its momentum, RMSprop its smoothing from `betas`."""
+    """`betas` also gives SGD's momentum and RMSprop's smoothing."""
     lr: Above
-    """Learning rate, at its highest."""
+    """Highest learning rate."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """Of Adam (section 4.1)."""
     weight_decay: AtLeast
     """Section 4.1: 0.1."""
     decoupled: bool = True
-    """Weights shrink by lr * weight_decay (AdamW); false adds the decay to the gradient."""
+    """Shrink weights by lr * weight_decay (AdamW); false: add the decay to the gradient."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,11 +41,11 @@ class Schedule(Section):
     warmup: Count = 0
     """Steps in which the rate rises linearly."""
     floor: Fraction = 0.01
-    """Of a cosine: the share of the rate that is left at the end."""
+    """Of a cosine: the final rate as a fraction of the highest."""
     every: Count = 0
-    """Of steps: after so many steps the rate falls."""
+    """Of steps: number of steps after which the rate falls."""
     factor: Fraction = 0.5
-    """Of steps: what the rate is multiplied by."""
+    """Of steps: factor of the rate."""
 
     def __post_init__(self) -> None:
         if self.kind == "step" and self.every < 1:
@@ -59,15 +59,15 @@ class Loop(Section):
     steps: Positive
     """Optimizer steps."""
     batch: Positive
-    """Images of a step, of all processes together."""
+    """Images per step, over all processes."""
     micro_batch: Count = 0
-    """Images that go through the network at once; gradients add up. 0: the whole batch."""
+    """Images per forward pass; gradients accumulate. 0: the whole batch."""
     optimizer: Optimizer
     """Of the network."""
     schedule: Schedule
     """Of the learning rate."""
     clip_gradient: AtLeast = 0.0
-    """Largest norm of a gradient; 0: as it is."""
+    """Largest norm of the gradient; 0: not clipped."""
     seed: Integer = 0
     """Of weights, batches and noise."""
     validate_every: Positive
@@ -77,15 +77,15 @@ class Loop(Section):
     log_every: Positive
     """Steps."""
     place: Literal["auto", "device", "host", "stream"] = "auto"
-    """Where slices are kept; auto: on the device, in host memory or on disk, as they fit."""
+    """Where slices are kept; auto: on the device, in host memory or on disk, whatever fits."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
-    """auto: bf16 on GPUs that have it, else fp32."""
+    """auto: bf16 on GPUs that support it, else fp32."""
     compile: bool = False
-    """Whether torch.compile makes the forward pass."""
+    """Whether to use torch.compile for the forward pass."""
     channels_last: Literal["auto", "on", "off"] = "auto"
     """Memory layout of images; auto: on."""
     device: str = "auto"
-    """auto: the GPU where there is one; or cpu, cuda, cuda:1, ..."""
+    """auto: the GPU if there is one; or cpu, cuda, cuda:1, ..."""
     threads: Positive = 1
     """CPU threads of a training."""
     explode: Above = 1e4
@@ -103,7 +103,7 @@ class Adversarial(Section):
     norm: Literal["batch", "none"] = "batch"
     """Batch norm as drawn, or none."""
     lr: Above = 1e-4
-    """Learning rate of its Adam, which shares nothing with the generator's."""
+    """Learning rate of its own Adam."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """Of its Adam."""
     weight_decay: AtLeast = 0.0
@@ -115,7 +115,7 @@ class Adversarial(Section):
     r1: AtLeast = 0.0
     """Weight of the penalty on its gradient at true images (Mescheder et al. 2018)."""
     updates: Positive = 1
-    """Of the discriminator per step of the generator."""
+    """Steps of the discriminator per step of the generator."""
     warmup: Count = 0
     """Steps in which pixel terms act alone and the discriminator is not trained."""
 
@@ -142,20 +142,20 @@ class Features(Section):
 
 @dataclass(frozen=True, kw_only=True)
 class Training(Loop):
-    """Numbers of a super-resolution training (section 4.1)."""
+    """Settings of a super-resolution training (section 4.1)."""
 
     patch: Count
-    """HR pixels of a square patch, the same area at every scale; 0: whole slices."""
+    """Side of a square patch in HR pixels; 0: whole slices."""
     augment: bool = True
-    """Flips and quarter turns."""
+    """Flips and rotations by 90 degrees."""
     validation_slices: Count
     """Slices to choose the best step by; 0: all."""
     test_curve: bool = True
     """Log a curve of the test slices (Fig. 7); it never chooses."""
     adversarial: Adversarial
-    """Acts where a method has the loss `adversarial`."""
+    """Used if a method has the loss `adversarial`."""
     features: Features = field(default_factory=Features)
-    """Acts where a method has the losses `vit`, `structure` or `texture`."""
+    """Used if a method has the loss `vit`, `structure` or `texture`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,4 +163,4 @@ class SuperResolution(Training):
     """`sr:` of params.yaml, which the `train` and `published` of a method's entry change."""
 
     patch_lr: Count = 0
-    """LR pixels of a patch, where a publication keeps those at every scale; 0: see `patch`."""
+    """Side of a patch in LR pixels, if a publication gives that; 0: see `patch`."""

@@ -1,0 +1,69 @@
+"""What an evaluation is given must belong to its cell of the results: dataset, scale, method."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from mrsr import checkpoint, models
+from mrsr.checkpoint import Checkpoint
+from mrsr.errors import UserError
+from mrsr.params.jobs import Evaluation
+from mrsr.params.typed import plain
+from mrsr.slices import store
+from mrsr.slices.store import StoredVolume
+
+
+def check_origin(origin: Checkpoint, path: Path | None, settings: Evaluation) -> None:
+    """Refuse a checkpoint of another cell: it would put a wrong number into the tables."""
+    known = {**origin.settings, "scale": origin.scale, "model": origin.model_name}
+    asked = {**plain(settings), "model": settings.model.name}
+    for key in ("scale", "dataset", "method", "degradation", "model", "type", "acceleration"):
+        if key in known and key in asked and known[key] != asked[key]:
+            raise UserError(
+                f"{path} was trained for {key} {known[key]}, the evaluation asks for "
+                f"{asked[key]}; give the checkpoint of this cell"
+            )
+
+
+def check_volumes(origin: Checkpoint, path: Path | None, volumes: list[StoredVolume]) -> None:
+    """Refuse networks trained on other volumes, for instance of a store that was since rebuilt."""
+    here = {volume.key: volume.path for volume in volumes}
+    if origin.provenance.get("volumes", here) != here:
+        raise UserError(f"{path} was trained on other volumes than this store's; train it again")
+
+
+def check_store(path: Path, settings: Evaluation) -> None:
+    """Slices of another dataset would put a wrong number into the tables."""
+    found = store.attributes(path).get("dataset")
+    if found != settings.dataset:
+        raise UserError(
+            f"{path} holds slices of {found}, the evaluation asks for {settings.dataset}; "
+            "give that dataset's test.h5"
+        )
+
+
+def network(
+    settings: Evaluation, saved: Path | None, device: torch.device, *, guided: bool
+) -> nn.Module:
+    """The network of a cell on the device, in evaluation mode.
+
+    saved: its checkpoint; None builds it untrained. guided: whether a second contrast is given.
+
+    Raises:
+        UserError: there is no checkpoint of a network with weights, or a guide too many or too few.
+    """
+    models.check_guide(settings.model.name, guided)
+    own = settings.type == "self"  # its weights come volume by volume
+    if saved and not own:
+        built = checkpoint.network(saved, device)
+    else:
+        built = models.build(settings.model.name, settings.scale, settings.model.options)
+        if any(True for _ in built.parameters()) and not saved:
+            raise UserError(
+                f"method '{settings.method}' has weights to train; give its best.pt by --checkpoint"
+            )
+    built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    return built.to(device).eval()
