@@ -12,6 +12,7 @@ import functools
 import json
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -438,3 +439,95 @@ def write_evaluation(folder: Path, value: Table) -> Path:
     file.write_text(json.dumps(value))
     file.with_suffix(".csv").write_text("psnr\n1\n")
     return file
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+KNEE_HEADER = """<?xml version="1.0"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
+<experimentalConditions><H1resonanceFrequency_Hz>63000000</H1resonanceFrequency_Hz>
+</experimentalConditions>
+<encoding>
+<encodedSpace><matrixSize><x>12</x><y>8</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>12</x><y>8</y><z>4.5</z></fieldOfView_mm></encodedSpace>
+<reconSpace><matrixSize><x>6</x><y>6</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>6</x><y>6</y><z>4.5</z></fieldOfView_mm></reconSpace>
+<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>7</maximum>
+<center>4</center></kspace_encoding_step_1></encodingLimits>
+<trajectory>cartesian</trajectory>
+</encoding>
+</ismrmrdHeader>"""
+
+
+def write_knee(path: Path, acquisition: str, person: str, slices: int = 3, size: int = 8) -> None:
+    """One knee in fastMRI's single-coil layout."""
+    random = np.random.default_rng(zlib.crc32(path.stem.encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kspace = random.normal(size=(slices, 12, size, 2)).astype(np.float32)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace.view(np.complex64)[..., 0]
+        file["ismrmrd_header"] = KNEE_HEADER
+        file.attrs["acquisition"] = acquisition
+        file.attrs["patient_id"] = person
+        file.attrs["max"] = 1.0
+
+
+def write_knees(folder: Path, first: int, people: int, size: int = 8) -> None:
+    """`people` persons with a PD and an FS-PD file each."""
+    for person in range(people):
+        number = first + 2 * person
+        write_knee(folder / f"file{number}.h5", "CORPD_FBK", f"person{number}", size=size)
+        write_knee(folder / f"file{number + 1}.h5", "CORPDFS_FBK", f"person{number}")
+
+
+# a source and a network of one's own, as files
+TOY_SOURCE = '''"""A toy: noise made on the spot."""
+
+import numpy as np
+
+from mrsr.raw.volume import Volume, VolumeRef
+
+SETTINGS = {"subjects": 3}
+
+
+def prepare(folder, settings):
+    for number in range(settings.subjects):
+        values = np.random.default_rng(number).random((4, 48, 40), np.float32)
+        np.save(folder / f"toy{number}.npy", values + 1)
+
+
+def list_volumes(folder, settings, contrast):
+    names = ("train", "validation", "test")
+    return [
+        VolumeRef(path=path, subject=path.stem, contrast=contrast, organ="toy", split=split,
+                  pair=path.stem)
+        for path, split in zip(sorted(folder.glob("*.npy")), names, strict=True)
+    ]
+
+
+def read_volume(ref):
+    values = np.load(ref.path)
+    return Volume(stored=values, affine=np.eye(4), voxel_size=(1.0, 1.0, 1.0), **ref.names)
+'''
+
+TOY_NETWORK = '''"""A toy: one convolution on the upsampled image."""
+
+from torch import Tensor, nn
+
+from mrsr.resampling import upsample
+
+
+class MyNet(nn.Module):
+    def __init__(self, scale: int, width: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.layer = nn.Conv2d(1, 1, width, padding=width // 2)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        fine = upsample(lr, self.scale)
+        return fine + self.layer(fine)
+
+
+def build(scale: int, *, width: int = 3) -> nn.Module:
+    return MyNet(scale, width)
+'''

@@ -77,6 +77,11 @@ def snakemake(folder: Path, *arguments: str, check: bool = True) -> str:
     return run(folder, "snakemake", *arguments, check=check).stdout
 
 
+def bound() -> list[str]:
+    """What makes root obey permissions; nothing for others, whom they bind anyway."""
+    return ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
+
+
 def edit_params(folder: Path, change: dict) -> None:
     """Merge `change` into the copy's params.yaml."""
     _edit(folder / "params.yaml", change)
