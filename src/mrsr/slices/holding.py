@@ -112,7 +112,7 @@ def load(
     acceleration: the LR images are undersampled in k-space so many times (`degrade.undersample`).
 
     Raises:
-        UserError: not a slice store, an unknown place, scale or degradation, a guide of others.
+        UserError: not a slice store, an unknown scale or degradation, a guide of others.
     """
     if guide and acceleration > 1:
         raise UserError("a guided method takes no undersampled input; leave acceleration at 1")
