@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 
+import builders
 from mrsr.errors import UserError
 from mrsr.params.jobs import Slicing
 from mrsr.raw.nifti import read_nifti, write_nifti
