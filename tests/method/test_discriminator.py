@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import nn
 
-from mrsr import models
 from mrsr.errors import UserError
 from mrsr.method import discriminator
 
@@ -29,10 +28,10 @@ def test_parameter_counts_of_the_docstring(base: int, weights: int) -> None:
 
 @pytest.mark.parametrize("norm", ["batch", "none"])
 def test_logits_for_any_size_with_pool_and_one_size_without(norm: str) -> None:
-    pooled = models.build("discriminator", 2, {"base": 4, "norm": norm})
+    pooled = discriminator.build(2, base=4, norm=norm)
     for height, width in ((32, 48), (17, 23)):
         assert pooled(torch.rand(3, 1, height, width)).shape == (3, 1)
-    dense = models.build("discriminator", 2, {"base": 4, "pool": False, "size": 33, "norm": norm})
+    dense = discriminator.build(2, base=4, pool=False, size=33, norm=norm)
     assert dense(torch.rand(3, 1, 33, 33)).shape == (3, 1)
     with pytest.raises(RuntimeError):
         dense(torch.rand(3, 1, 64, 64))
@@ -41,4 +40,4 @@ def test_logits_for_any_size_with_pool_and_one_size_without(norm: str) -> None:
 @pytest.mark.parametrize("options", [{"base": 0}, {"norm": "layer"}, {"pool": False}])
 def test_wrong_options_are_named(options: dict[str, object]) -> None:
     with pytest.raises(UserError, match="discriminator: "):
-        models.build("discriminator", 2, options)
+        discriminator.build(2, **options)

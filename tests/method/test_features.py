@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,52 +12,28 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr import checkpoint, models
+from builders import write_frozen
+from mrsr import models
 from mrsr.compute import Machine
 from mrsr.errors import UserError
-from mrsr.method import features, gradients, losses
+from mrsr.method import discriminator, features, gradients, losses
 from mrsr.params.schema import Features
+from mrsr.params.typed import build
 from mrsr.resampling import degrade, upsample
 
 EQ9 = {"adversarial": 1.0, "vit": 1.0, "structure": 1.0, "texture": 0.9}
 COSINES = ("vit", "structure", "texture")
 MACHINE = Machine(torch.device("cpu"))
-SHAPES = {
-    "vit": (
-        "unetr",
-        {"hidden": 16, "layers": 2, "heads": 2, "mlp": 32, "size": [16, 32, 32], "dimensions": 2},
-    ),
-    "autoencoder": (
-        "autoencoder",
-        {"structure_channels": 2, "texture": 8, "channels": [4, 4, 4, 4]},
-    ),
-}
 
 
-def write_frozen(folder: Path) -> dict[str, Path]:
-    """Checkpoints of a tiny vision transformer and a tiny auto-encoder."""
-    paths = {}
-    for number, (name, (model, options)) in enumerate(SHAPES.items()):
-        torch.manual_seed(100 + number)
-        paths[name] = folder / name / "best.pt"
-        # away from the start, where a code may hardly depend on the image
-        weights = models.build(model, 2, options).state_dict()
-        weights = {key: value + 0.3 * torch.randn_like(value) for key, value in weights.items()}
-        checkpoint.save(
-            paths[name], model_name=model, options=options, scale=2, weights=weights, settings={},
-            provenance={},
-        )  # fmt: skip
-    return paths
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return write_frozen(tmp_path_factory.mktemp("frozen"))
 
 
-def options(**changes: Any) -> SimpleNamespace:
-    """The table `features`."""
-    return SimpleNamespace(**{**features.DEFAULTS, **changes})
-
-
-@pytest.fixture
-def paths(tmp_path: Path) -> dict[str, Path]:
-    return write_frozen(tmp_path)
+def load(paths: dict[str, Path], seed: int = 0, **changes: Any) -> features.Frozen:
+    """Both frozen networks, with changes of the table `features`."""
+    return features.load(EQ9, build(Features, changes), paths, MACHINE, seed)
 
 
 @pytest.fixture
@@ -70,13 +45,11 @@ def images() -> tuple[Tensor, Tensor]:
 
 
 def context_of(
-    frozen: features.Frozen, lr: Tensor, sr: Tensor, hr: Tensor, discriminator: Any = None
-) -> SimpleNamespace:
+    frozen: features.Frozen, lr: Tensor, sr: Tensor, hr: Tensor, judge: nn.Module | None = None
+) -> losses.Context:
     """What a loss looks at, as the training makes it."""
-    return SimpleNamespace(
-        lr=lr, step=1, discriminator=discriminator, autocast=contextlib.nullcontext,
-        codes=features.pair(frozen, EQ9, lr, sr, hr),
-    )  # fmt: skip
+    codes = features.pair(frozen, EQ9, lr, sr, hr)
+    return losses.Context(lr=lr, discriminator=judge, codes=codes)
 
 
 def test_eq_7_and_8_by_hand() -> None:
@@ -95,8 +68,8 @@ def test_eq_7_and_8_by_hand() -> None:
     image = torch.zeros(2, 1, 4, 4)
 
     def value(name: str, reduce: str = "token") -> float:
-        codes = SimpleNamespace(output=output, target=target, reduce=reduce)
-        return losses.LOSSES[name](image, image, SimpleNamespace(codes=codes)).item()
+        context = losses.Context(codes=features.Codes(output, target, reduce))
+        return losses.LOSSES[name](image, image, context).item()
 
     assert value("structure") == pytest.approx((0.2 + 1.0) / 2)
     assert value("texture") == pytest.approx((1 - 1 / math.sqrt(2) + 2.0) / 2)
@@ -110,7 +83,7 @@ def test_eq_7_and_8_by_hand() -> None:
 
 
 def test_eq_9_by_hand() -> None:
-    codes = SimpleNamespace(
+    codes = features.Codes(
         output={"structure": torch.tensor([[3.0, 4.0]]), "texture": torch.tensor([[1.0, 0.0]]),
                 "vit": [torch.tensor([[[1.0, 1.0]]])]},
         target={"structure": torch.tensor([[0.0, 1.0]]), "texture": torch.tensor([[0.0, 1.0]]),
@@ -119,7 +92,7 @@ def test_eq_9_by_hand() -> None:
     )  # fmt: skip
     judge = nn.Sequential(nn.Flatten(), nn.Linear(16, 1))  # a logit of 0.5 for every image
     nn.init.zeros_(judge[1].weight), nn.init.constant_(judge[1].bias, 0.5)
-    context = SimpleNamespace(codes=codes, discriminator=judge, autocast=contextlib.nullcontext)
+    context = losses.Context(codes=codes, discriminator=judge)
     image = torch.zeros(1, 1, 4, 4)
     total, terms = losses.weighted(losses.active(EQ9), image, image, context)
     expected = {
@@ -143,8 +116,7 @@ def test_a_bicubic_output_satisfies_the_printed_terms(
     output = upsample(lr, 2).requires_grad_(True)
     rounding = {}
     for target, zero in (("lr", True), ("hr", False)):
-        settings = options(target=target, vit_layers=[0, -1], **changes)
-        frozen = features.load(EQ9, settings, paths, MACHINE, 0)
+        frozen = load(paths, target=target, vit_layers=[0, -1], **changes)
         context = context_of(frozen, lr, output, hr)
         for name in COSINES:
             term = losses.LOSSES[name](output, hr, context)
@@ -165,18 +137,18 @@ def test_every_loss_reaches_the_generator_and_no_frozen_network(
     lr, hr = images
     torch.manual_seed(1)
     generator = models.build("srresnet", 2, {"features": 4, "blocks": 1, "norm": "none"})
-    judge = models.build("discriminator", 2, {"base": 2})
-    frozen = features.load(EQ9, options(), paths, MACHINE, 0)
+    judge = discriminator.build(2, base=2)
+    frozen = load(paths)
     watched = [judge, *frozen.networks.values()]
     before = [{key: value.clone() for key, value in n.state_dict().items()} for n in watched]
     for target in ("lr", "hr"):
-        frozen.settings.target = target
+        frozen = replace(frozen, settings=Features(target=target))
         for name in losses.LOSSES:
             generator.zero_grad()
             sr = generator(lr)
             context = context_of(frozen, lr, sr, hr, judge)
             context.clean, context.guide = lr, hr
-            context.aside = {"reconstruction": sr[..., ::2, ::2], "guide": sr}
+            context.side_outputs = {"reconstruction": sr[..., ::2, ::2], "guide": sr}
             losses.LOSSES[name](sr, hr, context).backward()
             norms = [weight.grad.norm().item() for weight in generator.parameters()]
             assert max(norms) > 1e-8, name
@@ -194,7 +166,7 @@ def test_gradient_norms_are_those_of_each_term_alone(
     lr, hr = images
     torch.manual_seed(1)
     generator = models.build("srresnet", 2, {"features": 4, "blocks": 1, "norm": "none"})
-    frozen = features.load(EQ9, options(), paths, MACHINE, 0)
+    frozen = load(paths)
     weights = {"structure": 2.0, "l1": 1.0, "vit": 5.0}
 
     def terms() -> dict[str, Tensor]:
@@ -219,7 +191,7 @@ def test_the_target_has_no_graph_and_each_network_looks_once_at_each(
     paths: dict[str, Path], images: tuple[Tensor, Tensor]
 ) -> None:
     lr, hr = images
-    frozen = features.load(EQ9, options(), paths, MACHINE, 0)
+    frozen = load(paths)
     seen: list[bool] = []
     frozen.networks["vit"].register_forward_pre_hook(
         lambda _, given: seen.append(given[0].requires_grad)
@@ -234,8 +206,8 @@ def test_the_target_has_no_graph_and_each_network_looks_once_at_each(
     target = context.codes.target
     assert not any(code.requires_grad for code in (target["structure"], *target["vit"]))
     assert target["structure"].shape == (2, 2 * 12 * 12)  # 40x48 padded to 48x48, a quarter
-    frozen.settings.autoencoder_size = 256
-    assert features.codes(frozen, lr, (40, 48), EQ9)["structure"].shape == (2, 2 * 64 * 64)
+    wide = replace(frozen, settings=Features(autoencoder_size=256))
+    assert features.codes(wide, lr, (40, 48), EQ9)["structure"].shape == (2, 2 * 64 * 64)
     assert features.codes(frozen, lr, (40, 48), {"l1": 1.0}) == {}
 
 
@@ -247,10 +219,10 @@ def test_without_a_canvas_the_structure_term_of_a_patch_pulls_harder() -> None:
     lr = degrade(hr, 2, "bicubic")
     pulls = {}
     for size in (Features().autoencoder_size, 256):
-        frozen = features.Frozen(options(autoencoder_size=size), {"autoencoder": network})
+        frozen = features.Frozen(Features(autoencoder_size=size), {"autoencoder": network})
         sr = hr.clone().requires_grad_(True)
         codes = features.pair(frozen, {"structure": 1.0}, lr, sr, hr)
-        term = losses.structure(sr, hr, SimpleNamespace(codes=codes))
+        term = losses.structure(sr, hr, losses.Context(codes=codes))
         term.backward()
         pulls[size] = term.item(), sr.grad.norm().item()
     assert all(own > 3 * wide for own, wide in zip(pulls[0], pulls[256], strict=True))
@@ -259,12 +231,11 @@ def test_without_a_canvas_the_structure_term_of_a_patch_pulls_harder() -> None:
 def test_random_controls_have_other_weights_and_touch_no_random_state(
     paths: dict[str, Path],
 ) -> None:
-    trained = features.load(EQ9, options(), paths, MACHINE, 0).networks
+    trained = load(paths).networks
     torch.manual_seed(5)
     expected = torch.rand(1)
     torch.manual_seed(5)
-    settings = options(random=["vit"])
-    one, two, other = (features.load(EQ9, settings, paths, MACHINE, s).networks for s in (0, 0, 1))
+    one, two, other = (load(paths, seed, random=["vit"]).networks for seed in (0, 0, 1))
     assert torch.equal(torch.rand(1), expected)
 
     def first(networks: dict[str, Any]) -> Tensor:
@@ -275,7 +246,7 @@ def test_random_controls_have_other_weights_and_touch_no_random_state(
     assert not torch.equal(first(one), first(other))
     same = [networks["autoencoder"].state_dict() for networks in (one, trained)]
     assert all(torch.equal(value, same[1][key]) for key, value in same[0].items())
-    control = features.load(EQ9, options(random=["autoencoder"]), paths, MACHINE, 0).networks
+    control = load(paths, random=["autoencoder"]).networks
     weights = [n["autoencoder"].encoder.structure.weight for n in (control, trained)]
     assert not torch.equal(*weights)
     assert not control["autoencoder"].training
@@ -283,30 +254,26 @@ def test_random_controls_have_other_weights_and_touch_no_random_state(
 
 
 @pytest.mark.parametrize(
-    ("changes", "problem"),
+    "changes",
     [
-        ({"target": "both"}, "features.target"),
-        ({"vit_reduce": "max"}, "features.vit_reduce"),
-        ({"autoencoder_size": 128}, "features.autoencoder_size"),
-        ({"random": ["generator"]}, "features.random"),
-        ({"validation_patches": 0}, "features.validation_patches"),
+        {"target": "both"},
+        {"vit_reduce": "max"},
+        {"autoencoder_size": 128},
+        {"random": ["generator"]},
+        {"validation_patches": 0},
+        {"layers": 1},
     ],
 )
-def test_wrong_settings_are_refused(
-    paths: dict[str, Path], changes: dict[str, Any], problem: str
-) -> None:
-    with pytest.raises(UserError, match=problem):
-        features.load(EQ9, options(**changes), paths, MACHINE, 0)
+def test_wrong_settings_are_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"features\.{next(iter(changes))}"):
+        build(Features, changes, "features")
 
 
-def test_a_hidden_state_that_is_not_there_and_unknown_keys_are_refused(
+def test_a_hidden_state_that_is_not_there_is_refused(
     paths: dict[str, Path], images: tuple[Tensor, Tensor]
 ) -> None:
-    frozen = features.load(EQ9, options(vit_layers=[7]), paths, MACHINE, 0)
     with pytest.raises(UserError, match="hidden state 7"):
-        features.codes(frozen, images[0], (40, 48), EQ9)
-    with pytest.raises(UserError, match=r"features\.layers"):
-        features.table(SimpleNamespace(features=SimpleNamespace(layers=1)), "features", {"a": 1})
+        features.codes(load(paths, vit_layers=[7]), images[0], (40, 48), EQ9)
 
 
 def test_the_needed_networks_must_be_given_and_be_what_they_should(
@@ -321,4 +288,4 @@ def test_the_needed_networks_must_be_given_and_be_what_they_should(
     swapped = {"vit": paths["autoencoder"], "autoencoder": paths["vit"]}
     for name in ("vit", "texture"):
         with pytest.raises(UserError, match="not a"):
-            features.load({name: 1.0}, options(), swapped, MACHINE, 0)
+            features.load({name: 1.0}, Features(), swapped, MACHINE, 0)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
@@ -34,8 +32,8 @@ def test_weighted_is_the_sum_and_terms_stay_unweighted() -> None:
 
 
 def test_a_loss_is_one_function(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(losses.LOSSES, "step", lambda sr, hr, context: context.step * sr.mean())
-    total, _ = losses.weighted({"step": 1.0}, SR, HR, SimpleNamespace(step=2))
+    monkeypatch.setitem(losses.LOSSES, "mine", lambda sr, hr, context: context.lr * sr.mean())
+    total, _ = losses.weighted({"mine": 1.0}, SR, HR, losses.Context(lr=torch.tensor(2.0)))
     assert total.item() == pytest.approx(5.0)
 
 

@@ -1,128 +1,104 @@
-"""Evaluation on tiny stores, against a computation by hand. Run: pytest tests/metrics/test_evaluate.py"""
+"""Evaluation on tiny stores, against values by hand: `pytest tests/metrics/test_evaluate.py`."""
 
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import subprocess
 import sys
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
-from mrsr.params.settings import digest, namespace
 
-from mrsr import checkpoint, models
+from builders import evaluation, preset, read, save, write_store
+from mrsr import checkpoint
 from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.metrics import definitions, evaluate
 from mrsr.metrics.record import BOOTSTRAP, bootstrap
+from mrsr.params import schema
+from mrsr.params.jobs import Evaluation
+from mrsr.params.typed import digest
 from mrsr.resampling import bicubic, degrade, pad_to
 
-SETTINGS = {
-    "experiment": "test",
-    "dataset": "tiny_t1",
-    "scale": 2,
-    "method": "bicubic",
-    "label": "Bicubic",
-    "degradation": "bicubic",
-    "model": {"name": "bicubic", "options": {}},
-    "preset": {"name": "slice"},
-    "bootstrap": {"samples": 200, "seed": 0},
-    "batch": 2,
-    "device": "cpu",
-    "precision": "fp32",
-    "threads": 1,
-    "tracking": {"enabled": False},
-}
 SRCNN = {"method": "srcnn", "model": {"name": "srcnn", "options": {"features": [4, 2]}}}
-TRAINING = {"dataset": "tiny_t1", "scale": 2, "method": "srcnn", "degradation": "bicubic"}
+TRAINING = {"dataset": "toy", "scale": 2, "method": "srcnn", "degradation": "bicubic"}
 # odd sizes, so that the padded and the measured area differ
 VOLUMES = [("a", "1", (3, 25, 30)), ("a", "2", (2, 25, 31)), ("b", "", (4, 28, 28))]
 
 
-def settings(**changes: object):
-    return namespace({**SETTINGS, **changes})
+def settings(**changes: object) -> Evaluation:
+    return read(Evaluation, evaluation(**changes))
 
 
 def store(path: Path, volumes: list[tuple[str, str, tuple[int, ...]]] = VOLUMES) -> list:
     """A slice store; returns (subject, normalised volume) pairs. The first slice has no signal."""
     rng = np.random.default_rng(0)
-    images = []
-    with h5py.File(path, "w") as file:
-        file.attrs.update(
-            format=1, dataset="tiny_t1", organ="brain", contrast="T1", split="test", digest="x"
-        )
-        file.attrs["settings"] = "{}"
-        for number, (subject, visit, shape) in enumerate(volumes):
-            coarse = torch.from_numpy(rng.random((shape[0], 9, 9)))
-            data = (1000 * bicubic(coarse, shape[1:]).clamp(0).numpy()).astype(np.int16)
-            data = data + rng.integers(0, 40 * (number + 1), shape).astype(np.int16)
-            if number == 0:
-                data[0] = 0
-            group = file.create_group(f"volumes/{number:04}")
-            group["data"] = data
-            group.attrs.update(
-                subject=subject, visit=visit, path=f"{subject}{visit}.nii.gz", slope=0.5,
-                intercept=0.0, scale=400.0, slice_index=10 + np.arange(shape[0]),
-                affine=np.eye(4), voxel_size=[3.0, 1.0, 1.0],
-            )  # fmt: skip
-            images.append((subject, data.astype(np.float32) * 0.5 / 400))
-    return images
+    stored, each = [], []
+    for number, (subject, visit, shape) in enumerate(volumes):
+        coarse = torch.from_numpy(rng.random((shape[0], 9, 9)))
+        data = (1000 * bicubic(coarse, shape[1:]).clamp(0).numpy()).astype(np.int16)
+        data = data + rng.integers(0, 40 * (number + 1), shape).astype(np.int16)
+        if number == 0:
+            data[0] = 0
+        stored.append(data)
+        each.append({
+            "subject": subject, "visit": visit, "path": f"{subject}{visit}.nii.gz", "slope": 0.5,
+            "scale": 400.0, "slice_index": 10 + np.arange(shape[0]),
+        })  # fmt: skip
+    write_store(path, stored, each=each)
+    return [
+        (about["subject"], data.astype(np.float32) * 0.5 / 400)
+        for about, data in zip(each, stored, strict=True)
+    ]
 
 
 def by_hand(images: list, name: str = "slice") -> dict[str, list[dict[str, float]]]:
     """Bicubic's metrics of each slice with signal, or of each volume, by subject."""
-    preset, result = definitions.PRESETS[name], {}
+    chosen, result = preset(name), {}
     for subject, image in images:
         padded, (height, width) = pad_to(torch.from_numpy(image), 2)
         lr = degrade(padded, 2, "bicubic")
         sr = bicubic(lr, padded.shape[-2:])[..., :height, :width].numpy()
-        if preset.level == "volume":
-            result.setdefault(subject, []).append(definitions.score(sr, image, preset))
+        if chosen.level == "volume":
+            result.setdefault(subject, []).append(definitions.score(sr, image, chosen))
             continue
         for p, r in zip(sr, image, strict=True):
             if r.max() > 0:
-                value = definitions.score(p[None], r[None], preset)
+                value = definitions.score(p[None], r[None], chosen)
                 result.setdefault(subject, []).append(value)
     return result
 
 
 def train(path: Path, **changes: object) -> Path:
-    torch.manual_seed(0)
-    network = models.build("srcnn", 2, {"features": [4, 2]})
-    checkpoint.save(
-        path,
-        model_name="srcnn",
-        options={"features": [4, 2]},
-        scale=changes.pop("scale", 2),
-        weights=network.state_dict(),
-        settings={**TRAINING, "steps": 7, "batch": 3, **changes},
-        provenance={"commit": "abc"},
-    )
-    return path
+    given = {**TRAINING, "steps": 7, "batch": 3, **changes}
+    options, scale = SRCNN["model"]["options"], given["scale"]
+    provenance = {"commit": "abc"}
+    return save(path, "srcnn", options, scale=scale, settings=given, provenance=provenance)
 
 
-@pytest.mark.parametrize("preset", list(definitions.PRESETS))
-def test_averages_go_from_slices_to_subjects(tmp_path, preset):
-    images = store(tmp_path / "test.h5")
-    fields = vars(definitions.PRESETS[preset])
+@pytest.mark.parametrize("name", list(schema.PRESETS))
+def test_averages_go_from_slices_to_subjects(tmp_path, name):
+    images, chosen = store(tmp_path / "test.h5"), preset(name)
     out = tmp_path / "metrics" / "bicubic.json"
-    record = evaluate.evaluate(settings(preset=fields), tmp_path / "test.h5", out)
-    expected = by_hand(images, preset)
-    for name in definitions.METRICS:
-        subjects = [np.mean([value[name] for value in values]) for values in expected.values()]
-        assert record[name]["mean"] == pytest.approx(np.mean(subjects), abs=1e-6)
-        assert (record[name]["low"], record[name]["high"]) == (None, None)
+    record = evaluate.evaluate(
+        settings(preset=dataclasses.asdict(chosen)), tmp_path / "test.h5", out
+    )
+    expected = by_hand(images, name)
+    for metric in definitions.METRICS:
+        subjects = [np.mean([value[metric] for value in values]) for values in expected.values()]
+        assert record[metric]["mean"] == pytest.approx(np.mean(subjects), abs=1e-6)
+        assert (record[metric]["low"], record[metric]["high"]) == (None, None)
     assert json.loads(out.read_text(encoding="utf-8")) == record
     assert record["interval"] == "n too small"
     assert record["subjects"] == ["a", "b"] and record["n_subjects"] == 2
-    assert record["n_slices"] == (8 if preset == "slice" else 9)
+    assert record["n_slices"] == (8 if name == "slice" else 9)
     assert record["slices_without_signal"] == 1
-    assert bool(record["left_out"]) == (preset == "slice")
-    assert record["conventions"] == definitions.describe(definitions.PRESETS[preset])
+    assert bool(record["left_out"]) == (name == "slice")
+    assert record["conventions"] == definitions.describe(chosen)
 
 
 def test_labels_and_slices_lie_beside(tmp_path):
@@ -130,9 +106,9 @@ def test_labels_and_slices_lie_beside(tmp_path):
     out = tmp_path / "bicubic.json"
     record = evaluate.evaluate(settings(), tmp_path / "test.h5", out)
     for key in ("experiment", "dataset", "scale", "method", "label", "degradation"):
-        assert record[key] == SETTINGS[key]
+        assert record[key] == evaluation()[key]
     assert record["preset"]["window_size"] == 11
-    assert record["settings_digest"] == digest(SETTINGS)
+    assert record["settings_digest"] == digest(settings())
     assert record["parameters"] == 0 and record["split"] == "test"
     assert record["steps"] is record["patches"] is record["checkpoint_sha256"] is None
     assert 0 < record["seconds_per_slice"] < 5
@@ -173,7 +149,7 @@ def test_real_scans_give_the_known_bicubic_scores(mirror):
         image = read_nifti(path, subject="12", contrast="T1", organ="brain").image[8:-8]
         lr = degrade(torch.from_numpy(image), 2, "bicubic")
         sr = bicubic(lr, image.shape[1:]).numpy()
-        score = definitions.score(sr, image, definitions.PRESETS["slice"])
+        score = definitions.score(sr, image, preset("slice"))
         assert score["psnr"] == pytest.approx(expected, abs=0.06)
 
 
@@ -202,7 +178,7 @@ def test_checkpoint_is_named_and_counted(tmp_path):
 @pytest.mark.parametrize(
     ("training", "asked", "message"),
     [
-        ({"dataset": "tiny_t2"}, {}, "dataset tiny_t2"),
+        ({"dataset": "other"}, {}, "dataset other"),
         ({"degradation": "kspace"}, {}, "degradation kspace"),
         ({"method": "srresnet"}, {}, "method srresnet"),
         ({"scale": 4}, {}, "scale 4"),
@@ -221,8 +197,8 @@ def test_checkpoint_of_another_cell_is_refused(tmp_path, training, asked, messag
 
 def test_store_of_another_dataset_is_refused(tmp_path):
     store(tmp_path / "test.h5")
-    with pytest.raises(UserError, match=r"tiny_t1.*tiny_pd"):
-        evaluate.evaluate(settings(dataset="tiny_pd"), tmp_path / "test.h5", tmp_path / "x.json")
+    with pytest.raises(UserError, match=r"toy.*other"):
+        evaluate.evaluate(settings(dataset="other"), tmp_path / "test.h5", tmp_path / "x.json")
 
 
 def test_untrained_network_is_refused(tmp_path):
@@ -236,10 +212,7 @@ def test_nan_output_is_refused(tmp_path):
     best = train(tmp_path / "best.pt")
     saved = checkpoint.load(best)
     weights = {key: value * np.nan for key, value in saved.weights.items()}
-    checkpoint.save(
-        best, model_name="srcnn", options=saved.options, scale=2, weights=weights,
-        settings=saved.settings, provenance={},
-    )  # fmt: skip
+    save(best, "srcnn", saved.options, weights, settings=saved.settings)
     with pytest.raises(UserError, match=r"NaN.*a1\.nii\.gz"):
         evaluate.evaluate(settings(**SRCNN), tmp_path / "test.h5", tmp_path / "x.json", best)
     assert not (tmp_path / "x.json").exists()
@@ -254,11 +227,11 @@ def test_volume_smaller_than_the_window_is_named(tmp_path):
 def test_runs_with_torch_numpy_h5py_and_skimage_alone(tmp_path):
     """Compute nodes have no more: the other packages are hidden, and there is no figure."""
     store(tmp_path / "test.h5")
-    (tmp_path / "settings.json").write_text(json.dumps(SETTINGS), encoding="utf-8")
+    (tmp_path / "settings.json").write_text(json.dumps(evaluation()), encoding="utf-8")
     hidden = "matplotlib mlflow nibabel nilearn pandas pydantic rich typer yaml"
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({hidden.split()!r})); "
-        "from mrsr import evaluate; evaluate.main(sys.argv[1:])"
+        "from mrsr.metrics import evaluate; evaluate.main(sys.argv[1:])"
     )
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", code, "--settings", f"@{tmp_path}/settings.json",
@@ -266,14 +239,14 @@ def test_runs_with_torch_numpy_h5py_and_skimage_alone(tmp_path):
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "tiny_t1 x2 bicubic: psnr" in done.stdout
+    assert "toy x2 bicubic: psnr" in done.stdout
     assert (tmp_path / "x.json").is_file() and not (tmp_path / "x.png").exists()
 
 
 def test_mistakes_are_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         evaluate.main(
-            ["--settings", json.dumps(SETTINGS), "--slices", str(tmp_path / "no.h5"),
+            ["--settings", json.dumps(evaluation()), "--slices", str(tmp_path / "no.h5"),
              "--out", str(tmp_path / "x.json")]
         )  # fmt: skip
     assert caught.value.code == 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,9 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from builders import preset as named
+from builders import read
 from mrsr.errors import UserError
 from mrsr.metrics import definitions
-from mrsr.metrics.definitions import PRESETS, Preset
+from mrsr.params import schema
+from mrsr.params.jobs import Preset
+from mrsr.params.typed import plain
+
+PRESETS = {name: named(name) for name in schema.PRESETS}
 
 
 def images(seed: int = 0, shape: tuple[int, ...] = (3, 40, 53)) -> tuple[np.ndarray, np.ndarray]:
@@ -46,8 +51,8 @@ def reference_ssim(pred: np.ndarray, ref: np.ndarray, data_range: float, preset:
 @pytest.mark.parametrize("covariance", ["population", "sample"])
 @pytest.mark.parametrize(("window", "size"), [("gaussian", 11), ("uniform", 7), ("uniform", 9)])
 def test_slices_agree_with_scikit_image(window, size, covariance, border):
-    preset = Preset(
-        name="x", window=window, window_size=size, covariance=covariance, border=border, k1=0.02
+    preset = named(
+        "slice", window=window, window_size=size, covariance=covariance, border=border, k1=0.02
     )
     pred, ref = images()
     values = definitions.per_slice(pred, ref, preset)
@@ -154,28 +159,20 @@ def test_bad_images_are_refused(pred, ref, message):
         definitions.score(pred, ref, PRESETS["slice"])
 
 
-def test_presets_come_from_names_and_settings():
-    assert definitions.preset("fastmri") is PRESETS["fastmri"]
-    fields = {"name": "mine", "border": 2}
-    assert definitions.preset(fields) == definitions.preset(SimpleNamespace(**fields))
-    assert definitions.preset(dataclasses.asdict(PRESETS["slice"])) == PRESETS["slice"]
-
-
 @pytest.mark.parametrize(
-    ("value", "message"),
+    ("change", "message"),
     [
-        ("nope", "slice, fastmri, volume"),
-        ({"name": "x", "widow": 3}, "no field 'widow'"),
-        ({"border": 3}, "without a name"),
-        ({"name": "x", "window_size": 10}, "odd"),
-        ({"name": "x", "border": -1}, "border"),
-        ({"name": "x", "window": "box"}, "gaussian, uniform"),
-        ({"name": "x", "level": "volume"}, "one data range"),
+        ({"widow": 3}, "widow: unknown key"),
+        ({"name": None}, "name: must be of type str"),
+        ({"window_size": 10}, "odd"),
+        ({"border": -1}, "border: must be 0 or more"),
+        ({"window": "box"}, "gaussian, uniform"),
+        ({"level": "volume"}, "one range for all slices"),
     ],
 )
-def test_bad_presets_are_refused(value, message):
+def test_bad_presets_are_refused(change, message):
     with pytest.raises(UserError, match=message):
-        definitions.preset(value)
+        read(Preset, plain(PRESETS["slice"]) | change)
 
 
 def test_caption_states_every_convention():

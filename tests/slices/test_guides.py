@@ -1,4 +1,4 @@
-"""Guides: the second contrast on the grid of a slice store. Run: pytest tests/slices/test_guides.py"""
+"""The second contrast on the grid of a slice store: `pytest tests/slices/test_guides.py`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from mrsr.params.settings import namespace
 from scipy import ndimage
 
+from builders import read
 from mrsr import datasets
 from mrsr.datasets import openms, phantom
 from mrsr.errors import UserError
+from mrsr.params.jobs import Guides, Slicing
+from mrsr.params.schema import SPLITS
 from mrsr.raw.volume import Volume, VolumeRef
 from mrsr.slices import guides, slicing, store
 
@@ -23,17 +25,17 @@ AFFINE = np.array([[0, 0, 1.0, -20], [0, 1.2, 0, 5], [4.0, 0, 0, 9], [0, 0, 0, 1
 SHAPE = (6, 30, 26)
 
 
-def settings(**changes: Any) -> SimpleNamespace:
-    """What slicing and making guides are handed, in one."""
-    return namespace(
-        {
-            "dataset": "toy_t2", "source": "toy", "contrast": "T2", "organ": "brain", "crop": None,
-            "central_slices": None, "normalise": {"level": "volume", "percentile": 99.0},
-            "split": {"kind": "source"}, "skip_bad": False, "max_slices": None,
-            "max_volumes": None, "foreground": 0.0, "guide": "toy_t1", "guide_contrast": "T1",
-            **changes,
-        }
-    )  # fmt: skip
+def settings(**changes: Any) -> tuple[Slicing, Guides]:
+    """What slicing and making guides are handed; changes of either."""
+    common = {
+        "dataset": "toy_t2", "source": "toy", "contrast": "T2", "organ": "brain",
+        "normalise": {"percentile": 99.0},
+    }  # fmt: skip
+    guide = {"guide": "toy_t1", "guide_contrast": "T1"}
+    for table in (common, guide):
+        table |= {key: changes.pop(key) for key in table if key in changes}
+    slicing = common | {"split": {"kind": "source"}} | changes
+    return read(Slicing, slicing), read(Guides, common | guide)
 
 
 def brain(seed: int = 0, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -82,11 +84,13 @@ def source(monkeypatch: pytest.MonkeyPatch) -> Source:
 
 def make(tmp_path: Path, **changes: Any) -> tuple[dict[str, Any], Path]:
     """Slice, make the guides; their report and their folder."""
-    wanted = settings(**changes)
-    slicing.slice_dataset(tmp_path / "raw", wanted, tmp_path / "slices", SimpleNamespace())
-    out = tmp_path / "slices" / "guide"
-    report = guides.make(tmp_path / "raw", wanted, SimpleNamespace(), tmp_path / "slices", out)
-    return report, out
+    return both(tmp_path / "raw", SimpleNamespace(), tmp_path / "slices", **changes)
+
+
+def both(raw: Path, given: Any, out: Path, **changes: Any) -> tuple[dict[str, Any], Path]:
+    cutting, wanted = settings(**changes)
+    slicing.slice_dataset(raw, cutting, out, given)
+    return guides.make(raw, wanted, given, out, out / "guide"), out / "guide"
 
 
 def only(path: Path) -> tuple[store.StoredVolume, np.ndarray]:
@@ -252,7 +256,7 @@ def test_a_training_scan_without_partner_is_left_out_and_named(
         source.scans["T2", name] = volume(brain(7))
     _, out = make(tmp_path)
     named = {"train": ["T2/d.nii"], "validation": ["T2/e.nii"], "test": []}
-    for split in guides.SPLITS:
+    for split in SPLITS:
         assert len(store.read_store(out / f"{split}.h5")) == 1
         assert json.loads(store.attributes(out / f"{split}.h5")["without_guide"]) == named
     assert len(store.read_store(tmp_path / "slices" / "train.h5")) == 2
@@ -304,13 +308,11 @@ def test_complex_guides_are_copied_as_they_are(source: Source, tmp_path: Path) -
 def test_the_phantoms_contrasts_are_registered(tmp_path: Path) -> None:
     simulated = SimpleNamespace(
         **phantom.SETTINGS
-        | {"subjects": dict.fromkeys(guides.SPLITS, 1), "slices": 5, "knee": {"train": 0}}
+        | {"subjects": dict.fromkeys(SPLITS, 1), "slices": 5, "knee": {"train": 0}}
     )
     phantom.prepare(tmp_path / "raw", simulated)
-    wanted = settings(dataset="phantom_t2", source="phantom", guide="phantom_t1")
-    slicing.slice_dataset(tmp_path / "raw", wanted, tmp_path / "slices", simulated)
-    out = tmp_path / "guide"
-    report = guides.make(tmp_path / "raw", wanted, simulated, tmp_path / "slices", out)
+    names = {"dataset": "phantom_t2", "source": "phantom", "guide": "phantom_t1"}
+    report, out = both(tmp_path / "raw", simulated, tmp_path / "slices", **names)
     # the estimate itself is no better than a third of a voxel of 1 mm, from edges that differ
     assert all(residual["largest"] < 0.5 for residual in report.values())
     ref = phantom.list_volumes(tmp_path / "raw", simulated, "T1")[2]
@@ -327,13 +329,11 @@ def test_real_scans_lie_within_a_voxel_and_a_half(mirror: Path, tmp_path: Path) 
         "test": ["patient12"],
     }  # fmt: skip
     common = {"dataset": "openms_t2", "source": "openms", "guide": "openms_t1", "split": split}
-    wanted = settings(**common, max_slices=9)
-    slicing.slice_dataset(raw, wanted, tmp_path / "slices", given)
-    report = guides.make(raw, wanted, given, tmp_path / "slices", tmp_path / "guide")
+    report, out = both(raw, given, tmp_path / "slices", **common, max_slices=9)
     # patients move between two acquisitions; patient03 has moved most
     assert all(residual["median"] < 1.5 for residual in report.values()), report
-    for split_name in guides.SPLITS:
-        path = tmp_path / "guide" / f"{split_name}.h5"
+    for split_name in SPLITS:
+        path = out / f"{split_name}.h5"
         found = store.attributes(path)
         assert found["resampled"]
         assert json.loads(found["without_guide"])["test"] == []

@@ -9,7 +9,9 @@ import h5py
 import numpy as np
 import pytest
 
+import builders
 from mrsr.errors import UserError
+from mrsr.params.jobs import Slicing
 from mrsr.raw.nifti import read_nifti, write_nifti
 from mrsr.raw.volume import VolumeRef
 from mrsr.slices import slicing, store
@@ -78,11 +80,10 @@ def test_store_keeps_labels_where_there_are_any(
 
     source = SimpleNamespace(list_volumes=lambda *_: refs, read_volume=read)
     monkeypatch.setattr(slicing.datasets, "source", lambda _: source)
-    settings = SimpleNamespace(
-        dataset="toy", source="toy", contrast="T1", organ="brain",
-        split=SimpleNamespace(kind="source"), foreground=0.01,
-        normalise=SimpleNamespace(level="volume", percentile=99.9),
-    )  # fmt: skip
+    settings = builders.read(Slicing, {
+        "dataset": "toy", "source": "toy", "contrast": "T1", "organ": "brain",
+        "split": {"kind": "source"}, "foreground": 0.01,
+    })  # fmt: skip
     slicing.slice_dataset(tmp_path, settings, tmp_path / "out", SimpleNamespace())
     (train,) = store.read_store(tmp_path / "out" / "train.h5")
     assert train.has_labels

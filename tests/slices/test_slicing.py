@@ -16,10 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
-from mrsr.params.settings import namespace
 
+from builders import read
 from mrsr.datasets import openms
 from mrsr.errors import UserError
+from mrsr.params.jobs import Slicing
+from mrsr.params.schema import SPLITS, Split
+from mrsr.params.typed import build
 from mrsr.raw.volume import Volume, VolumeRef
 from mrsr.slices import slicing, splits, store
 
@@ -32,25 +35,10 @@ BY_NAME = {
 }
 
 
-def wanted(**changes) -> SimpleNamespace:
+def wanted(**changes) -> Slicing:
     """Settings of a dataset, as the command line hands them over."""
-    return namespace(
-        {
-            "dataset": "openms_t1",
-            "source": "openms",
-            "contrast": "T1",
-            "organ": "brain",
-            "crop": None,
-            "central_slices": None,
-            "normalise": {"level": "volume", "percentile": 99.9},
-            "split": BY_NAME,
-            "skip_bad": False,
-            "max_slices": None,
-            "max_volumes": None,
-            "foreground": 0.0,
-            **changes,
-        }
-    )
+    given = {"dataset": "openms_t1", "source": "openms", "contrast": "T1", "organ": "brain"}
+    return read(Slicing, given | {"split": BY_NAME} | changes)
 
 
 def scan(seed: int = 0, shape=(9, 12, 14), dtype="int16") -> np.ndarray:
@@ -112,7 +100,7 @@ def test_lossless_and_described(raw: Path, tmp_path: Path) -> None:
     assert report["skipped"] == json.loads((tmp_path / "out" / "skipped.json").read_text()) == []
     names = sorted(path.name for path in (tmp_path / "out").iterdir())
     assert names == ["skipped.json", "test.h5", "train.h5", "validation.h5"]
-    for split in splits.SPLITS:
+    for split in SPLITS:
         path = tmp_path / "out" / f"{split}.h5"
         volumes = store.read_store(path)
         assert report["splits"][split]["volumes"] == len(volumes)
@@ -304,13 +292,16 @@ def test_a_failed_run_leaves_the_old_stores(raw: Path, tmp_path: Path) -> None:
 def test_wrong_settings_are_named(raw: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert "no T1 volume of the knee" in refuse(raw, out, organ="knee")
-    normalise = {"level": "slice", "percentile": 99.9}
-    assert "normalise.level 'slice'" in refuse(raw, out, normalise=normalise)
-    assert "split kind 'random'" in refuse(raw, out, split={"kind": "random"})
+    assert "normalise.level: must be" in refuse(raw, out, normalise={"level": "slice"})
+    assert "split: must be a table with a known 'kind'" in refuse(raw, out, split={"kind": "x"})
     assert "gives it the split ''" in refuse(raw, out, split={"kind": "source"})
 
 
 # splits
+
+
+def split_of(table: dict) -> Split:
+    return build(Split, table)
 
 
 def refs(*names: str, split: str = "") -> list[VolumeRef]:
@@ -332,15 +323,15 @@ def refs(*names: str, split: str = "") -> list[VolumeRef]:
 @given(seed=st.integers(0, 1000), n=st.integers(20, 60), by_counts=st.booleans())
 def test_splits_are_disjoint(seed: int, n: int, by_counts: bool) -> None:
     given_refs = refs(*(f"s{i}" for i in range(n)))
-    split = namespace({**HASH, "seed": seed})
+    split = split_of({**HASH, "seed": seed})
     if by_counts:
-        split = namespace({"kind": "counts", "train": 5, "validation": 3, "test": 4, "seed": seed})
+        split = split_of({"kind": "counts", "train": 5, "validation": 3, "test": 4, "seed": seed})
     try:
         chosen = splits.assign(given_refs, split)
     except UserError:  # a hash may leave one empty, and says so
         assert not by_counts
         return
-    subjects = [{ref.subject for ref in chosen[name]} for name in splits.SPLITS]
+    subjects = [{ref.subject for ref in chosen[name]} for name in SPLITS]
     assert sum(map(len, subjects)) == len(set.union(*subjects)) == (12 if by_counts else n)
     assert sum(map(len, chosen.values())) == 2 * sum(map(len, subjects))
     if by_counts:
@@ -350,27 +341,27 @@ def test_splits_are_disjoint(seed: int, n: int, by_counts: bool) -> None:
 def test_a_hash_split_is_stable() -> None:
     """Subjects that come later move nobody."""
     few, many = (
-        splits.assign(refs(*(f"s{i}" for i in range(n))), namespace(HASH)) for n in (20, 40)
+        splits.assign(refs(*(f"s{i}" for i in range(n))), split_of(HASH)) for n in (20, 40)
     )
-    for name in splits.SPLITS:
+    for name in SPLITS:
         assert {ref.subject for ref in few[name]} <= {ref.subject for ref in many[name]}
 
 
 def test_split_of_the_source() -> None:
     given_refs = refs("a", split="train") + refs("b", split="validation") + refs("c", split="test")
-    chosen = splits.assign(given_refs, namespace({"kind": "source"}))
-    assert [{ref.subject for ref in chosen[name]} for name in splits.SPLITS] == [
+    chosen = splits.assign(given_refs, split_of({"kind": "source"}))
+    assert [{ref.subject for ref in chosen[name]} for name in SPLITS] == [
         {"a"},
         {"b"},
         {"c"},
     ]
     with pytest.raises(UserError, match=r"subject a is in two splits, train \(a-a.nii\) and test"):
-        splits.assign(given_refs + refs("a", split="test"), namespace({"kind": "source"}))
+        splits.assign(given_refs + refs("a", split="test"), split_of({"kind": "source"}))
 
 
 def test_split_of_a_csv(tmp_path: Path) -> None:
     path = tmp_path / "split.csv"
-    split = namespace({"kind": "csv", "path": str(path)})
+    split = split_of({"kind": "csv", "path": str(path)})
     given_refs = refs("a", "b", "c", "unlisted")
 
     def text(value: str) -> None:
@@ -399,11 +390,11 @@ def test_split_of_a_csv(tmp_path: Path) -> None:
 def test_impossible_splits() -> None:
     counts = {"kind": "counts", "train": 2, "validation": 1, "test": 1, "seed": 0}
     with pytest.raises(UserError, match=r"needs 4 subjects .* the data has 3; lower"):
-        splits.assign(refs("a", "b", "c"), namespace(counts))
+        splits.assign(refs("a", "b", "c"), split_of(counts))
     with pytest.raises(UserError, match=r"three shares .* that sum to 1"):
-        splits.assign(refs("a", "b"), namespace({**HASH, "fractions": [0.5, 0.1, 0.1]}))
+        splits.assign(refs("a", "b"), split_of({**HASH, "fractions": [0.5, 0.1, 0.1]}))
     with pytest.raises(UserError, match="split is empty"):
-        splits.assign(refs("a", "b"), namespace(HASH))
+        splits.assign(refs("a", "b"), split_of(HASH))
 
 
 def test_damage_inside_a_chunk_is_named(raw: Path, tmp_path: Path) -> None:

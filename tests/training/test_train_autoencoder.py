@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,8 +19,10 @@ from builders import (
     curve,
     discs,
     equal,
+    in_step,
     metrics,
     read,
+    same,
     toy_stores,
     write_store,
 )
@@ -196,26 +194,17 @@ def test_augmentation_and_the_test_curve_can_be_left_out(run: Run) -> None:
     assert metrics(one, "test") and not metrics(alone, "test") and equal(one, alone)
 
 
-def test_killed_and_resumed_gives_the_same_weights(
-    stores: Path, whole: Path, tmp_path: Path
+@pytest.mark.parametrize("at", [2, 3, 5])
+def test_a_crash_in_any_step_ends_as_the_uninterrupted_run(
+    run: Run, whole: Path, monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    arguments = command(stores, tmp_path / "killed", autoencoder())
-    code = (
-        "import sys, os, signal; from mrsr.training import resume, train_autoencoder\n"
-        "save = resume.save\n"
-        "def then_die(*a, step, **k):\n"
-        "    save(*a, step=step, **k)\n"
-        "    if step == 4: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "resume.save = then_die\n"
-        "train_autoencoder.main(sys.argv[1:])\n"
-    )
-    killed = subprocess.run(
-        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=os.environ
-    )
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert not (tmp_path / "killed" / "best.pt").exists()
-    train_autoencoder.main(arguments)
-    assert equal(tmp_path / "killed", whole)
+    def out_of_memory() -> None:
+        raise MemoryError("crash")
+
+    in_step(monkeypatch, at, out_of_memory)
+    with pytest.raises(MemoryError):
+        run("broken")
+    same(run("broken"), whole)
 
 
 def test_the_probe_writes_its_numbers(run: Run, stores: Path, tmp_path: Path) -> None:

@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,13 +15,14 @@ from builders import (
     VIT,
     command,
     curve,
-    equal,
+    in_step,
     lines,
     metrics,
     organ_store,
     organ_stores,
     pretext,
     read,
+    same,
     segmentation,
     weights,
 )
@@ -48,18 +44,12 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return organ_stores(tmp_path_factory.mktemp("organs"))
 
 
-def arguments(
-    stores: Path, out: Path, table: dict[str, Any], start: Path | None = None
-) -> list[str]:
-    given = ["--start", str(start)] if start else []
-    return command(stores, out, table, *given, kinds=BOTH)
-
-
 @pytest.fixture(scope="module")
 def segmented(stores: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A segmentation of the brains: the knees have no labels."""
     out = tmp_path_factory.mktemp("vit") / "seg"
-    train_vit.main(arguments(stores, out, segmentation(steps=25, validate_every=25)))
+    table = segmentation(steps=20, validate_every=20)
+    train_vit.main(command(stores, out, table, kinds=BOTH))
     return out
 
 
@@ -136,37 +126,27 @@ def test_equal_settings_give_equal_bytes_and_micro_batches_the_batch(run: Run) -
     one, two = (run(name, segmentation(steps=2)) for name in ("one", "two"))
     assert (one / "last.pt").read_bytes() == (two / "last.pt").read_bytes()
     totals = [
-        curve(run(str(m), segmentation(precision="fp64", micro_batch=m)), "train", "total")
+        curve(run(str(m), segmentation(precision="fp64", micro_batch=m, steps=2)), "train", "total")
         for m in (0, 1)
     ]
     assert totals[0] == pytest.approx(totals[1], rel=1e-9)
 
 
-@pytest.mark.parametrize("phase", [pytest.param("segmentation", marks=pytest.mark.slow), "pretext"])
-def test_killed_and_resumed_is_the_same_to_the_bit(
-    stores: Path, segmented: Path, tmp_path: Path, phase: str
+@pytest.mark.parametrize(("make", "at"), [(segmentation, 3), (pretext, 8)])
+def test_a_crash_ends_as_the_uninterrupted_run(
+    run: Run, segmented: Path, make: Callable[..., dict[str, Any]], at: int
 ) -> None:
-    make = {"segmentation": segmentation, "pretext": pretext}[phase]
-    table, start = make(steps=40, batch=4, validate_every=20), segmented / "best.pt"
-    given = [
-        arguments(stores, tmp_path / name, table, start if phase == "pretext" else None)
-        for name in ("whole", "cut")
-    ]
-    train_vit.main(given[0])
-    again = [sys.executable, "-m", "mrsr.training.train_vit", *given[1]]
-    job = subprocess.Popen(again, stderr=subprocess.DEVNULL)
-    state = tmp_path / "cut" / "resume.previous.pt"
-    limit = time.monotonic() + 120
-    while not state.exists() and job.poll() is None and time.monotonic() < limit:
-        time.sleep(0.005)
-    os.kill(job.pid, signal.SIGKILL)
-    job.wait()
-    assert state.exists() and not (tmp_path / "cut" / "best.pt").exists()
-    done = subprocess.run(again, capture_output=True, text=True, check=True)
-    assert "going on at step" in done.stderr
-    for name in ("best.pt", "last.pt"):
-        assert equal(tmp_path / "cut", tmp_path / "whole", name)
-    assert curve(tmp_path / "cut", "train", "total") == curve(tmp_path / "whole", "train", "total")
+    table = make(steps=at + 2, validate_every=at - 1, checkpoint_every=2)
+    start = segmented / "best.pt" if make is pretext else None
+    whole = run("whole", table, start)
+
+    def out_of_memory() -> None:
+        raise MemoryError("crash")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(MemoryError):
+        in_step(patch, at, out_of_memory)
+        run("broken", table, start)
+    same(run("broken", table, start), whole)
 
 
 def test_users_weights(run: Run, tmp_path: Path, refused: Callable[..., str]) -> None:

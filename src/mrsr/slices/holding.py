@@ -110,8 +110,7 @@ def load(
     acceleration: factor of the LR images' undersampling in k-space (`resampling.undersample`).
 
     Raises:
-        UserError: not a slice store, an unknown place, scale or degradation, a guide of other
-            slices.
+        UserError: not a slice store, an unknown scale or degradation, a guide of other slices.
     """
     if guide and acceleration > 1:
         raise UserError("a guided method takes no undersampled input; leave acceleration at 1")
