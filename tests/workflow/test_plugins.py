@@ -83,7 +83,7 @@ USURPER = '"""Not the network of the package."""\n\nGUIDED = True\n'
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A copy of the project, unchanged but for params.yaml and an experiment, and the value of MRSR_PLUGINS."""
+    """A copy of the project with its own params.yaml and experiment; and MRSR_PLUGINS."""
     folder = copy_project(tmp_path_factory.mktemp("project"))
     edit_params(folder, ENTRIES)
     edit_experiment(folder, "plugs", PLUGS)

@@ -46,7 +46,7 @@ from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.method import distances
 from mrsr.models.autoencoder import prepare
-from mrsr.models.unetr import Encoder2d, build, collapse
+from mrsr.models.unetr import Encoder2d, collapse, encoder_of
 from mrsr.params.schema import Features
 from mrsr.resampling import bicubic
 
@@ -206,7 +206,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
         )
     try:
         if found.options.get("dimensions", 3) == 2:
-            encoder = build(**found.options)
+            encoder = encoder_of(found.options)
             encoder.load_state_dict(found.weights)
         else:
             encoder = collapse(found.weights, found.options)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Protocol, cast
 
 import numpy as np
 import torch
@@ -30,6 +31,23 @@ FILTERS = (
     *((0, 0), (0, 1), (0, 3), (1, 5), (1, 2), (3, 3)),
     *((2, 2), (3, 7), (3, 6), (4, 7), (1, 0), (6, 0)),
 )
+
+
+class Encoder(Protocol):
+    """What is written into of the encoder in `autoencoder.py`."""
+
+    blocks: nn.ModuleList
+    structure: nn.Conv2d
+    gain: nn.Parameter
+    texture: nn.Linear
+
+
+class Decoder(Protocol):
+    """What is written into of the decoder in `autoencoder.py`."""
+
+    blocks: nn.ModuleList
+    modulations: nn.ModuleList  # each has `linear`
+    last: nn.Conv2d
 
 
 def fits(structure_channels: int, texture: int, channels: Sequence[int]) -> bool:
@@ -97,19 +115,23 @@ def _row(layer: nn.Conv2d) -> Tensor:
 
 
 @torch.no_grad()
-def linear(encoder: nn.Module, decoder: nn.Module) -> None:
+def linear(encoder: Encoder, decoder: Decoder) -> None:
     """Write the linear auto-encoder into a network for which `fits` is true."""
     channels = encoder.structure.out_channels
+    # torch takes what is in a ModuleList for a Module of any kind
+    before = cast(list[nn.Conv2d], list(encoder.blocks))
+    modulations = cast(list[nn.Linear], [each.linear for each in decoder.modulations])
+    expand, keep, shuffle, merge = cast(list[nn.Conv2d], list(decoder.blocks))
     first, second = _code_filters()
     gains, pixels = _decoder_filters(channels)
 
     for index in range(9):
-        _write(encoder.blocks[0], index, 9 + index, first[index][None])
+        _write(before[0], index, 9 + index, first[index][None])
     encoder.structure.weight.zero_()
     for index, (one, two) in enumerate(FILTERS[:channels]):
-        row = _row(encoder.blocks[1])
+        row = _row(before[1])
         row[one], row[9 + one] = second[two], -second[two]
-        _write(encoder.blocks[1], index, channels + index, row)
+        _write(before[1], index, channels + index, row)
         encoder.structure.weight[index, index] = 1
         encoder.structure.weight[index, channels + index] = -1
     # fine channels are weak (down to 1/90); amplified, they count in the cosine of two codes
@@ -121,15 +143,14 @@ def linear(encoder: nn.Module, decoder: nn.Module) -> None:
         channels + 1, encoder.texture.in_features, dtype=encoder.texture.weight.dtype
     )
     encoder.texture.bias.zero_()
-    for modulation in decoder.modulations:
-        modulation.linear.weight.zero_()
-    restore = decoder.modulations[0].linear
+    for modulation in modulations:
+        modulation.weight.zero_()
+    restore = modulations[0]
     for index in range(channels):
         restore.weight[index, channels] = 1
         restore.weight[channels + index, index] = gains[index]
     restore.bias[:channels] = -1
 
-    expand, keep, shuffle, merge = decoder.blocks
     half = 4  # pixels per point of the half-size map
     for index in range(PIXELS):
         _write(expand, index, PIXELS + index, pixels[index])

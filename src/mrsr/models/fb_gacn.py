@@ -44,6 +44,7 @@ from mrsr.models.layers import (
     Skip,
     Upsampler,
     convolution,
+    fill_bias,
     full,
     full_precision,
 )
@@ -81,7 +82,7 @@ class GraphAttention(nn.Module):
         self.score = nn.Parameter(torch.empty(heads, width // heads))
         for layer in (self.receiver, self.sender):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="linear")
-            nn.init.zeros_(layer.bias)
+            fill_bias(layer, 0.0)
         nn.init.normal_(self.score, std=(width // heads) ** -0.5)
 
     def forward(self, nodes: Tensor) -> Tensor:
@@ -104,7 +105,7 @@ class GraphBranch(nn.Module):
         self.patch = patch
         self.embed = nn.Conv2d(features, features, patch, stride=patch)
         nn.init.kaiming_normal_(self.embed.weight, nonlinearity="linear")
-        nn.init.zeros_(self.embed.bias)
+        fill_bias(self.embed, 0.0)
         self.attention = GraphAttention(features, heads, neighbours)
         self.spread = convolution(features, features * patch**2, 1)
 

@@ -46,6 +46,12 @@ def full_precision(x: Tensor) -> contextlib.AbstractContextManager[None]:
     return contextlib.nullcontext()
 
 
+def fill_bias(layer: nn.Conv2d | nn.Linear, value: float) -> None:
+    """Set the bias of a layer, where it has one."""
+    if layer.bias is not None:
+        nn.init.constant_(layer.bias, value)
+
+
 def convolution(
     inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0, **options: Any
 ) -> nn.Conv2d:
@@ -55,8 +61,7 @@ def convolution(
     """
     layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    if layer.bias is not None:
-        nn.init.zeros_(layer.bias)
+    fill_bias(layer, 0.0)
     with torch.no_grad():
         layer.weight.mul_(gain)
     return layer
@@ -146,7 +151,7 @@ class ChannelAttention(nn.Module):
         super().__init__()
         self.squeeze = convolution(features, features // reduction, 1)
         self.excite = convolution(features // reduction, features, 1)
-        nn.init.constant_(self.squeeze.bias, 0.5)
+        fill_bias(self.squeeze, 0.5)
 
     def forward(self, x: Tensor) -> Tensor:
         content = x.mean(dim=(-2, -1), keepdim=True)

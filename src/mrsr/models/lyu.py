@@ -97,15 +97,15 @@ class Progressive(nn.Module):
         skip: Skip = "none",
     ) -> None:
         super().__init__()
+        self.factors = factors(scale) if progressive else [scale]
         self.levels = nn.ModuleList(
-            Level(factor, features, blocks, fusion, skip)
-            for factor in (factors(scale) if progressive else [scale])
+            Level(factor, features, blocks, fusion, skip) for factor in self.factors
         )
 
     def forward(self, lr: Tensor, guide: Tensor) -> Tensor:
         image = lr
-        for level in self.levels:
-            height, width = image.shape[-2] * level.scale, image.shape[-1] * level.scale
+        for level, factor in zip(self.levels, self.factors, strict=True):
+            height, width = image.shape[-2] * factor, image.shape[-1] * factor
             full = (height, width) == (guide.shape[-2], guide.shape[-1])
             image = level(image, guide if full else bicubic(guide, (height, width)))
         return image

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.models.layers import Odd, Skip
+from mrsr.models.layers import Odd, Skip, fill_bias
 from mrsr.params.typed import Positive
 from mrsr.resampling import upsample
 
@@ -70,7 +70,7 @@ def _identity(network: SRCNN) -> None:
     layers = [network.extract, network.map, network.reconstruct]
     for layer in layers:
         nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-        nn.init.zeros_(layer.bias)
+        fill_bias(layer, 0.0)
     network.reconstruct.weight.mul_(0.1)
     if network.skip:
         return  # the skip already passes the image through
@@ -87,7 +87,7 @@ def _gaussian(network: SRCNN) -> None:
     """As published: Gaussian weights of standard deviation 0.001, biases zero."""
     for layer in (network.extract, network.map, network.reconstruct):
         nn.init.normal_(layer.weight, std=0.001)
-        nn.init.zeros_(layer.bias)
+        fill_bias(layer, 0.0)
 
 
 build = SRCNN

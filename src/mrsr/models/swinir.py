@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.errors import UserError
-from mrsr.models.layers import Network, Skip, factors
+from mrsr.models.layers import Network, Skip, factors, fill_bias
 from mrsr.params.typed import Above, Bound, Positive
 from mrsr.resampling import pad_to
 
@@ -42,7 +42,7 @@ from mrsr.resampling import pad_to
 def _conv(inputs: int, outputs: int, gain: float = 1.0) -> nn.Conv2d:
     layer = nn.Conv2d(inputs, outputs, 3, padding=1)
     nn.init.kaiming_uniform_(layer.weight, a=5**0.5)
-    nn.init.zeros_(layer.bias)
+    fill_bias(layer, 0.0)
     with torch.no_grad():
         layer.weight.mul_(gain)
     return layer
@@ -51,7 +51,7 @@ def _conv(inputs: int, outputs: int, gain: float = 1.0) -> nn.Conv2d:
 def _linear(inputs: int, outputs: int) -> nn.Linear:
     layer = nn.Linear(inputs, outputs)
     nn.init.trunc_normal_(layer.weight, std=0.02, a=-0.04, b=0.04)
-    nn.init.zeros_(layer.bias)
+    fill_bias(layer, 0.0)
     return layer
 
 

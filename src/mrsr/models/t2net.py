@@ -75,8 +75,8 @@ def _match(queries: Tensor, keys: Tensor, size: tuple[int, int], window: int) ->
     batch, _, count = queries.shape
     if window == 0 or window >= max(size):
         return nearest(queries, keys)
-    cut = [windows(x.unflatten(-1, size), window) for x in (queries, keys)]
-    found = nearest(*cut).view(batch, -1, window**2)
+    asking, asked = (windows(x.unflatten(-1, size), window) for x in (queries, keys))
+    found = nearest(asking, asked).view(batch, -1, window**2)
     pixels = torch.arange(count, device=queries.device).view(1, 1, *size)
     index = windows(pixels, window)[:, 0]
     chosen = index.expand_as(found).gather(2, found).flatten(1)

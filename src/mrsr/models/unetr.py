@@ -212,12 +212,19 @@ def build(
     )
 
 
+def encoder_of(options: dict[str, Any]) -> Encoder2d:
+    """The 2D encoder that these options of `build` give, whatever their `dimensions`."""
+    encoder = build(**{**options, "dimensions": 2})
+    assert isinstance(encoder, Encoder2d)
+    return encoder
+
+
 def collapse(weights: dict[str, Tensor], options: dict[str, Any]) -> Encoder2d:
     """The 2D encoder from a 3D UNETR's state dict and the options that built it.
 
     The result can be trained (fine-tuning does that); `load_encoder` returns a frozen one.
     """
-    encoder = build(**{**options, "dimensions": 2})
+    encoder = encoder_of(options)
     depth, own = options["size"][0] // PATCH, {}
     for key, value in weights.items():
         if not key.startswith("vit.") or any(part in key for part in _DEAD):

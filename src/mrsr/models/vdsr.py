@@ -47,12 +47,11 @@ class VDSR(nn.Module):
         super().__init__()
         self.scale = scale
         widths = [1, *[features] * (layers - 1), 1]
-        chain: list[nn.Module] = []
-        for inputs, outputs in itertools.pairwise(widths):
-            chain += [convolution(inputs, outputs), nn.ReLU()]
+        convolutions = [convolution(*pair) for pair in itertools.pairwise(widths)]
+        chain = [part for layer in convolutions for part in (layer, nn.ReLU())]
         self.residual = nn.Sequential(*chain[:-1])  # the last layer outputs signed differences
         with torch.no_grad():
-            self.residual[-1].weight.mul_(0.01)
+            convolutions[-1].weight.mul_(0.01)
 
     def forward(self, lr: Tensor) -> Tensor:
         image = upsample(lr, self.scale)

@@ -282,5 +282,5 @@ class Resolved:
 
 def _shared(value: Any, kind: type) -> dict[str, Any]:
     """The fields of a section that a job's class has too."""
-    names = {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    names = {field.name for field in fields(kind)}
     return {f.name: getattr(value, f.name) for f in fields(value) if f.name in names}

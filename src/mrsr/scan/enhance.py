@@ -96,7 +96,7 @@ def enhance(
         from mrsr.training.one_volume import fit_scan
 
         network = fit_scan(image / unit, settings, where, input.name)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network.to(memory_format=torch.channels_last)
     fine = apply(network, image / unit, scale, device=where, batch=batch, guide=second)
     if not np.isfinite(fine).all():
         raise UserError(f"{model} gives NaN or infinite values on {input.name}; train it again")

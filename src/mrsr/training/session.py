@@ -144,7 +144,7 @@ class Session:
     def __enter__(self) -> Session:
         self.open = contextlib.ExitStack()
         for part in (self.stop, self.progress, self.lines):
-            self.open.enter_context(part)  # type: ignore[arg-type]
+            self.open.enter_context(part)
         return self
 
     def __exit__(self, *error: Any) -> None:
