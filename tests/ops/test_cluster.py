@@ -139,7 +139,7 @@ def test_refusals(play, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         cluster.clear()
     lock_host = {"host": os.uname().nodename, "pid": 1, "command": ["--profile", "slurm"]}
     (project / cluster.RECORD).write_text(json.dumps(lock_host))
-    with pytest.raises(UserError, match="`squeue` is not at hand"):
+    with pytest.raises(UserError, match="`squeue` is missing here"):
         cluster.clear()
     play("squeue", code=1)
     with pytest.raises(UserError, match=r"squeue.* failed"):

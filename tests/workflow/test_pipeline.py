@@ -191,13 +191,13 @@ def test_dvc_keeps_two_experiments_and_a_clone_adopts_them(copy: Path, tmp_path:
         assert "Nothing to be done" in snakemake(clone, *target)
         tables = f"results/{name}/tables"
         assert digests(clone / tables) == digests(copy / tables)
-    # a changed checkpoint is no longer what the ledger says: adopt refuses
+    # a changed checkpoint is no longer the recorded one: adopt refuses
     weights = next((clone / "results/smoke/checkpoints").rglob("best.pt"))
     weights.chmod(0o644)
     weights.write_bytes(weights.read_bytes() + b"x")
     refused = run(clone, "mrsr", "adopt", "--experiment", "smoke", check=False)
     assert refused.returncode == 2
-    assert "differs from the ledger" in refused.stdout
+    assert "the files differ from DVC's record" in refused.stdout
 
 
 def test_adopt_wants_a_tracked_experiment(smoke: Path) -> None:
