@@ -6,7 +6,7 @@
 #   make test    all tests, with the coverage of src/mrsr
 #   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (15 min)
 #   make slurm-test   the cluster tests, on a SLURM that it installs and starts (root, Debian)
-#   make lint    ruff, snakefmt, snakemake --lint
+#   make lint    ruff, mypy, import-linter, snakefmt, snakemake --lint
 #   make bench   images per second of the demo's trainings, and what pays: ratios, side by side
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
 #   make clean   remove caches (results, data and .venv stay)
@@ -75,6 +75,8 @@ slurm-test: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
 
@@ -82,7 +84,9 @@ bench: $(STAMP)
 	@$(BIN)/python bench/rates.py
 	@$(BIN)/python bench/allocator.py
 
+# pins that requirements.in still allows stay as they are
 lock: $(STAMP)
+	@cp envs/requirements.lock .venv/compiled.txt
 	$(BIN)/pip-compile --quiet --strip-extras --no-header --no-emit-index-url \
 	  --no-emit-find-links --no-emit-trusted-host --no-emit-options --annotation-style line \
 	  --unsafe-package pip --output-file .venv/compiled.txt envs/requirements.in

@@ -12,7 +12,8 @@ import functools
 import json
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -386,3 +387,147 @@ def put(table: Any, path: str, value: Any) -> None:
     for part in parts:
         table = table[int(part)] if isinstance(table, list) else table.setdefault(part, {})
     table[last] = value
+
+
+# --- records for MLflow ---------------------------------------------------------------------------
+
+
+def log_lines(steps: Iterable[int], when: float = 1000.0) -> list[Table]:
+    """The log of a training as far as some steps, which lasted a second each."""
+    settings = sr(experiment="demo", dataset="phantom_t1", method="srcnn", losses={"l2": 1.0})
+    settings["model"] = {"name": "srcnn", "options": {}}
+    start = {"event": "start", "time": 1000.0, "settings": settings, "digest": "abc"}
+    found: list[Table] = [start | {"provenance": {"commit": "c0ffee"}}]
+    for step in steps:
+        train = {"total": 1.0 / step, "lr": 1e-3, "odd": None}
+        found.append({"time": when + step, "step": step, "split": "train", "metrics": train})
+        if step % 2 == 0:
+            held_out = {"split": "validation", "metrics": {"psnr": 30.0 + step}}
+            found.append({"time": when + step, "step": step} | held_out)
+    return found
+
+
+def write_training(folder: Path, log: list[Table], *, end: bool = False, tail: str = "") -> Path:
+    """The folder of a training with this log; end: it is complete. tail: half a line."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if end:
+        log = [*log, {"event": "end", "time": 1100.0, "seconds": 100.0}]
+        (folder / "best.pt").write_bytes(b"weights")
+    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log) + tail)
+    return folder
+
+
+def record(method: str = "bicubic", scale: int = 2, psnr: float = 31.123456789012345) -> Table:
+    """What an evaluation of 400 subjects found: too long for one tag of MLflow."""
+    subjects = [f"subject-{number:04d}" for number in range(400)]
+    return {
+        "format": 1, "experiment": "demo", "dataset": "phantom_t1", "scale": scale,
+        "method": method, "preset": plain(preset("slice")), "subjects": subjects,
+        "n_subjects": 400, "n_slices": 999, "interval": "95 %", "settings_digest": "def",
+        "psnr": {"mean": psnr, "low": psnr - 1 / 3, "high": psnr + 0.1},
+        "ssim": {"mean": 0.9, "low": None, "high": None},
+        "nmse": {"mean": 1 / 300, "low": None, "high": None}, "seconds_per_slice": 0.1,
+        "parameters": 8129, "steps": 6, "patches": 96, "commit": "c0ffee",
+        "per_subject": {name: {"psnr": 1.0 * number} for number, name in enumerate(subjects)},
+    }  # fmt: skip
+
+
+def write_evaluation(folder: Path, value: Table) -> Path:
+    """The files of an evaluation under the results of an experiment; its JSON."""
+    file = folder / "metrics" / "phantom_t1" / f"x{value['scale']}" / f"{value['method']}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value))
+    file.with_suffix(".csv").write_text("psnr\n1\n")
+    return file
+
+
+# --- sources --------------------------------------------------------------------------------------
+
+KNEE_HEADER = """<?xml version="1.0"?>
+<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
+<experimentalConditions><H1resonanceFrequency_Hz>63000000</H1resonanceFrequency_Hz>
+</experimentalConditions>
+<encoding>
+<encodedSpace><matrixSize><x>12</x><y>8</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>12</x><y>8</y><z>4.5</z></fieldOfView_mm></encodedSpace>
+<reconSpace><matrixSize><x>6</x><y>6</y><z>1</z></matrixSize>
+<fieldOfView_mm><x>6</x><y>6</y><z>4.5</z></fieldOfView_mm></reconSpace>
+<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>7</maximum>
+<center>4</center></kspace_encoding_step_1></encodingLimits>
+<trajectory>cartesian</trajectory>
+</encoding>
+</ismrmrdHeader>"""
+
+
+def write_knee(path: Path, acquisition: str, person: str, slices: int = 3, size: int = 8) -> None:
+    """One knee in fastMRI's single-coil layout."""
+    random = np.random.default_rng(zlib.crc32(path.stem.encode()))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    kspace = random.normal(size=(slices, 12, size, 2)).astype(np.float32)
+    with h5py.File(path, "w") as file:
+        file["kspace"] = kspace.view(np.complex64)[..., 0]
+        file["ismrmrd_header"] = KNEE_HEADER
+        file.attrs["acquisition"] = acquisition
+        file.attrs["patient_id"] = person
+        file.attrs["max"] = 1.0
+
+
+def write_knees(folder: Path, first: int, people: int, size: int = 8) -> None:
+    """`people` persons with a PD and an FS-PD file each."""
+    for person in range(people):
+        number = first + 2 * person
+        write_knee(folder / f"file{number}.h5", "CORPD_FBK", f"person{number}", size=size)
+        write_knee(folder / f"file{number + 1}.h5", "CORPDFS_FBK", f"person{number}")
+
+
+# a source and a network of one's own, as files
+TOY_SOURCE = '''"""A toy: noise made on the spot."""
+
+import numpy as np
+
+from mrsr.raw.volume import Volume, VolumeRef
+
+SETTINGS = {"subjects": 3}
+
+
+def prepare(folder, settings):
+    for number in range(settings.subjects):
+        values = np.random.default_rng(number).random((4, 48, 40), np.float32)
+        np.save(folder / f"toy{number}.npy", values + 1)
+
+
+def list_volumes(folder, settings, contrast):
+    names = ("train", "validation", "test")
+    return [
+        VolumeRef(path=path, subject=path.stem, contrast=contrast, organ="toy", split=split,
+                  pair=path.stem)
+        for path, split in zip(sorted(folder.glob("*.npy")), names, strict=True)
+    ]
+
+
+def read_volume(ref):
+    values = np.load(ref.path)
+    return Volume(stored=values, affine=np.eye(4), voxel_size=(1.0, 1.0, 1.0), **ref.names)
+'''
+
+TOY_NETWORK = '''"""A toy: one convolution on the upsampled image."""
+
+from torch import Tensor, nn
+
+from mrsr.resampling import upsample
+
+
+class MyNet(nn.Module):
+    def __init__(self, scale: int, width: int) -> None:
+        super().__init__()
+        self.scale = scale
+        self.layer = nn.Conv2d(1, 1, width, padding=width // 2)
+
+    def forward(self, lr: Tensor) -> Tensor:
+        fine = upsample(lr, self.scale)
+        return fine + self.layer(fine)
+
+
+def build(scale: int, *, width: int = 3) -> nn.Module:
+    return MyNet(scale, width)
+'''

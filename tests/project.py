@@ -14,7 +14,6 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 
-# small enough for tests: as `smoke`, under other names
 ENVIRONMENT = {
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
     "OMP_NUM_THREADS": "1",
@@ -78,13 +77,26 @@ def snakemake(folder: Path, *arguments: str, check: bool = True) -> str:
     return run(folder, "snakemake", *arguments, check=check).stdout
 
 
+def bound() -> list[str]:
+    """What makes root obey permissions; nothing for others, whom they bind anyway."""
+    return ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
+
+
 def edit_params(folder: Path, change: dict) -> None:
     """Merge `change` into the copy's params.yaml."""
-    from mrsr.params import loading
+    _edit(folder / "params.yaml", change)
 
-    file = folder / "params.yaml"
-    document = yaml.load(file.read_text(), Loader=loading._UniqueKeys)
-    file.write_text(yaml.safe_dump(loading.merge(document, change), sort_keys=False))
+
+def edit_experiment(folder: Path, name: str, change: dict) -> None:
+    """Merge `change` into an experiment's file in the copy; there is a new one if it had none."""
+    _edit(folder / "workflow" / "experiments" / f"{name}.yaml", change)
+
+
+def _edit(file: Path, change: dict) -> None:
+    from mrsr.params import loading, methods
+
+    document = loading.read_yaml(file) if file.exists() else {}
+    file.write_text(yaml.safe_dump(methods.merge(document, change), sort_keys=False))
 
 
 def planned_jobs(text: str) -> dict[str, int]:

@@ -29,23 +29,19 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from project import ENVIRONMENT, copy_project, edit_params, run
+from project import ENVIRONMENT, copy_project, edit_experiment, run
 
 EXPERIMENT = "smoke"
 TARGET = ["--cores", "2", "all", "--config", f"experiment={EXPERIMENT}"]
 # the smoke experiment with trainings of some ten seconds
 LONGER = {
-    "experiments": {
-        EXPERIMENT: {
-            "set": {
-                "vit": {
-                    "segmentation": {"steps": 12, "validate_every": 6, "checkpoint_every": 2},
-                    "finetuning": {"steps": 120, "validate_every": 40, "checkpoint_every": 5},
-                },
-                "autoencoder": {"steps": 60, "validate_every": 30, "checkpoint_every": 3},
-                "sr": {"steps": 800, "validate_every": 200, "checkpoint_every": 10},
-            }
-        }
+    "set": {
+        "vit": {
+            "segmentation": {"steps": 12, "validate_every": 6, "checkpoint_every": 2},
+            "finetuning": {"steps": 120, "validate_every": 40, "checkpoint_every": 5},
+        },
+        "autoencoder": {"steps": 60, "validate_every": 30, "checkpoint_every": 3},
+        "sr": {"steps": 800, "validate_every": 200, "checkpoint_every": 10},
     }
 }
 TIMES = {"seconds_per_slice"}  # columns of the long table that no two runs share
@@ -247,7 +243,7 @@ def main() -> None:
     root = given.folder or Path(tempfile.mkdtemp(prefix="mrsr-soak-"))
     folder = copy_project(root.resolve() / "project")
     log = root.resolve() / "soak.log"
-    edit_params(folder, LONGER)
+    edit_experiment(folder, EXPERIMENT, LONGER)
     run(folder, "git", "commit", "--quiet", "--all", "--message", "longer trainings")
 
     began = time.monotonic()

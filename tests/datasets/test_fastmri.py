@@ -6,14 +6,13 @@ import io
 import logging
 import tarfile
 import traceback
-import zlib
 from collections import Counter
 from types import SimpleNamespace
 
-import h5py
 import numpy as np
 import pytest
 
+from builders import write_knee, write_knees
 from mrsr.datasets import fastmri
 from mrsr.errors import UserError
 from mrsr.raw import download
@@ -21,41 +20,6 @@ from publisher import serving
 
 SECRET = "Signature=abc123topsecret"
 SPLITS = ("train", "validation", "test")
-HEADER = """<?xml version="1.0"?>
-<ismrmrdHeader xmlns="http://www.ismrm.org/ISMRMRD">
-<experimentalConditions><H1resonanceFrequency_Hz>63000000</H1resonanceFrequency_Hz>
-</experimentalConditions>
-<encoding>
-<encodedSpace><matrixSize><x>12</x><y>8</y><z>1</z></matrixSize>
-<fieldOfView_mm><x>12</x><y>8</y><z>4.5</z></fieldOfView_mm></encodedSpace>
-<reconSpace><matrixSize><x>6</x><y>6</y><z>1</z></matrixSize>
-<fieldOfView_mm><x>6</x><y>6</y><z>4.5</z></fieldOfView_mm></reconSpace>
-<encodingLimits><kspace_encoding_step_1><minimum>0</minimum><maximum>7</maximum>
-<center>4</center></kspace_encoding_step_1></encodingLimits>
-<trajectory>cartesian</trajectory>
-</encoding>
-</ismrmrdHeader>"""
-
-
-def write(path, acquisition, person, slices=3, size=8):
-    """One file in fastMRI's single-coil layout."""
-    random = np.random.default_rng(zlib.crc32(path.stem.encode()))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    kspace = random.normal(size=(slices, 12, size, 2)).astype(np.float32)
-    with h5py.File(path, "w") as file:
-        file["kspace"] = kspace.view(np.complex64)[..., 0]
-        file["ismrmrd_header"] = HEADER
-        file.attrs["acquisition"] = acquisition
-        file.attrs["patient_id"] = person
-        file.attrs["max"] = 1.0
-
-
-def knees(folder, first, people, size=8):
-    """`people` persons with a PD and an FS-PD file each."""
-    for person in range(people):
-        number = first + 2 * person
-        write(folder / f"file{number}.h5", "CORPD_FBK", f"person{number}", size=size)
-        write(folder / f"file{number + 1}.h5", "CORPDFS_FBK", f"person{number}")
 
 
 def settings(source="", pairs="", **changes):
@@ -67,9 +31,9 @@ def settings(source="", pairs="", **changes):
 def source(tmp_path):
     """Six pairs for training, three for the test, and one file without a partner."""
     folder = tmp_path / "knee"
-    knees(folder / "singlecoil_train", 1000, 6)
-    knees(folder / "singlecoil_val", 2000, 3)
-    write(folder / "singlecoil_train" / "file1999.h5", "CORPD_FBK", "alone")
+    write_knees(folder / "singlecoil_train", 1000, 6)
+    write_knees(folder / "singlecoil_val", 2000, 3)
+    write_knee(folder / "singlecoil_train" / "file1999.h5", "CORPD_FBK", "alone")
     return folder
 
 
@@ -111,16 +75,16 @@ def test_pairs_are_derived_from_a_folder(source, tmp_path):
 
 def test_equal_numbers_of_slices_are_preferred(tmp_path):
     folder = tmp_path / "knee" / "singlecoil_train"
-    write(folder / "file1.h5", "CORPD_FBK", "a", slices=3)
-    write(folder / "file2.h5", "CORPDFS_FBK", "a", slices=2)
-    write(folder / "file3.h5", "CORPDFS_FBK", "a", slices=3)
-    knees(folder, 10, 2)
+    write_knee(folder / "file1.h5", "CORPD_FBK", "a", slices=3)
+    write_knee(folder / "file2.h5", "CORPDFS_FBK", "a", slices=2)
+    write_knee(folder / "file3.h5", "CORPDFS_FBK", "a", slices=3)
+    write_knees(folder, 10, 2)
     fastmri.prepare(tmp_path / "out", settings(tmp_path / "knee"))
     assert "file1_file3" in {ref.pair for ref in listed(tmp_path / "out")["PD"]}
 
 
 def test_a_flat_folder_is_dealt_out_by_hash(tmp_path):
-    knees(tmp_path / "knee", 1000, 6)
+    write_knees(tmp_path / "knee", 1000, 6)
     fastmri.prepare(tmp_path / "out", settings(tmp_path / "knee"))
     counts = Counter(ref.split for ref in listed(tmp_path / "out")["PD"])
     assert counts == {"train": 3, "validation": 1, "test": 2}
@@ -191,7 +155,7 @@ def test_a_wrong_list_is_said(source, tmp_path, text, message):
 
 
 def test_no_pairs_and_no_files_are_said(tmp_path):
-    write(tmp_path / "knee" / "file1.h5", "CORPD_FBK", "a")
+    write_knee(tmp_path / "knee" / "file1.h5", "CORPD_FBK", "a")
     with pytest.raises(UserError, match="list the pairs in a CSV"):
         fastmri.prepare(tmp_path / "out", settings(tmp_path / "knee"))
     with pytest.raises(UserError, match=r"no \.h5 files"):
@@ -218,7 +182,9 @@ def tar_xz(folder, *more):
 
 @pytest.fixture
 def publisher(source, tmp_path, monkeypatch):
-    knees(source / "singlecoil_train", 1000, 6, size=150)  # large enough to break in the middle
+    write_knees(
+        source / "singlecoil_train", 1000, 6, size=150
+    )  # large enough to break in the middle
     files = {
         "knee_singlecoil_train.tar.xz": tar_xz(source / "singlecoil_train"),
         "knee_singlecoil_val.tar.xz": tar_xz(source / "singlecoil_val"),

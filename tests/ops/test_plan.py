@@ -1,4 +1,4 @@
-"""What `mrsr plan` says a target costs: `pytest tests/test_plan.py`; `-m slow` runs one."""
+"""What `mrsr plan` says a target costs: `pytest tests/ops/test_plan.py`; `-m slow` runs one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from mrsr.ops.plan.jobs import Job, Place, parse, wall
 from mrsr.ops.plan.rates import ASSUMED, Rate, choose
 from mrsr.ops.plan.text import report
 from mrsr.params import loading
+from mrsr.params.experiment import Resolved
 from mrsr.tables import network_sizes
 from project import copy_project, planned_jobs, run, snakemake
 
@@ -58,8 +59,8 @@ Job stats:
 ONE = Place("cpu", cores=1)
 
 
-@pytest.fixture
-def demo(root: Path) -> object:
+@pytest.fixture(scope="module")
+def demo(root: Path) -> Resolved:
     return loading.load(root / "params.yaml", "demo")
 
 
@@ -80,7 +81,7 @@ def test_a_dry_run_is_read() -> None:
     assert jobs[1].inputs == jobs[2].outputs
 
 
-def test_nothing_to_do_costs_nothing(demo: config.Resolved) -> None:
+def test_nothing_to_do_costs_nothing(demo: Resolved) -> None:
     assert parse("Building DAG of jobs...\nNothing to be done.\n") == []
     assert report("all", demo, [], pd.DataFrame(), ONE).endswith("nothing to do\n")
 
@@ -137,19 +138,19 @@ def test_what_others_wait_for_goes_first(monkeypatch: pytest.MonkeyPatch) -> Non
         assert wall(work, [10, 10, 20, 5], place) == seconds
 
 
-def work_of(of: config.Resolved, method: str, scale: str = "2") -> float:
+def work_of(of: Resolved, method: str, scale: str = "2") -> float:
     return network_sizes.work(*estimate.work_of(of, train(method, scale)))
 
 
-def test_work_counts_the_networks_of_a_step(demo: config.Resolved) -> None:
+def test_work_counts_the_networks_of_a_step(demo: Resolved) -> None:
     """By hand: SRCNN is three convolutions on HR pixels, 9x9, 1x1 and 5x5; forward and backward
     are three passes over 64x64 pixels."""
-    features = demo.rows["srcnn"].options["features"]
+    features = demo.methods["srcnn"].options["features"]
     each = 81 * features[0] + features[0] * features[1] + 25 * features[1]
     assert each < work_of(demo, "srcnn") / (3 * 64**2) < 1.1 * each  # and the enlargement
 
 
-def test_frozen_networks_and_the_discriminator_count(root: Path, demo: config.Resolved) -> None:
+def test_frozen_networks_and_the_discriminator_count(root: Path, demo: Resolved) -> None:
     parts = {
         method: [part[0][0] for part in network_sizes.parts(*estimate.work_of(demo, train(method)))]
         for method in ("srresnet", "no_vit", "proposed")
@@ -166,7 +167,7 @@ def test_frozen_networks_and_the_discriminator_count(root: Path, demo: config.Re
     assert work_of(demo, "srresnet", "4") != work_of(demo, "srresnet")
 
 
-def test_multiply_adds_of_a_job(demo: config.Resolved) -> None:
+def test_multiply_adds_of_a_job(demo: Resolved) -> None:
     rule, settings, networks, pixels = estimate.work_of(demo, train("srresnet"))
     size = sizes.geometry(demo, "phantom_t1", Path("absent"))
     assert size is not None and pixels == 224 * 192
@@ -218,7 +219,7 @@ def test_devices() -> None:
 
 
 @pytest.fixture
-def log(tmp_path: Path, demo: config.Resolved) -> Path:
+def log(tmp_path: Path, demo: Resolved) -> Path:
     """A finished training's log: 16 images a second; the benchmark file says that it ran here."""
     _, settings, *_ = estimate.work_of(demo, train())
     lines = [
@@ -236,14 +237,14 @@ def log(tmp_path: Path, demo: config.Resolved) -> Path:
     return path
 
 
-def test_trainings_on_disk_give_rates(tmp_path: Path, demo: config.Resolved, log: Path) -> None:
+def test_trainings_on_disk_give_rates(tmp_path: Path, demo: Resolved, log: Path) -> None:
     (rate,) = rates.from_runs(tmp_path)
     assert (rate.rule, rate.device, rate.origin) == ("train_sr", "cpu", "run demo")
     assert rate.image == pytest.approx(work_of(demo, "srcnn"))
     assert rate.pace * rate.image == pytest.approx(1 / 16)
 
 
-def test_evaluations_on_disk_give_rates(tmp_path: Path, demo: config.Resolved) -> None:
+def test_evaluations_on_disk_give_rates(tmp_path: Path, demo: Resolved) -> None:
     job = Job("evaluate", train().wildcards)
     _, settings, *_ = estimate.work_of(demo, job)
     record = {**settings, "device": "NVIDIA H100", "seconds_per_slice": 0.25}
@@ -281,17 +282,17 @@ def test_measurements_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["bicubic", "srcnn"])
-def test_a_network_is_timed(demo: config.Resolved, method: str) -> None:
+def test_a_network_is_timed(demo: Resolved, method: str) -> None:
     network = network_sizes.network(*estimate.work_of(demo, train(method))[:3])
     assert 1e-13 < measure.pace(network, "cpu") < 1e-5
 
 
-def test_another_computer_cannot_be_measured(demo: config.Resolved) -> None:
+def test_another_computer_cannot_be_measured(demo: Resolved) -> None:
     with pytest.raises(UserError, match="--measure times this computer, not 'H200'"):
         measure.measure([], Place("H200"))
 
 
-def test_sizes(root: Path, demo: config.Resolved) -> None:
+def test_sizes(root: Path, demo: Resolved) -> None:
     def size(experiment: str, dataset: str) -> sizes.Geometry:
         resolved = loading.load(root / "params.yaml", experiment)
         found = sizes.geometry(resolved, dataset, Path("absent"))
@@ -316,15 +317,15 @@ def test_stores_that_exist_are_read(root: Path, tmp_path: Path) -> None:
     assert sizes.stored(root / "tests" / "data") is None
 
 
-def test_disk_is_the_networks(demo: config.Resolved) -> None:
+def test_disk_is_the_networks(demo: Resolved) -> None:
     from mrsr import models
 
-    options = demo.rows["srcnn"].options
+    options = demo.methods["srcnn"].options
     count = sum(p.numel() for p in models.build("srcnn", 2, options).parameters())
     assert estimate.cost(demo, train(), ONE, [])["disk"] == 8 * count
 
 
-def test_the_report_adds_up(demo: config.Resolved) -> None:
+def test_the_report_adds_up(demo: Resolved) -> None:
     jobs = [train("srcnn"), train("srresnet"), Job("write_tables", outputs=("x/tables/t",))]
     costs = pd.DataFrame(
         {

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from project import ENVIRONMENT, edit_params
+from project import ENVIRONMENT, edit_experiment
 
 TRAINING = "results/smoke/checkpoints/phantom_t1/x2/srcnn"
 TARGET = f"{TRAINING}/best.pt"
@@ -30,7 +30,9 @@ def _wait(network, _):
 
 
 def build(scale, kernels=(9, 1, 5), features=(64, 32), skip="none", init="identity"):
-    network = srcnn.build(scale, kernels, features, skip, init)
+    network = srcnn.build(
+        scale, kernels=kernels, features=features, skip=skip, init=init
+    )
     network.register_forward_pre_hook(_wait)
     return network
 """
@@ -169,5 +171,5 @@ def copy_for_training(whole: Path, target: Path, steps: int) -> Path:
         "log_every": 100,
     }
     change = {"sr": training, "methods": {"srcnn": {"model": "slow"}}}
-    edit_params(folder, {"experiments": {"smoke": {"set": change}}})
+    edit_experiment(folder, "smoke", {"set": change})
     return folder

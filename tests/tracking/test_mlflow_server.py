@@ -1,7 +1,7 @@
 """Eight jobs at once, and a server that is killed: nothing is lost, nothing is there twice.
 
 The server is the documented one, workflow/scripts/mlflow-server.sh.
-Run: pytest -m slow tests/test_mlflow_server.py
+Run: pytest -m slow tests/tracking/test_mlflow_server.py
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from pathlib import Path
 
 import pytest
 import requests
-from test_resume import command, write_store
-from test_tracking import evaluation, log_lines, record, training
 
+import builders
+from builders import log_lines, record, write_evaluation, write_training
 from project import BIN, ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
@@ -103,13 +103,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 AT_ONCE = """
 import os, sys
 import mlflow.artifacts, mrsr.drawing
-from mrsr import tracking
-tracking._client(tracking.store_uri())
+from mrsr.tracking import delivery, store
+store._client(store.store_uri())
 children = []
 for path in sys.argv[1:]:
     child = os.fork()
     if not child:
-        os._exit(0 if tracking.deliver(path) else 1)
+        os._exit(0 if delivery.deliver(path) else 1)
     children.append(child)
 sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
 """
@@ -132,8 +132,8 @@ def test_eight_jobs_at_once_lose_nothing(server: Server, tmp_path: Path) -> None
     for number in range(7):
         lines = log_lines(steps)
         lines[0] = lines[0] | {"digest": f"job{number}"}
-        folders.append(training(tmp_path / f"job{number}", lines, end=True))
-    folders.append(evaluation(tmp_path, record()))
+        folders.append(write_training(tmp_path / f"job{number}", lines, end=True))
+    folders.append(write_evaluation(tmp_path, record()))
     deliver_at_once(server, folders)
     content = server.content()
 
@@ -159,8 +159,10 @@ def test_eight_jobs_at_once_lose_nothing(server: Server, tmp_path: Path) -> None
 # the training as it is, but slow, and delivering all the time
 SLOWED = """
 import sys, time
-from mrsr import batches, delivery, train_sr
-delivery.DELIVER_SECONDS = 0.2
+from mrsr.slices import batches
+from mrsr.tracking import background
+from mrsr.training import train_sr
+background.DELIVER_SECONDS = 0.2
 batch = batches.batch
 def slowed(*arguments, **options):
     time.sleep(0.05)
@@ -173,13 +175,14 @@ train_sr.main(sys.argv[1:])
 def test_a_server_killed_during_a_training_gets_the_rest_once(
     server: Server, tmp_path: Path
 ) -> None:
-    for number, split in enumerate(("train", "validation", "test")):
-        write_store(tmp_path / f"{split}.h5", number)
-    changes = {"steps": 200, "checkpoint_every": 5, "log_every": 1, "validate_every": 100}
-    changes |= {"tracking": {"enabled": True}}
+    builders.toy_stores(tmp_path)
+    settings = builders.sr(
+        steps=200, checkpoint_every=5, validate_every=100, tracking={"enabled": True}
+    )
+    order = builders.command(tmp_path, tmp_path / "results/toy", settings)
     with open(tmp_path / "stderr", "w+") as errors:
         job = subprocess.Popen(
-            [sys.executable, "-c", SLOWED, *command(tmp_path, "results/toy", **changes)],
+            [sys.executable, "-c", SLOWED, *order],
             env=server.environment,
             stderr=errors,
         )

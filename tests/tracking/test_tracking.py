@@ -1,30 +1,23 @@
-"""MLflow gets everything once, and never stops anybody. Run: pytest tests/tracking/test_tracking.py"""
+"""MLflow gets everything once, and never stops anybody.
+
+Run: pytest tests/tracking/test_tracking.py
+"""
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
+from builders import log_lines, preset, record, write_evaluation, write_training
 from mrsr.errors import UserError
+from mrsr.params import jobs
 from mrsr.tables.tables import write_tables
 from mrsr.tracking import delivery, store
-
-SETTINGS = {
-    **{"experiment": "demo", "dataset": "phantom_t1", "scale": 2, "method": "srcnn"},
-    **{"model": {"name": "srcnn", "options": {}}, "losses": {"l2": 1.0}, "steps": 6},
-}
-PRESET = {
-    **{"name": "slice", "level": "slice", "data_range": "slice_max", "border": 0},
-    **{"window": "gaussian", "window_size": 11, "sigma": 1.5, "k1": 0.01, "k2": 0.03},
-    **{"covariance": "population", "clip": False},
-}
 
 
 @pytest.fixture(scope="module")
@@ -42,53 +35,6 @@ def uri(empty_store, tmp_path):
     return f"sqlite:///{tmp_path / 'store' / 'mlflow.db'}"
 
 
-def log_lines(steps, when=1000.0):
-    start = {"event": "start", "time": 1000.0, "settings": SETTINGS, "digest": "abc"}
-    lines = [start | {"provenance": {"commit": "c0ffee"}}]
-    for step in steps:
-        metrics = {"total": 1.0 / step, "lr": 1e-3, "odd": None}
-        lines.append({"time": when + step, "step": step, "split": "train", "metrics": metrics})
-        if step % 2 == 0:
-            metrics = {"psnr": 30.0 + step}
-            line = {"time": when + step, "step": step, "split": "validation", "metrics": metrics}
-            lines.append(line)
-    return lines
-
-
-def training(folder: Path, lines: list[dict], end: bool = False, tail: str = "") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    if end:
-        lines = [*lines, {"event": "end", "time": 1100.0, "seconds": 100.0}]
-        (folder / "best.pt").write_bytes(b"weights")
-    (folder / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + tail)
-    return folder
-
-
-def record(method="bicubic", scale=2, psnr=31.123456789012345):
-    metric = {"mean": psnr, "low": psnr - 1 / 3, "high": psnr + 0.1}
-    return {
-        **{"format": 1, "experiment": "demo", "dataset": "phantom_t1", "scale": scale},
-        **{
-            "method": method,
-            "preset": PRESET,
-            "subjects": [f"subject-{i:04d}" for i in range(400)],
-        },
-        **{"n_subjects": 400, "n_slices": 999, "psnr": metric, "interval": "95 %"},
-        **{"ssim": {"mean": 0.9, "low": None, "high": None}, "settings_digest": "def"},
-        **{"nmse": {"mean": 1 / 300, "low": None, "high": None}, "seconds_per_slice": 0.1},
-        **{"parameters": 8129, "steps": 6, "patches": 96, "commit": "c0ffee"},
-        "per_subject": {f"subject-{i:04d}": {"psnr": 1.0 * i} for i in range(400)},
-    }
-
-
-def evaluation(folder: Path, value: dict) -> Path:
-    file = folder / "metrics" / "phantom_t1" / f"x{value['scale']}" / f"{value['method']}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(value))
-    file.with_suffix(".csv").write_text("psnr\n1\n")
-    return file
-
-
 def runs(uri, stage):
     client = store._client(uri)
     found = client.get_experiment_by_name("demo")
@@ -102,10 +48,12 @@ def history(client, run, name):
 
 def test_a_training_arrives_once_in_whatever_pieces(tmp_path, uri, capsys):
     folder = tmp_path / "srcnn"
-    assert delivery.deliver(training(folder, log_lines([1, 2, 3]), tail='{"time": 1'), None, uri)
+    assert delivery.deliver(
+        write_training(folder, log_lines([1, 2, 3]), tail='{"time": 1'), None, uri
+    )
     # killed, gone on from step 2: step 3 is written again, at another time
     again = log_lines([1, 2]) + log_lines([3, 4, 5, 6], when=2000.0)[1:]
-    training(folder, again, end=True)
+    write_training(folder, again, end=True)
     for _ in range(3):
         assert delivery.deliver(folder, None, uri)
     client, (run,) = runs(uri, "training")
@@ -126,7 +74,7 @@ def test_a_training_arrives_once_in_whatever_pieces(tmp_path, uri, capsys):
 
 def test_a_delivery_killed_between_two_batches_is_completed(tmp_path, uri, monkeypatch):
     monkeypatch.setattr(delivery, "CHUNK", 4)
-    folder = training(tmp_path / "srcnn", log_lines(range(1, 7)), end=True)
+    folder = write_training(tmp_path / "srcnn", log_lines(range(1, 7)), end=True)
     points, sent = delivery._points, []
 
     def killed(*arguments):
@@ -153,7 +101,7 @@ def test_a_run_that_a_dying_server_made_twice_is_one(tmp_path, uri, monkeypatch)
         return create(*arguments, **options)
 
     monkeypatch.setattr(MlflowClient, "create_run", twice)
-    folder = training(tmp_path / "srcnn", log_lines([1, 2]), end=True)
+    folder = write_training(tmp_path / "srcnn", log_lines([1, 2]), end=True)
     assert delivery.deliver(folder, None, uri) and delivery.deliver(folder, None, uri)
     client, (run,) = runs(uri, "training")
     assert [step for step, *_ in history(client, run, "train/total")] == [1, 2]
@@ -161,23 +109,26 @@ def test_a_run_that_a_dying_server_made_twice_is_one(tmp_path, uri, monkeypatch)
 
 def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
     files = [
-        evaluation(tmp_path / "results" / "demo", record(method, scale, psnr))
+        write_evaluation(tmp_path / "results" / "demo", record(method, scale, psnr))
         for method, scale, psnr in (("bicubic", 2, 31.1), ("srcnn", 2, 33.3), ("srcnn", 4, 27.2))
     ]
-    old = evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 1.0))
+    old = write_evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 1.0))
     assert delivery.deliver(old, None, uri)
-    evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 27.2))  # measured again
-    training(tmp_path / "results" / "demo" / "checkpoints", log_lines([1, 2]), end=True)
+    write_evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 27.2))  # measured again
+    write_training(tmp_path / "results" / "demo" / "checkpoints", log_lines([1, 2]), end=True)
     (tmp_path / "results" / "demo" / "other.json").write_text("{}")
     assert delivery.sync(tmp_path / "results" / "demo", uri) == (4, 0)
     assert delivery.sync(tmp_path / "results", uri) == (4, 0)
     assert len(runs(uri, "evaluation")[1]) == 4  # the old measurement stays, as a run
 
-    methods = [{"key": key, "label": key, "kind": "baseline"} for key in ("bicubic", "srcnn")]
-    settings = {
-        **{"experiment": "demo", "tables": {"table1": ["phantom_t1"]}, "scales": [2, 4]},
-        **{"datasets": {"phantom_t1": "Phantom T1"}, "methods": methods, "preset": PRESET},
-    }
+    settings = jobs.Tables(
+        experiment="demo",
+        tables={"table1": ("phantom_t1",)},
+        datasets={"phantom_t1": "Phantom T1"},
+        scales=(2, 4),
+        methods=tuple(jobs.MethodName(key=key, label=key) for key in ("bicubic", "srcnn")),
+        preset=preset("slice"),
+    )
     local = write_tables(files, settings, tmp_path / "local")
     stored = write_tables(delivery.from_mlflow("demo", uri), settings, tmp_path / "stored")
     assert [file.name for file in local] == [file.name for file in stored]
@@ -189,7 +140,7 @@ def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
     assert {a.path for a in client.list_artifacts(run.info.run_id)} >= {"srcnn.json", "srcnn.csv"}
     assert run.data.metrics["psnr.mean"] == pytest.approx(27.2)
     # an older measurement brought back (dvc checkout) is the current one again
-    evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 1.0))
+    write_evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 1.0))
     assert delivery.deliver(old, None, uri)
     current = {(r["method"], r["scale"]): r["psnr"] for r in delivery.from_mlflow("demo", uri)}
     assert len(current) == 3 and current["srcnn", 4]["mean"] == 1.0
@@ -199,8 +150,8 @@ def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
 
 def test_a_dead_server_costs_one_line_and_seconds(tmp_path, capsys):
     uri = "http://user:secret@127.0.0.1:9"
-    folder = training(tmp_path / "results" / "demo" / "srcnn", log_lines([1, 2]))
-    evaluation(tmp_path / "results" / "demo", record())
+    folder = write_training(tmp_path / "results" / "demo" / "srcnn", log_lines([1, 2]))
+    write_evaluation(tmp_path / "results" / "demo", record())
     began = time.monotonic()
     assert not delivery.deliver(folder, None, uri)
     error = capsys.readouterr().err
@@ -216,7 +167,7 @@ def test_a_dead_server_costs_one_line_and_seconds(tmp_path, capsys):
 
 
 def test_off_and_broken_inputs(tmp_path, uri, capsys, monkeypatch):
-    folder = training(tmp_path / "results" / "demo" / "srcnn", log_lines([1]))
+    folder = write_training(tmp_path / "results" / "demo" / "srcnn", log_lines([1]))
     with monkeypatch.context() as patch:
         patch.setenv("MRSR_TRACKING", "off")
         assert store.init_store(f"sqlite:///{tmp_path}/none.db")
@@ -226,11 +177,9 @@ def test_off_and_broken_inputs(tmp_path, uri, capsys, monkeypatch):
     assert not delivery.deliver(folder, off, "sqlite:////no/such/folder/x.db")
     assert capsys.readouterr().err == ""
     (folder / "log.jsonl").write_text("garbage\n")
-    evaluation(tmp_path / "results" / "demo", record())
-    assert delivery.sync(tmp_path / "results", uri) == (
-        1,
-        1,
-    )  # the broken one does not keep the other
+    write_evaluation(tmp_path / "results" / "demo", record())
+    # the broken one does not keep the other
+    assert delivery.sync(tmp_path / "results", uri) == (1, 1)
     assert "line 1: not a JSON object" in capsys.readouterr().err
     monkeypatch.setitem(sys.modules, "mlflow.tracking", None)
     assert not delivery.deliver(folder, None, uri)
@@ -243,21 +192,25 @@ def test_a_store_that_is_no_database_is_a_warning(tmp_path, capsys):
     (tmp_path / "bad.db").write_text("not a database, but longer than a header " * 20)
     uri = f"sqlite:///{tmp_path / 'bad.db'}"
     assert not store.init_store(uri)
-    assert not delivery.deliver(evaluation(tmp_path, record()), None, uri)
+    assert not delivery.deliver(write_evaluation(tmp_path, record()), None, uri)
     assert capsys.readouterr().err.count("warning: ") == 2
 
 
 def test_importing_needs_the_standard_library_alone():
-    code = "import sys, mrsr.tracking.delivery; bad = {'mlflow', 'tqdm', 'torch', 'numpy'} & set(sys.modules)"
-    subprocess.run([sys.executable, "-c", f"{code}; sys.exit(str(bad) if bad else 0)"], check=True)
+    heavy = "{'mlflow', 'tqdm', 'torch', 'numpy', 'pydantic', 'yaml'}"
+    code = f"import sys, mrsr.tracking.delivery; print({heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 @pytest.mark.slow
 def test_writers_at_once_on_a_store_nobody_initialised(tmp_path):
-    code = "import sys; from mrsr import tracking; sys.exit(not tracking.deliver(sys.argv[1]))"
+    code = (
+        "import sys; from mrsr.tracking.delivery import deliver; sys.exit(not deliver(sys.argv[1]))"
+    )
     writers = []
     for name in ("bicubic", "srcnn", "srresnet", "rdn"):
-        file = evaluation(tmp_path, record(name))
+        file = write_evaluation(tmp_path, record(name))
         command = [sys.executable, "-W", "error", "-c", code, str(file)]
         writers.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
     for writer in writers:

@@ -16,59 +16,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from builders import TOY_NETWORK, TOY_SOURCE
 from project import commit, copy_project, run, snakemake
 
 pytestmark = pytest.mark.slow
-
-DATASET = '''"""A toy: noise made on the spot."""
-
-import numpy as np
-
-from mrsr.raw.volume import Volume, VolumeRef
-
-SETTINGS = {"subjects": 3}
-
-
-def prepare(folder, settings):
-    for number in range(settings.subjects):
-        values = np.random.default_rng(number).random((4, 48, 40), np.float32)
-        np.save(folder / f"toy{number}.npy", values + 1)
-
-
-def list_volumes(folder, settings, contrast):
-    names = ("train", "validation", "test")
-    return [
-        VolumeRef(path=path, subject=path.stem, contrast=contrast, organ="toy", split=split)
-        for path, split in zip(sorted(folder.glob("*.npy")), names, strict=True)
-    ]
-
-
-def read_volume(ref):
-    values = np.load(ref.path)
-    return Volume(stored=values, affine=np.eye(4), voxel_size=(1.0, 1.0, 1.0), **ref.names)
-'''
-
-NETWORK = '''"""A toy: one convolution on the upsampled image."""
-
-from torch import Tensor, nn
-
-from mrsr.resampling import upsample
-
-
-class MyNet(nn.Module):
-    def __init__(self, scale: int, width: int) -> None:
-        super().__init__()
-        self.scale = scale
-        self.layer = nn.Conv2d(1, 1, width, padding=width // 2)
-
-    def forward(self, lr: Tensor) -> Tensor:
-        fine = upsample(lr, self.scale)
-        return fine + self.layer(fine)
-
-
-def build(scale: int, *, width: int = 3) -> nn.Module:
-    return MyNet(scale, width)
-'''
 
 LOSS = '''def charbonnier(sr: Tensor, hr: Tensor, context: Context | None = None) -> Tensor:
     """Mean of sqrt(d^2 + 1e-6), a smooth L1."""
@@ -115,7 +66,7 @@ def method(entry: str, text: str) -> tuple[str, str]:
 ADDITIONS = {
     "dataset": Addition(
         "add-a-dataset.md",
-        new={"src/mrsr/datasets/mysource.py": DATASET},
+        new={"src/mrsr/datasets/mysource.py": TOY_SOURCE},
         inserted={
             "params.yaml": [
                 ("    mysource: {subjects: 3}\n", "    phantom:\n"),
@@ -129,7 +80,7 @@ ADDITIONS = {
     ),
     "network": Addition(
         "add-a-method.md",
-        new={"src/mrsr/models/mynet.py": NETWORK},
+        new={"src/mrsr/models/mynet.py": TOY_NETWORK},
         inserted={"params.yaml": [method("mynet", "{losses: {l1: 1}, options: {width: 5}}")]},
     ),
     "ablation": Addition(

@@ -1,6 +1,6 @@
 """What the world does to files: damage, malice, strangers. docs/reliability.md lists all of it.
 
-Full disks, Snakemake and signed links: test_bad_worlds_slow.py. Parameters: test_config.py.
+Full disks, Snakemake and signed links: test_bad_worlds_slow.py. Parameters: test_loading.py.
 Run: pytest tests/workflow/test_bad_worlds.py
 """
 
@@ -23,8 +23,8 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from test_resume import command, write_store
 
+import builders
 from mrsr import checkpoint, cli, models
 from mrsr.compute import Machine
 from mrsr.errors import UserError, guarded
@@ -32,6 +32,7 @@ from mrsr.files import LOCK, alone, atomic, full_disk_told
 from mrsr.models import unetr
 from mrsr.slices import slicing, store
 from mrsr.training import resume, train_sr
+from project import bound
 
 HERE = Machine(torch.device("cpu"))
 
@@ -302,9 +303,12 @@ with alone(sys.argv[1]):
 
 @pytest.fixture
 def toy(tmp_path: Path) -> Path:
-    for number, split in enumerate(("train", "validation", "test")):
-        write_store(tmp_path / f"{split}.h5", number)
-    return tmp_path
+    return builders.toy_stores(tmp_path)
+
+
+def command(folder: Path, out: str) -> list[str]:
+    """Arguments of a training of two steps."""
+    return builders.command(folder, folder / out, builders.sr(steps=2))
 
 
 def test_a_second_training_on_a_folder_is_refused_until_the_first_is_gone(
@@ -317,18 +321,18 @@ def test_a_second_training_on_a_folder_is_refused_until_the_first_is_gone(
         assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         (toy / "out" / ".tmp-half.pt").write_bytes(b"half")
         with pytest.raises(SystemExit) as stop:
-            train_sr.main(command(toy, "out", steps=2))
+            train_sr.main(command(toy, "out"))
         assert stop.value.code == 2
         said = one_line(capfd)
         assert f"another process is writing to {toy / 'out'}" in said
         names = {file.name for file in (toy / "out").iterdir()}
         assert names == {LOCK, ".tmp-half.pt"}  # the first one's
-        train_sr.main(command(toy, "other", steps=2))
+        train_sr.main(command(toy, "other"))
     finally:
         holder.send_signal(signal.SIGKILL)
         holder.communicate()
     assert (toy / "out" / LOCK).exists()
-    train_sr.main(command(toy, "out", steps=2))
+    train_sr.main(command(toy, "out"))
     names = {file.name for file in (toy / "out").iterdir()}
     assert names == {"best.pt", "last.pt", "log.jsonl"}
 
@@ -349,20 +353,16 @@ def test_the_lock_is_the_processes_own(tmp_path: Path, monkeypatch: pytest.Monke
 # places that cannot be written to --------------------------------------------------------------
 
 
-def bound() -> list[str]:
-    """What makes root obey permissions; nothing for others, whom they bind anyway."""
-    return ["setpriv", "--bounding-set", "-dac_override"] if os.geteuid() == 0 else []
-
-
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is of Linux")
 def test_a_folder_without_permission_is_one_line(toy: Path) -> None:
     results = toy / "results"
     (results / "there").mkdir(parents=True)
     training = [sys.executable, "-m", "mrsr.training.train_sr"]
+    off = ("--settings", '{"enabled": false}', "--out")
     commands = [
-        [*training, *command(toy, "results/new", steps=2)],
-        [*training, *command(toy, "results/there", steps=2)],
-        [sys.executable, "-m", "mrsr.cli", "schema", "--out", str(results / "there/schema.json")],
+        [*training, *command(toy, "results/new")],
+        [*training, *command(toy, "results/there")],
+        [sys.executable, "-m", "mrsr.cli", "tracking-init", *off, str(results / "there/ready")],
     ]
     (results / "there").chmod(0o555)
     results.chmod(0o555)

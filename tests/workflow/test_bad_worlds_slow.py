@@ -1,7 +1,7 @@
 """Full disks, two runs on one folder, signed links in whole runs. See test_bad_worlds.py.
 
 The full disks are small tmpfs that the tests mount: as root, on Linux; skipped elsewhere.
-Run: pytest -m slow tests/test_bad_worlds_slow.py
+Run: pytest -m slow tests/workflow/test_bad_worlds_slow.py
 """
 
 from __future__ import annotations
@@ -22,17 +22,16 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from test_bad_worlds import bound
-from test_fastmri import HEADER, knees
-from test_resume import command, write_store
 
+import builders
+from builders import KNEE_HEADER, write_knees
 from mrsr import checkpoint
 from mrsr.compute import Machine
 from mrsr.errors import UserError
 from mrsr.files import write_text
 from mrsr.slices import slicing, store
 from mrsr.training import resume
-from project import copy_project, edit_params, run
+from project import ENVIRONMENT, bound, copy_project, edit_experiment, edit_params, run
 from publisher import serving
 
 pytestmark = pytest.mark.slow
@@ -119,12 +118,13 @@ def test_a_full_disk_under_text(disk: Callable[[int], Path]) -> None:
 SLICE = """
 import sys
 from types import SimpleNamespace
-import numpy as np
-from mrsr import slicing
-from mrsr.raw.volume import Volume, VolumeRef
-from mrsr.errors import guarded
-from mrsr.params.settings import namespace
 from pathlib import Path
+import numpy as np
+from mrsr.errors import guarded
+from mrsr.params import jobs
+from mrsr.params.typed import build
+from mrsr.raw.volume import Volume, VolumeRef
+from mrsr.slices import slicing
 
 count, out = int(sys.argv[1]), Path(sys.argv[2])
 refs = [VolumeRef(path=Path(f"raw/s{n}.nii"), subject=f"s{n}", contrast="T1", organ="brain")
@@ -137,8 +137,8 @@ source = SimpleNamespace(list_volumes=lambda *_: refs, read_volume=read)
 slicing.datasets.source = lambda name: source
 split = {"kind": "subjects", "train": [r.subject for r in refs[2:]],
          "validation": ["s0"], "test": ["s1"]}
-settings = namespace({"dataset": "d", "source": "s", "contrast": "T1", "organ": "brain",
-                      "normalise": {"level": "volume", "percentile": 99.9}, "split": split})
+settings = build(jobs.Slicing, {"dataset": "d", "source": "s", "contrast": "T1",
+                                "organ": "brain", "split": split})
 guarded(slicing.slice_dataset)(Path("raw"), settings, out, SimpleNamespace())
 """
 
@@ -187,11 +187,11 @@ def test_a_store_takes_no_more_than_it_needs(tmp_path: Path) -> None:
 
 def test_a_disk_that_fills_during_a_training(tmp_path: Path, disk: Callable[[int], Path]) -> None:
     """Exit code 2 and one line; with space again it ends as if nothing had been."""
-    for number, split in enumerate(("train", "validation", "test")):
-        write_store(tmp_path / f"{split}.h5", number)
+    builders.toy_stores(tmp_path)
     folder = disk(4000)
-    arguments = command(tmp_path, str(folder / "out"), steps=60, checkpoint_every=5)
-    order = [sys.executable, "-m", "mrsr.training.train_sr", *arguments]
+    settings = builders.sr(steps=60, checkpoint_every=5)
+    train = [sys.executable, "-m", "mrsr.training.train_sr"]
+    order = [*train, *builders.command(tmp_path, folder / "out", settings)]
     (folder / "filler").write_bytes(bytes(1024 * (4000 - 300)))
     done = subprocess.run(order, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
@@ -203,12 +203,9 @@ def test_a_disk_that_fills_during_a_training(tmp_path: Path, disk: Callable[[int
     (folder / "filler").unlink()
     again = subprocess.run(order, capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
-    whole = command(tmp_path, "whole", steps=60, checkpoint_every=5)
-    subprocess.run(
-        [sys.executable, "-m", "mrsr.training.train_sr", *whole], check=True, capture_output=True
-    )
-    pair = [checkpoint.load(path / "best.pt") for path in (folder / "out", tmp_path / "whole")]
-    assert all(torch.equal(value, pair[1].weights[key]) for key, value in pair[0].weights.items())
+    whole = builders.command(tmp_path, tmp_path / "whole", settings)
+    subprocess.run([*train, *whole], check=True, capture_output=True)
+    assert builders.equal(folder / "out", tmp_path / "whole", "best.pt")
 
 
 def test_a_log_on_the_full_disk_changes_no_exit_code(disk: Callable[[int], Path]) -> None:
@@ -224,8 +221,6 @@ def test_a_log_on_the_full_disk_changes_no_exit_code(disk: Callable[[int], Path]
 
 
 def environment(project: Path, **more: str) -> dict[str, str]:
-    from project import ENVIRONMENT
-
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "MRSR_T"))}
     return kept | ENVIRONMENT | {"PYTHONPATH": str(project / "src")} | more
 
@@ -298,7 +293,8 @@ ARCHIVES = ("knee_singlecoil_train.tar.xz", "knee_singlecoil_val.tar.xz")
 IMPATIENT = """
 import logging
 logging.basicConfig(level=logging.DEBUG)
-from mrsr import cli, download
+from mrsr import cli
+from mrsr.raw import download
 download.TIMEOUT, download.FIRST_WAIT, download.LONGEST_WAIT = (1.0, 0.3), 0.0, 0.0
 cli.main()
 """
@@ -344,7 +340,7 @@ TROUBLE = {
 
 @pytest.mark.parametrize("trouble", TROUBLE)
 def test_a_signed_link_stays_secret_in_trouble(tmp_path: Path, trouble: str) -> None:
-    knees(tmp_path / "in" / "singlecoil_train", 1000, 2)
+    write_knees(tmp_path / "in" / "singlecoil_train", 1000, 2)
     whole = packed(tmp_path / "in" / "singlecoil_train")
     name, work = ARCHIVES[0], tmp_path / "work"
     work.mkdir()
@@ -401,10 +397,10 @@ SETTINGS = json.dumps({
 
 def larger_knees(folder: Path, first: int, people: int) -> None:
     """Images of 32x32, which networks and metrics can work on."""
-    header = HEADER
+    header = KNEE_HEADER
     for small, large in ((12, 40), (8, 32), (6, 32), (7, 31), (4, 16)):
         header = header.replace(f">{small}<", f">{large}<")
-    knees(folder, first, people)
+    write_knees(folder, first, people)
     for path in folder.iterdir():
         random = np.random.default_rng(zlib.crc32(path.stem.encode()))
         with h5py.File(path, "r+") as file:
@@ -422,12 +418,12 @@ def test_a_signed_link_stays_secret_in_a_whole_run(tmp_path: Path) -> None:
             "datasets": {"fastmri": {"crop": None, "central_slices": None}},
         },
         "tracked": {"secret": "data/raw/fastmri"},
-        "experiments": {"secret": {
-            "description": "knees behind signed links",
-            "grid": [{"datasets": ["fastmri"], "scales": [2], "methods": ["srcnn"]}],
-            "tables": {"table2": ["fastmri"]},
-            "set": {"sr": {"steps": 2, "batch": 2, "patch": 4, "validate_every": 2}},
-        }},
+    })  # fmt: skip
+    edit_experiment(project, "secret", {
+        "description": "knees behind signed links",
+        "grid": [{"datasets": ["fastmri"], "scales": [2], "methods": ["srcnn"]}],
+        "tables": {"table2": ["fastmri"]},
+        "set": {"sr": {"steps": 2, "batch": 2, "patch": 4, "validate_every": 2}},
     })  # fmt: skip
     files = {}
     for name, first, people in ((ARCHIVES[0], 1000, 3), (ARCHIVES[1], 2000, 1)):

@@ -1,6 +1,6 @@
 """The whole chain with the real tools: snakemake, dvc, mlflow, on the smoke experiment.
 
-Run: pytest -m slow tests/test_pipeline.py
+Run: pytest -m slow tests/workflow/test_pipeline.py
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from project import (
     check_long_table,
     commit,
     copy_project,
+    edit_experiment,
     edit_params,
     planned_jobs,
     run,
@@ -62,7 +63,7 @@ def test_benchmarks_print_rates_and_a_ratio(smoke: Path) -> None:
     assert refused.returncode == 1 and "run the experiment first" in refused.stdout
 
 
-def test_smoke_fills_every_row(smoke: Path) -> None:
+def test_smoke_fills_every_cell(smoke: Path) -> None:
     check_long_table(smoke / "results/smoke/tables/results.csv")
     table = pd.read_csv(smoke / "results/smoke/tables/results.csv")
     assert set(table["method"]) == {"bicubic", "srcnn", "srresnet", "proposed"}
@@ -102,7 +103,7 @@ def test_a_loss_weight_replans_its_method_and_the_tables_only(copy: Path) -> Non
     )
 
 
-def test_a_weight_of_the_autoencoder_replans_what_looks_through_it(copy: Path) -> None:
+def test_a_weight_of_the_autoencoder_replans_what_uses_it(copy: Path) -> None:
     edit_params(copy, {"autoencoder": {"weights": {"swap": 0.5}}})
     plan = snakemake(copy, "--dry-run", *SMOKE)
     jobs = planned_jobs(plan)
@@ -150,7 +151,7 @@ def test_tracking_holds_a_run_per_training_and_evaluation(copy: Path) -> None:
     printed = run(copy, "python", "-c", code).stdout
     runs = json.loads(printed.split("RUNS ")[1].splitlines()[0])
     kinds = sorted((stage, method) for stage, method, _ in runs)
-    assert len(kinds) == 10  # the ViT's two phases, the auto-encoder, three rows; four measured
+    assert len(kinds) == 10  # the ViT's two phases, the auto-encoder, three methods; four measured
     assert len({stage for stage, _ in kinds}) == 2
     for stage, method, metrics in runs:
         expected = "total" if stage == "training" else "psnr"
@@ -163,13 +164,8 @@ def test_dvc_keeps_two_experiments_and_a_clone_adopts_them(copy: Path, tmp_path:
     grid = [{"datasets": ["phantom_t1"], "scales": [2], "methods": ["bicubic", "srcnn"]}]
     limits = {"datasets": {"phantom_t1": {"max_volumes": 2, "max_slices": 4}}}
     change = {"sr": small, "data": limits}
-    edit_params(
-        copy,
-        {
-            "experiments": {"demo": {"grid": grid, "set": change}},
-            "tracked": {"smoke": "data/raw/phantom"},
-        },
-    )
+    edit_experiment(copy, "demo", {"grid": grid, "set": change})
+    edit_params(copy, {"tracked": {"smoke": "data/raw/phantom"}})
     commit(copy)
     remote = tmp_path / "remote"
     snakemake(copy, "all", "--config", "experiment=demo")
@@ -191,7 +187,7 @@ def test_dvc_keeps_two_experiments_and_a_clone_adopts_them(copy: Path, tmp_path:
         assert "Nothing to be done" in snakemake(clone, *target)
         tables = f"results/{name}/tables"
         assert digests(clone / tables) == digests(copy / tables)
-    # a changed checkpoint is no longer the recorded one: adopt refuses
+    # a changed checkpoint is no longer what dvc.lock says: adopt refuses
     weights = next((clone / "results/smoke/checkpoints").rglob("best.pt"))
     weights.chmod(0o644)
     weights.write_bytes(weights.read_bytes() + b"x")

@@ -1,6 +1,6 @@
 """A network of one's own outside the package, named by MRSR_PLUGINS, through the whole chain.
 
-Run: pytest -m slow tests/test_plugins.py
+Run: pytest -m slow tests/workflow/test_plugins.py
 """
 
 from __future__ import annotations
@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_adding import DATASET, METHOD
 
-from project import copy_project, edit_params, run, snakemake
+from builders import TOY_NETWORK, TOY_SOURCE
+from project import copy_project, edit_experiment, edit_params, run, snakemake
 
 GUIDED = '''"""A toy that sees a second contrast: one convolution over both."""
 
@@ -41,7 +41,6 @@ def build(scale):
     return Toy(scale)
 '''
 
-DATASET = DATASET.replace("split=split)", "split=split, pair=path.stem)")
 TINY = {
     "steps": 2, "batch": 2, "micro_batch": 0, "patch": 24, "validate_every": 2,
     "validation_slices": 2,
@@ -66,19 +65,17 @@ ENTRIES = {
             "model": "plugged", "type": "self", "losses": {"l1": 1}, "train": {"patch": 8}
         },
     },
-    "experiments": {
-        "plugs": {
-            "description": "what lies outside the package",
-            "grid": [
-                {
-                    "datasets": ["plugged_t1", "plugged_t2"], "scales": [2],
-                    "methods": ["plugged", "plugged_guided", "plugged_self"],
-                }
-            ],
-            "tables": {"table1": ["plugged_t1"], "table2": ["plugged_t2"]},
-            "set": {"sr": TINY, "tracking": {"enabled": False}},
+}  # fmt: skip
+PLUGS = {
+    "description": "what lies outside the package",
+    "grid": [
+        {
+            "datasets": ["plugged_t1", "plugged_t2"], "scales": [2],
+            "methods": ["plugged", "plugged_guided", "plugged_self"],
         }
-    },
+    ],
+    "tables": {"table1": ["plugged_t1"], "table2": ["plugged_t2"]},
+    "set": {"sr": TINY, "tracking": {"enabled": False}},
 }  # fmt: skip
 # the package has a model of this name: its own file must win
 USURPER = '"""Not the network of the package."""\n\nGUIDED = True\n'
@@ -86,16 +83,17 @@ USURPER = '"""Not the network of the package."""\n\nGUIDED = True\n'
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A copy of the project, unchanged but for params.yaml, and the value of MRSR_PLUGINS."""
+    """A copy of the project, unchanged but for params.yaml and an experiment, and the value of MRSR_PLUGINS."""
     folder = copy_project(tmp_path_factory.mktemp("project"))
     edit_params(folder, ENTRIES)
+    edit_experiment(folder, "plugs", PLUGS)
     outside = tmp_path_factory.mktemp("outside")
     for kind in ("models", "datasets"):
         (outside / kind).mkdir()
-    (outside / "models" / "plugged.py").write_text(METHOD)
+    (outside / "models" / "plugged.py").write_text(TOY_NETWORK)
     (outside / "models" / "plugged_guided.py").write_text(GUIDED)
     (outside / "models" / "srcnn.py").write_text(USURPER)
-    (outside / "datasets" / "plugged.py").write_text(DATASET)
+    (outside / "datasets" / "plugged.py").write_text(TOY_SOURCE)
     return folder, str(outside)
 
 
