@@ -89,7 +89,11 @@ ADDITIONS = {
     "network": Addition(
         "add-a-method.md",
         new={"src/mrsr/models/mynet.py": NETWORK},
-        inserted={"params.yaml": [method("mynet", "{losses: {l1: 1}, options: {features: 4}}")]},
+        inserted={
+            "params.yaml": [
+                method("mynet", "{losses: {l1: 1}, options: {features: 4, skip: bicubic}}")
+            ]
+        },
     ),
     "ablation": Addition(
         "add-an-ablation.md",
@@ -210,7 +214,7 @@ def test_the_experiment_is_listed(added: Path) -> None:
 @pytest.mark.parametrize(
     ("right", "wrong", "message"),
     [
-        ("options: {features: 4}}", "options: {maps: 4}}", "methods.mynet.options.maps"),
+        ("features: 4,", "maps: 4,", "methods.mynet.options.maps"),
         ("{charbonnier: 0.5}", "{charbonier: 0.5}", "methods.mynet_loss.losses.charbonier"),
         ("train: {noise: 0.5}", "train: {noise: -1}", "methods.mynet_noise.train.noise"),
         ("mysource: {subjects: 3}", "mysource: {people: 3}", "data.sources.mysource.people"),
