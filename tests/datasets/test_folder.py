@@ -210,8 +210,8 @@ def test_labels_reach_the_stores(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "shape", "voxel", "message"),
     [
-        ("labelsTr", (3, 4, 6), 3.0, "labels b.nii.gz of b.nii.gz lie on another grid"),
-        ("labelsTr", (3, 4, 5), 3.5, "labels b.nii.gz of b.nii.gz lie on another grid"),
+        ("labelsTr", (3, 4, 6), 3.0, "labels b.nii.gz of b.nii.gz are on another grid"),
+        ("labelsTr", (3, 4, 5), 3.5, "labels b.nii.gz of b.nii.gz are on another grid"),
         ("imagesTr", (3, 4, 5, 4), 3.0, "b.nii.gz is 4D 3x4x5x4, a 3D volume is needed"),
     ],
 )

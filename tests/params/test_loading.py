@@ -169,7 +169,7 @@ def test_a_mistake_in_params_is_told_by_its_path(
         ("tables", {"../t": ["phantom_t1"]}, "tables.../t"),
         ("vit", None, "vit: missing: a method has the loss vit"),
         ("vit pool", ["gone"], "vit.pool: no dataset 'gone'"),
-        ("vit pool", ["phantom_t1"], "vit.pool: only brain in it"),
+        ("vit pool", ["phantom_t1"], "vit.pool: it has only brain"),
         # as in params.yaml, under `set`
         ("set", [1], "set: "),
         ("set modle", {}, "set.modle: unknown key; known: autoencoder"),
@@ -210,9 +210,9 @@ def test_a_signed_address_has_no_place_here(
 def test_a_name_is_no_path(tmp_path: Path, tables: dict[str, Table], name: str) -> None:
     (tmp_path / "workflow").mkdir()
     (tmp_path / "workflow" / "demo.yaml").write_text("{}")
-    assert refused(tmp_path, tables, name).startswith(f"experiment '{name}': a name has small")
+    assert refused(tmp_path, tables, name).startswith(f"experiment '{name}': use lower-case")
     tables["params"]["experiment"] = name
-    assert refused(tmp_path, tables).startswith(f"experiment '{name}': a name has small")
+    assert refused(tmp_path, tables).startswith(f"experiment '{name}': use lower-case")
 
 
 def test_an_experiment_that_is_not_there(tmp_path: Path, tables: dict[str, Table]) -> None:

@@ -256,7 +256,7 @@ def test_a_pretext_needs_scales_and_a_degradation_of_each_dataset(tmp_path: Path
     stores = pool(tmp_path, (32, 32))
     with pytest.raises(UserError, match="scales is empty"):
         organs(stores, scales=[])
-    with pytest.raises(UserError, match="'toy_knee' is degraded; add it"):
+    with pytest.raises(UserError, match="'toy_knee'; add it"):
         organs(stores, degradations={"toy_brain": "bicubic"})
 
 
