@@ -21,10 +21,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import typer
 import yaml
 from torch import Tensor
 
-from mrsr import checkpoint, models
+from mrsr import checkpoint, cli, models
 from mrsr.errors import UserError
 from mrsr.params import jobs, loading, schema
 from mrsr.params.experiment import Resolved
@@ -531,3 +532,13 @@ class MyNet(nn.Module):
 def build(scale: int, *, width: int = 3) -> nn.Module:
     return MyNet(scale, width)
 '''
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command such as `mrsr params -e demo`, without running it; raises as for a user."""
+    group: Any = typer.main.get_command(cli.app)
+    context = group.make_context("mrsr", words[1:], resilient_parsing=True)
+    group.commands[words[1]].make_context(words[1], words[2:], parent=context)

@@ -163,7 +163,7 @@ def test_resume_without_a_record_asks_what_to_run(play, project: Path) -> None:
 
 SNAKEFILE = """
 import sys
-from mrsr import cluster
+from mrsr.ops import cluster
 rule all:
     input: "b"
 rule a:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import os
 import pickle
 import random
@@ -353,25 +354,36 @@ def test_the_lock_is_the_processes_own(tmp_path: Path, monkeypatch: pytest.Monke
 # places that cannot be written to --------------------------------------------------------------
 
 
+# exit codes of several commands, of which each would import torch anew
+ONE_AFTER_ANOTHER = """
+import importlib, json, sys
+for module, *arguments in json.loads(sys.argv[1]):
+    sys.argv = [module, *arguments]
+    try:
+        importlib.import_module(module).main(*[] if module == "mrsr.cli" else [arguments])
+    except SystemExit as stop:
+        print(stop.code)
+"""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="setpriv is of Linux")
 def test_a_folder_without_permission_is_one_line(toy: Path) -> None:
     results = toy / "results"
     (results / "there").mkdir(parents=True)
-    training = [sys.executable, "-m", "mrsr.training.train_sr"]
-    off = ("--settings", '{"enabled": false}', "--out")
     commands = [
-        [*training, *command(toy, "results/new")],
-        [*training, *command(toy, "results/there")],
-        [sys.executable, "-m", "mrsr.cli", "tracking-init", *off, str(results / "there/ready")],
+        ["mrsr.training.train_sr", *command(toy, "results/new")],
+        ["mrsr.training.train_sr", *command(toy, "results/there")],
+        ["mrsr.cli", "tracking-init", "--settings", "{}", "--out", f"{results}/there/ready"],
     ]
     (results / "there").chmod(0o555)
     results.chmod(0o555)
     try:
-        for arguments in commands:
-            done = subprocess.run([*bound(), *arguments], capture_output=True, text=True)
-            assert done.returncode == 2, done.stderr
-            assert done.stderr.count("\n") == 1 and "Permission denied" in done.stderr
-            assert str(results) in done.stderr
+        order = [*bound(), sys.executable, "-c", ONE_AFTER_ANOTHER, json.dumps(commands)]
+        environment = os.environ | {"MRSR_TRACKING": "off"}
+        done = subprocess.run(order, capture_output=True, text=True, env=environment)
+        lines = done.stderr.splitlines()
+        assert done.stdout == "2\n2\n2\n" and len(lines) == 3, done.stderr
+        assert all("Permission denied" in line and str(results) in line for line in lines)
         assert [file.name for file in results.rglob("*")] == ["there"]
     finally:
         results.chmod(0o755)
