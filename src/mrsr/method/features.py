@@ -10,7 +10,7 @@ printed) or the true image ("hr"). A bicubic enlargement has the very codes of i
 with the printed target the terms alone ask for nothing better: hence the pixel term of `proposed`.
 The target's codes are computed once per image of a batch and without a graph.
 
-Settings are the table `features` (`DEFAULTS`), argued in docs/replication.md:
+Settings are the table `features` (`schema.Features`), argued in docs/replication.md:
 
 - `vit_layers`: which hidden states, counted from 0 or from the end.
 - `vit_reduce`: `token` compares token by token; `pooled` the mean token, which hardly notices the
@@ -50,7 +50,6 @@ from mrsr.resampling import bicubic
 # the frozen network that a loss term looks through
 NETWORKS = {"vit": "vit", "structure": "autoencoder", "texture": "autoencoder"}
 Paths = Mapping[str, Path | None]  # checkpoint of each network by its name
-REDUCTIONS = ("token", "pooled", "centred")
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,6 @@ def _read(name: str, path: Path, machine: Machine, seed: int | None) -> nn.Modul
     """A network of a checkpoint; with a seed, its shape alone, and random weights."""
     network: nn.Module
     if name == "vit":
-        pass
-
         network, also = load_encoder(path, machine.device), {"dimensions": 2}
     else:
         network, also = checkpoint.network(path, machine.device), {"start": "random"}

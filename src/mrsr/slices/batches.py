@@ -16,7 +16,7 @@ Some methods see a second image of each slice: the guide (another contrast at HR
 its own with the same slices), or, where the LR input is undersampled, the clean LR image. It is
 cut, turned and flipped with the pair, and follows it wherever pairs are given.
 
-By hand: `python -c "from mrsr import batches; s = batches.load('train.h5', scale=2,
+By hand: `python -c "from mrsr.slices import batches, holding; s = holding.load('train.h5', scale=2,
 degradation='bicubic', device='cpu'); print(batches.batch(s, 0, batch=4, patch=48, seed=0,
 augment=True)[0].shape)"`.
 """
