@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -28,6 +27,7 @@ from mrsr import checkpoint, models
 from mrsr.datasets import phantom
 from mrsr.method import features, losses
 from mrsr.models.autoencoder import prepare
+from mrsr.params.schema import Features
 from mrsr.resampling import degrade
 from mrsr.slices import batches, holding
 
@@ -76,12 +76,11 @@ def measure(
     network: torch.nn.Module, images: list[tuple[Tensor, Tensor]], size: int
 ) -> list[float]:
     """Terms and norms of their gradients, alternating, then the energy outside; means."""
-    table = SimpleNamespace(**{**features.DEFAULTS, "autoencoder_size": size})
-    frozen = features.Frozen(table, {"autoencoder": network})
+    frozen = features.Frozen(Features(autoencoder_size=size), {"autoencoder": network})
     rows = []
     for lr, hr in images:
         sr = hr.clone().requires_grad_(True)
-        context = SimpleNamespace(codes=features.pair(frozen, TERMS, lr, sr, hr))
+        context = losses.Context(codes=features.pair(frozen, TERMS, lr, sr, hr))
         row = []
         for name in TERMS:
             term = losses.LOSSES[name](sr, hr, context)

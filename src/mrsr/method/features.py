@@ -53,7 +53,6 @@ from mrsr.resampling import bicubic
 # the frozen network that a loss term uses
 NETWORKS = {"vit": "vit", "structure": "autoencoder", "texture": "autoencoder"}
 Paths = Mapping[str, Path | None]  # checkpoint of each network by its name
-REDUCTIONS = ("token", "pooled", "centred")
 
 
 @dataclass(frozen=True)

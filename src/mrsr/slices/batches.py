@@ -16,7 +16,7 @@ Some methods use a second image of each slice: the guide (another contrast at HR
 store with the same slices), or, if the LR input is undersampled, the clean LR image. It is cropped,
 rotated and flipped with the pair, and returned after it.
 
-By hand: `python -c "from mrsr.slices import batches; s = batches.load('train.h5', scale=2,
+By hand: `python -c "from mrsr.slices import batches, holding; s = holding.load('train.h5', scale=2,
 degradation='bicubic', device='cpu'); print(batches.batch(s, 0, batch=4, patch=48, seed=0,
 augment=True)[0].shape)"`.
 """
