@@ -1,4 +1,4 @@
-"""IXI from a publisher on this machine, in the publisher's layout. Run: pytest tests/datasets/test_ixi.py"""
+"""IXI from a publisher on this machine, in the publisher's layout."""
 
 from __future__ import annotations
 

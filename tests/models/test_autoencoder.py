@@ -1,4 +1,4 @@
-"""The auto-encoder, its start, its terms and its probe: `pytest tests/models/test_autoencoder.py`."""
+"""The auto-encoder, its start, its terms and its probe."""
 
 from __future__ import annotations
 
@@ -82,21 +82,6 @@ def test_random_start_and_small_networks_start_random() -> None:
     assert (network(blobs(1)) - blobs(1)).square().mean() > 1e-3
     small = autoencoder.build(2, **SMALL)
     assert small(torch.rand(2, 1, 32, 48)).shape == (2, 1, 32, 48)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"size": 100},
-        {"pooling": "median"},
-        {"channels": [1, 2]},
-        {"structure_channels": 0},
-        {"start": "x"},
-    ],
-)
-def test_wrong_options_are_named(options: dict[str, object]) -> None:
-    with pytest.raises(UserError, match="autoencoder: "):
-        models.build("autoencoder", 2, options)
 
 
 def test_prepare_resizes_to_the_hr_grid_and_pads_or_crops_alike() -> None:

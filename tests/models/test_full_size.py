@@ -22,6 +22,7 @@ import pytest
 import torch
 
 from mrsr.params import loading
+from mrsr.params.typed import plain
 
 LIMIT = 12e9  # bytes
 # a step of everything: two (the auto-encoder, which pairs images: four) images, accumulated
@@ -60,7 +61,7 @@ def write_store(path: Path, shape: tuple[int, int, int], organ: str, labels: boo
 def train(module: str, settings: dict[str, Any], out: Path, *arguments: Any) -> None:
     """Run a training command; prints its time, its peak memory and what it saved."""
     out.parent.mkdir(parents=True)
-    command = [sys.executable, "-m", f"mrsr.{module}", "--settings", json.dumps(settings)]
+    command = [sys.executable, "-m", f"mrsr.training.{module}", "--settings", json.dumps(settings)]
     began = time.monotonic()
     with open(out.parent / "messages", "w+") as messages:
         job = subprocess.Popen(
@@ -110,7 +111,7 @@ def test_every_training_takes_a_step_at_full_size(folder: Path, root: Path) -> N
         folder / name / "best.pt" for name in ("segmentation", "organ", "autoencoder")
     )
 
-    settings = paper.vit_settings("segmentation")
+    settings = plain(paper.segmentation())
     assert settings["network"]["size"] == [96, 96, 96] and settings["network"]["layers"] == 12
     stores = [
         "--train", write_store(folder / "labelled.h5", (96, 240, 240), "brain", labels=True),
@@ -124,17 +125,17 @@ def test_every_training_takes_a_step_at_full_size(folder: Path, root: Path) -> N
         *("--train", *(pair[0] for pair in slices.values())),
         *("--validation", *(pair[1] for pair in slices.values())),
     ]
-    settings = paper.vit_settings("pretext", paper.params.vit.pretext)
+    settings = plain(paper.pretext(paper.params.vit.pretext))
     settings["degradations"] = {"toy": "bicubic"}  # what the stores here are of
     train("train_vit", settings | SHORT, organ, *stores, "--start", vit)
     print(" (its encoder in 2D; paper: 93.4 M, with what is not said)", end="")
     vit.unlink()
 
-    settings = paper.autoencoder_settings("ixi_pd", 2)
+    settings = plain(paper.autoencoder("ixi_pd", 2))
     assert settings["network"]["size"] == 256 and settings["patch"] == 0  # whole slices
     train("train_autoencoder", settings | SHORT | {"batch": 4, "micro_batch": 2}, codes, *brain)
 
-    settings = paper.train_settings("ixi_pd", 2, "proposed")
+    settings = plain(paper.super_resolution("ixi_pd", 2, "proposed"))
     assert settings["model"]["options"]["blocks"] == 16
     settings["features"] |= {"validation_patches": 1, "gradient_norms_every": 1}
     settings["adversarial"] |= {"warmup": 0}  # or the discriminator would wait

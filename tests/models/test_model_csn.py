@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.models.csn import DenseBranch, ResidualBranch, Unit
 
 SMALL: dict[str, Any] = {"features": 8, "growth": 4, "layers": 2, "units": 2, "blocks": 2}
@@ -77,20 +76,3 @@ def test_what_one_branch_holds_reaches_the_other() -> None:
     b.retain_grad()
     unit(a, b)[0].sum().backward()
     assert b.grad is not None and b.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"features": 7},
-        {"features": 0},
-        {"growth": 0},
-        {"layers": 0},
-        {"units": 0},
-        {"blocks": 0},
-        {"skip": "linear"},
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"csn: {next(iter(options))}"):
-        small(**options)

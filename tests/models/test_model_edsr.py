@@ -9,7 +9,6 @@ import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.models.layers import Upsampler
 
 SMALL = {"features": 4, "blocks": 2}
@@ -85,20 +84,3 @@ def test_without_a_skip_training_starts_near_the_image(name: str, scale: int) ->
     repeated = lr.repeat_interleave(scale, -1).repeat_interleave(scale, -2)
     with torch.no_grad():
         assert (network(lr) - repeated).abs().mean() < 0.2
-
-
-@pytest.mark.parametrize(
-    ("scale", "options", "word"),
-    [
-        (5, {}, "scale"),
-        (2, {"features": 0}, "features"),
-        (2, {"blocks": 0}, "blocks"),
-        (2, {"residual_scale": 0.0}, "residual_scale"),
-        (2, {"residual_scale": 1.5}, "residual_scale"),
-        (2, {"skip": "nearest"}, "skip"),
-        (2, {"norm": "batch"}, "norm"),
-    ],
-)
-def test_wrong_options_are_refused(scale: int, options: dict[str, Any], word: str) -> None:
-    with pytest.raises(UserError, match=f"edsr.*{word}"):
-        models.build("edsr", scale, options)

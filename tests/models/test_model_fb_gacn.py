@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.models.fb_gacn import GraphAttention, GraphBranch, nearest
 
 SMALL: dict[str, Any] = {
@@ -123,21 +121,3 @@ def test_the_branch_keeps_the_size() -> None:
     torch.manual_seed(0)
     branch = GraphBranch(4, patch=4, heads=2, neighbours=3)
     assert branch(torch.rand(2, 4, 9, 6)).shape == (2, 4, 9, 6)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"features": 0},
-        {"blocks": 0},
-        {"iterations": 0},
-        {"patch": 0},
-        {"neighbours": 1},
-        {"heads": 0},
-        {"heads": 3},
-        {"skip": "linear"},
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"fb_gacn: {next(iter(options))}"):
-        small(**options)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.models import minet
 
 SMALL = {"features": 4, "groups": 2, "blocks": 1, "reduction": 2}
@@ -53,24 +52,13 @@ def test_published_parameter_count() -> None:
     assert registered + conv(14 * 64, 64) - conv(7 * 64, 64) - count == 4_172_758
 
 
-@pytest.mark.parametrize("scale", minet.SCALES)
-@pytest.mark.parametrize("size", [(7, 10), (13, 9)])
-def test_odd_sizes_and_side_output(scale: int, size: tuple[int, int]) -> None:
-    network, (lr, guide) = make(scale), images(scale, *size)
+@pytest.mark.parametrize("scale", [2, 3])
+def test_side_output_in_training_alone(scale: int) -> None:
+    network, (lr, guide) = make(scale), images(scale, 7, 10)
     sr, aside = network(lr, guide)
     assert sr.shape == aside["guide"].shape == guide.shape
     with torch.no_grad():
         assert torch.allclose(network.eval()(lr, guide), sr, atol=1e-6)
-
-
-@pytest.mark.parametrize("skip", ["none", "bicubic"])
-def test_every_parameter_learns(skip: str) -> None:
-    network, (lr, guide) = make(skip=skip), images()
-    sr, aside = network(lr, guide)
-    (sr.square().mean() + aside["guide"].square().mean()).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().sum() > 0, name
 
 
 def test_integration_adds_the_least_similar_stages() -> None:
@@ -125,20 +113,3 @@ def test_the_guide_matters() -> None:
     guide.requires_grad_()
     network(lr, guide).square().mean().backward()
     assert guide.grad is not None and guide.grad.abs().sum() > 0
-
-
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        ({"features": 0}, "features"),
-        ({"groups": 0}, "groups"),
-        ({"blocks": 0}, "blocks"),
-        ({"reduction": 3}, "reduction"),
-        ({"skip": "linear"}, "skip"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], word: str) -> None:
-    with pytest.raises(UserError, match=f"minet: {word}"):
-        make(**options)
-    with pytest.raises(UserError, match="minet: scale"):
-        make(5)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.errors import UserError
-from mrsr.models.rcan import ChannelAttention
+from mrsr.models.layers import ChannelAttention
 
 SMALL = {"features": 8, "groups": 2, "blocks": 1, "reduction": 4}
 
@@ -92,22 +89,3 @@ def test_residual_in_residual() -> None:
     assert torch.equal(group(x), x)
     network.trunk.weight.zero_()
     assert torch.equal(network(lr), network.last(network.enlarge(network.head(lr))))
-
-
-@pytest.mark.parametrize(
-    ("scale", "options", "word"),
-    [
-        (1, {}, "scale"),
-        (2, {"features": 0}, "features"),
-        (2, {"groups": 0}, "groups"),
-        (2, {"blocks": 0}, "blocks"),
-        (2, {"reduction": 0}, "reduction"),
-        (2, {"reduction": 24}, "reduction"),
-        (2, {"reduction": 128}, "reduction"),
-        (2, {"skip": "nearest"}, "skip"),
-        (2, {"norm": "batch"}, "norm"),
-    ],
-)
-def test_wrong_options_are_refused(scale: int, options: dict[str, Any], word: str) -> None:
-    with pytest.raises(UserError, match=f"rcan.*{word}"):
-        models.build("rcan", scale, options)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
 import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.errors import UserError
 
 SMALL = {"features": 4, "blocks": 3, "layers": 2, "growth": 3}
 
@@ -77,20 +74,3 @@ def test_global_residual_carries_the_first_features() -> None:
     network, lr = small(), torch.rand(1, 1, 6, 7)
     network.fusion3.weight.zero_()
     assert torch.equal(network(lr), network.last(network.enlarge(network.shallow1(lr))))
-
-
-@pytest.mark.parametrize(
-    ("scale", "options", "word"),
-    [
-        (6, {}, "scale"),
-        (2, {"features": 0}, "features"),
-        (2, {"blocks": 0}, "blocks"),
-        (2, {"layers": 0}, "layers"),
-        (2, {"growth": 0}, "growth"),
-        (2, {"skip": "nearest"}, "skip"),
-        (2, {"norm": "batch"}, "norm"),
-    ],
-)
-def test_wrong_options_are_refused(scale: int, options: dict[str, Any], word: str) -> None:
-    with pytest.raises(UserError, match=f"rdn.*{word}"):
-        models.build("rdn", scale, options)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.models.seran import Attention, Reasoning
 
 SMALL: dict[str, Any] = {"features": 8, "blocks": 2, "descriptors": 4, "width": 4}
@@ -104,19 +102,3 @@ def test_the_scaling_scales() -> None:
     once = attention(x) - x
     attention.scaling = 0.2
     torch.testing.assert_close(attention(x) - x, 2 * once)
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"features": 0},
-        {"blocks": 0},
-        {"width": 0},
-        {"descriptors": 1},
-        {"scaling": 0.0},
-        {"skip": "linear"},
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=f"seran: {next(iter(options))}"):
-        small(**options)

@@ -9,8 +9,7 @@ import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.errors import UserError
-from mrsr.models.smore import SCALES, accumulate
+from mrsr.models.smore import accumulate
 
 SMALL: dict[str, Any] = {"features": 6, "blocks": 2}
 
@@ -28,15 +27,6 @@ def test_parameters_of_the_default_width() -> None:
         network = models.build("smore", 2, {})
     expected = conv(1, 64) + 16 * 2 * conv(64, 64) + conv(64, 64) + conv(64, 256) + conv(64, 1)
     assert sum(p.numel() for p in network.parameters()) == expected == 1_367_553
-
-
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("training", [True, False])
-@pytest.mark.parametrize("size", [(5, 5), (7, 10), (13, 9)])
-def test_any_size_at_any_scale(scale: int, training: bool, size: tuple[int, int]) -> None:
-    sr = make(scale).train(training)(torch.rand(2, 1, *size))
-    assert sr.shape == (2, 1, scale * size[0], scale * size[1])
-    assert torch.isfinite(sr).all()
 
 
 def test_no_power_is_the_mean() -> None:
@@ -91,21 +81,3 @@ def test_four_quarter_turns_treat_all_directions_alike(power: float) -> None:
     network.train()
     turned = network(torch.rot90(lr, 1, (-2, -1)))
     assert (turned - torch.rot90(network(lr), 1, (-2, -1))).abs().max() > 1e-3
-
-
-@pytest.mark.parametrize(
-    ("scale", "options"),
-    [
-        (5, {}),
-        (2, {"features": 0}),
-        (2, {"blocks": 0}),
-        (2, {"orientations": 0}),
-        (2, {"orientations": 5}),
-        (2, {"power": -1}),
-        (2, {"power": float("nan")}),
-        (2, {"skip": "nearest"}),
-    ],
-)
-def test_wrong_options_are_refused(scale: int, options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="smore: "):
-        models.build("smore", scale, {**SMALL, **options})

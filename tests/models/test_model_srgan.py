@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import pytest
 import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.models import srgan
 
 SMALL: dict[str, Any] = {"features": 6, "blocks": 2}
@@ -57,28 +55,3 @@ def test_without_slopes_it_is_srresnet() -> None:
             if isinstance(module, srgan.PReLU):
                 module.slope.zero_()
         torch.testing.assert_close(network.eval()(lr), other.eval()(lr))
-
-
-@pytest.mark.parametrize("options", [{}, {"norm": "none", "skip": "bicubic"}])
-def test_gradient_reaches_every_parameter(options: dict[str, Any]) -> None:
-    network = make(**options)
-    network(torch.rand(2, 1, 9, 10)).square().mean().backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-@pytest.mark.parametrize(
-    ("scale", "options"),
-    [
-        (5, {}),
-        (2, {"norm": "layer"}),
-        (2, {"skip": "nearest"}),
-        (2, {"features": 0}),
-        (2, {"blocks": 0}),
-        (2, {"vgg": True}),
-    ],
-)
-def test_wrong_options_are_refused(scale: int, options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="srgan"):
-        models.build("srgan", scale, {**SMALL, **options})

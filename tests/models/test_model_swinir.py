@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.models import swinir
 
 SMALL: dict[str, Any] = {"embed": 8, "depths": [2], "heads": 2, "window": 4, "features": 6}
@@ -45,15 +44,6 @@ def test_parameters_of_the_published_widths() -> None:
     medium = trunk(180, 6) + conv(180, 64) + conv(64, 256) + conv(64, 1)
     assert count() == medium == 11_748_093
     assert count(**LIGHT) == trunk(60, 4) + conv(60, 4) == 904_744
-
-
-@pytest.mark.parametrize("scale", swinir.SCALES)
-@pytest.mark.parametrize("upsampler", swinir.UPSAMPLERS)
-@pytest.mark.parametrize("size", [(5, 5), (7, 10), (13, 9), (4, 12)])
-def test_any_size_at_any_scale(scale: int, upsampler: str, size: tuple[int, int]) -> None:
-    sr = make(scale, upsampler=upsampler)(torch.rand(2, 1, *size))
-    assert sr.shape == (2, 1, scale * size[0], scale * size[1])
-    assert torch.isfinite(sr).all()
 
 
 def test_windows_and_back() -> None:
@@ -143,23 +133,3 @@ def test_a_bias_picks_the_neighbour() -> None:
 
 def test_nothing_is_stored_but_weights() -> None:
     assert not list(make().buffers())
-
-
-@pytest.mark.parametrize(
-    ("scale", "options"),
-    [
-        (5, {}),
-        (2, {"depths": []}),
-        (2, {"depths": [2, 0]}),
-        (2, {"embed": 10, "heads": 3}),
-        (2, {"heads": 0}),
-        (2, {"window": 1}),
-        (2, {"features": 0}),
-        (2, {"mlp_ratio": 0}),
-        (2, {"upsampler": "nearest"}),
-        (2, {"skip": "nearest"}),
-    ],
-)
-def test_wrong_options_are_refused(scale: int, options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="swinir: "):
-        models.build("swinir", scale, {**SMALL, **options})

@@ -1,4 +1,4 @@
-"""T2Net: the count, the search, the task transformers: `pytest tests/models/test_model_t2net.py`."""
+"""T2Net: the count, the search, the task transformers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.models import t2net
 from mrsr.resampling import upsample
 
@@ -48,25 +47,14 @@ def test_published_parameter_count() -> None:
     assert count == heads + bodies + fusions + tails == 1_473_282  # published: 1.47 M
 
 
-@pytest.mark.parametrize("size", [(7, 10), (13, 9), (5, 5)])
 @pytest.mark.parametrize("options", NETWORKS)
-def test_odd_sizes_and_side_output(options: dict[str, Any], size: tuple[int, int]) -> None:
-    network, lr = make(**options), torch.rand(2, 1, *size)
+def test_side_output_in_training_alone(options: dict[str, Any]) -> None:
+    network, lr = make(**options), torch.rand(2, 1, 7, 10)
     sr, aside = network(lr)
-    assert sr.shape == (2, 1, 2 * size[0], 2 * size[1])
+    assert sr.shape == (2, 1, 14, 20)
     assert aside["reconstruction"].shape == lr.shape
     with torch.no_grad():
         assert torch.allclose(network.eval()(lr), sr, atol=1e-6)
-
-
-@pytest.mark.parametrize("options", NETWORKS)
-def test_every_parameter_learns(options: dict[str, Any]) -> None:
-    network, lr = make(**options), torch.rand(2, 1, 8, 8)
-    sr, aside = network(lr)
-    (sr.square().mean() + aside["reconstruction"].square().mean()).backward()
-    for name, parameter in network.named_parameters():
-        assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-        assert parameter.grad.abs().sum() > 0, name
 
 
 def test_transfer_is_the_most_similar_patch() -> None:
@@ -171,40 +159,3 @@ def test_skip_starts_from_the_interpolation() -> None:
     sr, aside = make(**SMALL, skip="bicubic")(lr)
     assert (sr - upsample(lr, 2)).abs().mean() < 0.05
     assert (aside["reconstruction"] - lr).abs().mean() < 0.05
-
-
-@pytest.mark.parametrize("options", NETWORKS)
-def test_bf16_autocast_is_close(options: dict[str, Any]) -> None:
-    network, lr = make(**options).eval(), torch.rand(2, 1, 9, 8)
-    with torch.no_grad():
-        full = network(lr)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            half = network(lr)
-    assert torch.isfinite(half).all()
-    assert (half.float() - full).abs().mean() < 0.05 * full.abs().mean() + 0.01
-
-
-@pytest.mark.parametrize("options", NETWORKS)
-@pytest.mark.parametrize("scale", t2net.SCALES)
-def test_meta_device(scale: int, options: dict[str, Any]) -> None:
-    with torch.device("meta"):
-        network = models.build("t2net", scale, options).eval()
-        assert network(torch.empty(1, 1, 7, 10)).shape == (1, 1, 7 * scale, 10 * scale)
-
-
-@pytest.mark.parametrize(
-    ("options", "word"),
-    [
-        ({"transfer": "attention"}, "transfer"),
-        ({"window": -1}, "window"),
-        ({"blocks": 0}, "blocks"),
-        ({"features": 0}, "features"),
-        ({"residual_scale": 0.0}, "residual_scale"),
-        ({"skip": "linear"}, "skip"),
-    ],
-)
-def test_wrong_options_are_refused(options: dict[str, Any], word: str) -> None:
-    with pytest.raises(UserError, match=f"t2net: {word}"):
-        models.build("t2net", 2, options)
-    with pytest.raises(UserError, match="t2net: scale"):
-        models.build("t2net", 5, {})

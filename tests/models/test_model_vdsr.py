@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
 import torch
 
 from mrsr import models
-from mrsr.errors import UserError
 from mrsr.resampling import upsample
 
 SMALL = {"features": 4, "layers": 4}
@@ -46,17 +42,3 @@ def test_very_deep_means_41_pixels() -> None:
     network.residual(image)[0, 0, 25, 25].backward()
     seen = image.grad[0, 0] != 0
     assert seen[5:46, 5:46].all() and int(seen.sum()) == 41 * 41
-
-
-@pytest.mark.parametrize(
-    ("scale", "options", "word"),
-    [
-        (5, {}, "scale"),
-        (2, {"features": 0}, "features"),
-        (2, {"layers": 1}, "layers"),
-        (2, {"skip": "none"}, "skip"),
-    ],
-)
-def test_wrong_options_are_refused(scale: int, options: dict[str, Any], word: str) -> None:
-    with pytest.raises(UserError, match=f"vdsr.*{word}"):
-        models.build("vdsr", scale, options)

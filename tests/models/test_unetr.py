@@ -171,14 +171,6 @@ def test_weights_that_are_none_are_refused_and_code_is_not_run(tmp_path: Path) -
             unetr.load_weights(network, tmp_path / name)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"patch": 8}, {"size": [16, 20, 16]}, {"heads": 5}, {"classes": 1}]
-)
-def test_numbers_that_do_not_fit(changes: dict[str, object]) -> None:
-    with pytest.raises(UserError):
-        models.build("unetr", 1, {**SMALL, **changes})
-
-
 @pytest.mark.slow
 def test_full_size_has_the_known_parameters() -> None:
     network = unetr.build(classes=14)

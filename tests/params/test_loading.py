@@ -136,7 +136,7 @@ def test_paper_numbers_are_the_papers() -> None:
         ("methods srcnn losses l2", "much", "methods.srcnn.losses.l2: "),
         ("methods srcnn losses", None, "methods.srcnn.losses: "),
         ("methods srcnn like", "nosuch", "methods.srcnn.like: no method 'nosuch'"),
-        ("methods srresnet like", "srresnet_norm", "methods.srresnet.like: goes in a circle"),
+        ("methods srresnet like", "srresnet_norm", "methods.srresnet.like: leads back to itself"),
         ("methods srcnn train", {"stepz": 1}, "methods.srcnn.train.stepz: unknown key"),
         # names become paths
         ("data datasets ../x", {}, "data.datasets.../x"),
@@ -173,7 +173,7 @@ def test_a_mistake_in_params_is_told_by_its_path(
         # as in params.yaml, under `set`
         ("set", [1], "set: "),
         ("set modle", {}, "set.modle: unknown key; known: autoencoder"),
-        ("set data", {"sources": {}}, "set.data.sources: raw data is shared"),
+        ("set data", {"sources": {}}, "set.data.sources: all experiments share"),
         ("set sr stepz", 3, "set.sr.stepz: unknown key"),
         ("set sr steps", 0, "set.sr.steps: "),
         ("set metrics preset", "best", "set.metrics.preset: no 'best'"),
@@ -182,9 +182,9 @@ def test_a_mistake_in_params_is_told_by_its_path(
         ("set data datasets phantom_t2 guide", "x", "set.data.datasets.phantom_t2.guide: no data"),
         # the experiment that it is like
         ("like", "nosuch", "like: no experiment 'nosuch'; known: demo; or "),
-        ("like", "../demo", "like: experiment '../demo': a name has small letters"),
-        ("like", 3, "like: experiment '3': a name has small letters"),
-        ("like", "demo", "like: goes in a circle"),
+        ("like", "../demo", "like: experiment '../demo': use lower-case letters"),
+        ("like", 3, "like: experiment '3': use lower-case letters"),
+        ("like", "demo", "like: leads back to itself"),
     ],
 )
 def test_a_mistake_in_an_experiment_is_told_by_its_file_and_path(
@@ -217,7 +217,7 @@ def test_a_name_is_no_path(tmp_path: Path, tables: dict[str, Table], name: str) 
 
 def test_an_experiment_that_is_not_there(tmp_path: Path, tables: dict[str, Table]) -> None:
     tables["other"] = tables["demo"]
-    told = "no experiment 'nosuch'; known: demo, other; or give a file of your own"
+    told = "no experiment 'nosuch'; known: demo, other; or give a path"
     assert refused(tmp_path, tables, "nosuch") == told
 
 
@@ -258,7 +258,7 @@ def test_like_takes_all_that_is_not_given_here(tmp_path: Path, tables: dict[str,
     told = "workflow/experiments/more.yaml: set.sr.stepz: unknown key"
     assert refused(tmp_path, tables, "most") == told
     tables["demo"]["like"] = "most"
-    assert "like: goes in a circle" in refused(tmp_path, tables, "more")
+    assert "like: leads back to itself" in refused(tmp_path, tables, "more")
 
 
 def test_a_method_is_followed_and_zero_weights_drop(
@@ -294,8 +294,8 @@ def test_an_experiment_may_have_methods_of_its_own(
         ("a: [", "is not YAML"),
         ("\x00", "is not YAML"),
         (b"\xff", "is not UTF-8"),
-        ("a: 1\na: 2\n", "table at line 1: key 'a' stands twice"),
-        ("a:\n  b: 1\n  b: 2\n", "table at line 2: key 'b' stands twice"),
+        ("a: 1\na: 2\n", "table at line 1: key 'a' is given twice"),
+        ("a:\n  b: 1\n  b: 2\n", "table at line 2: key 'b' is given twice"),
     ],
 )
 def test_not_a_table(

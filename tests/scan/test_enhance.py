@@ -295,9 +295,9 @@ def test_guides_that_do_not_fit(tmp_path, guided):
     source, out = scan(tmp_path, "good"), tmp_path / "out.nii"
     with pytest.raises(UserError, match="needs a second contrast; give it with --guide"):
         enhance.enhance(source, out, guided)
-    for network, more in ((model(tmp_path), {}), ("bicubic", {"scale": 2})):
+    for unguided, more in ((model(tmp_path), {}), ("bicubic", {"scale": 2})):
         with pytest.raises(UserError, match="takes no second contrast; leave --guide out"):
-            enhance.enhance(source, out, network, guide=source, **more)
+            enhance.enhance(source, out, unguided, guide=source, **more)
     far = np.eye(4)
     far[:3, 3] = 1000
     write(tmp_path / "far.nii", np.random.default_rng(0).random((8, 9, 5)), far)
@@ -314,8 +314,8 @@ OWN = jobs.SuperResolution(
     experiment="toy", dataset="toy", scale=2, method="own", type="self", degradation="bicubic",
     model=jobs.Model(name="srcnn", options={"features": [4, 2]}), losses={"l1": 1.0},
     steps=4, batch=2, patch=8, validate_every=5, checkpoint_every=3, log_every=3,
-    validation_slices=2, optimizer=schema.Optimizer(lr=1e-3, weight_decay=0.1), schedule=schema.Schedule(),
-    device="cpu", tracking=schema.Tracking(enabled=False),
+    validation_slices=2, optimizer=schema.Optimizer(lr=1e-3, weight_decay=0.1),
+    schedule=schema.Schedule(), device="cpu", tracking=schema.Tracking(enabled=False),
 )  # fmt: skip
 
 

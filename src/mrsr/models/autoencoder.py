@@ -29,6 +29,7 @@ With mean pooling the network is initialised as the best linear auto-encoder of 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal
 
@@ -37,7 +38,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.models import _linear_start
-from mrsr.models.layers import Divisible, fill_bias, full
+from mrsr.models.layers import Divisible, convolution, full
 from mrsr.params.typed import Bound, Positive
 from mrsr.resampling import bicubic
 
@@ -47,14 +48,8 @@ EPSILON = 1e-7  # of a variance
 POOLINGS: dict[str, Callable[..., Tensor]] = {"mean": F.avg_pool2d, "max": F.max_pool2d}
 
 
-def _conv(inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0) -> nn.Conv2d:
-    # zero padding would put an artificial edge around a tissue patch; training would fit that first
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, padding_mode="replicate")
-    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-    fill_bias(layer, 0.0)
-    with torch.no_grad():
-        layer.weight.mul_(gain)
-    return layer
+# zero padding would put an artificial edge around a tissue patch; training would fit that first
+_conv = functools.partial(convolution, padding_mode="replicate")
 
 
 def _statistics(maps: Tensor) -> tuple[Tensor, Tensor]:

@@ -17,8 +17,7 @@ Our defaults have 13,863,425 parameters for one channel at 2x. We did not find t
 nor the published widths and depths.
 
 Initialisation: He; the last convolution of each branch and block, and of the trunk, is scaled by
-0.1, so that the variance does not grow with depth. With the bicubic skip the output convolution is
-scaled by 0.01.
+0.1, so that the variance does not grow with depth.
 """
 
 from __future__ import annotations

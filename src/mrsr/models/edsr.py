@@ -15,12 +15,7 @@ Departures and choices:
 - No subtraction of the mean colour of natural images: intensities are already normalised.
 - Initialisation (ours): He. The second convolution of a block is scaled so that the residual is a
   tenth of its input for any `residual_scale`, so the variance does not grow with depth.
-- The initial output is close to the input with each pixel repeated (`begin`, ours), or, with
-  `skip: bicubic` (ours, adds the interpolated input), close to bicubic; `none` is as published.
-- 8x (ours): three stages of 2x, as 4x has two.
-
-Other networks with the same outer layers (RDN, RCAN, CSN, SERAN, FB-GACN) import `convolution`,
-`Upsampler` and `check` from here; RDN and RCAN also `begin`.
+- The initial output is close to the input with each pixel repeated (`begin`, ours).
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -53,10 +53,13 @@ def fill_bias(layer: nn.Conv2d | nn.Linear, value: float) -> None:
 
 
 def convolution(
-    inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0, bias: bool = True
+    inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0, **options: Any
 ) -> nn.Conv2d:
-    """Size-preserving convolution, odd kernel; He initialisation times `gain`, bias 0."""
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+    """Size-preserving convolution, odd kernel; He initialisation times `gain`, bias 0.
+
+    options: of `nn.Conv2d`, such as `bias` and `padding_mode`.
+    """
+    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     fill_bias(layer, 0.0)
     with torch.no_grad():
@@ -87,7 +90,8 @@ class Network(nn.Module):
     """Base of the networks that may add the interpolated input to their output.
 
     Args:
-        skip: `bicubic` adds it (ours, where the publication does not); `none` is as published.
+        skip: `bicubic` adds it (ours, with the output convolution's first weights scaled by 0.01,
+            so that training starts near bicubic); `none` is as published.
     """
 
     def __init__(self, scale: int, skip: Skip) -> None:
@@ -102,7 +106,7 @@ class Network(nn.Module):
 
 
 def factors(scale: int) -> list[int]:
-    """Upsampling stages: one for 2x and 3x, several of 2x for 4x and 8x."""
+    """Upsampling stages: one for 2x and 3x, two and three of 2x for 4x and 8x (8x is ours)."""
     return [3] if scale == 3 else [2] * (scale.bit_length() - 1)
 
 

@@ -20,8 +20,7 @@ has 666,497 parameters. Each level gets the guide at its own size, downsampled w
 kernel of `mrsr.resampling`. 8x has three levels. All levels are trained together, through the last
 image.
 
-Initialisation: He, residuals scaled by 0.1. `skip: bicubic` adds the interpolated input to the
-image at each level; output convolutions are then scaled by 0.01.
+Initialisation: He, residuals scaled by 0.1. `skip: bicubic` acts at each level.
 """
 
 from __future__ import annotations

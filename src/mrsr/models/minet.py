@@ -30,8 +30,6 @@ Departures and choices:
   the 3x3x3 convolutions have no gradient at first (ours).
 - The published upsampling is for 2x; 3x, 4x and 8x use EDSR's stages (ours).
 - Initialisation (ours): He, with small residuals (see rcan.py).
-- `skip: bicubic` (ours) adds the interpolated input to the SR image; its output convolution is then
-  scaled by 0.01.
 """
 
 from __future__ import annotations

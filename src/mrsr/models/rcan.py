@@ -19,9 +19,7 @@ Departures and choices:
 - Initialisation (ours): He; the last convolution of a block, a group or the trunk is scaled by 0.1,
   so the variance does not grow with depth. The attention's first bias starts at 0.5: its few units
   get one number per image, and with a bias of 0 all units of a block can start dead.
-- As in EDSR here, the initial output is close to the input with each pixel repeated (ours), or,
-  with `skip: bicubic` (ours, adds the interpolated input), close to bicubic; `none` is as
-  published.
+- As in EDSR here, the initial output is close to the input with each pixel repeated (ours).
 - 8x: three stages of 2x, as 4x has two (the publication has 8x too; its stages are recalled,
   not verified).
 

@@ -18,10 +18,7 @@ Departures and choices:
 
 - Initialisation (ours): He; each block's fusion and the last layer of the global fusion are scaled
   by 0.1, so the variance does not grow with depth.
-- As in EDSR here, the initial output is close to the input with each pixel repeated (ours), or,
-  with `skip: bicubic` (ours, adds the interpolated input), close to bicubic; `none` is as
-  published.
-- 8x (ours): three stages of 2x, as 4x has two.
+- As in EDSR here, the initial output is close to the input with each pixel repeated (ours).
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ magnitude. The weights are not smoothed over frequencies (theirs are), because a
 the same image, not differently blurred ones. p is 11 in Delbracio and Sapiro (recalled, not
 verified).
 
-Initialisation: He, scaled for depth as in `srresnet.py`. `skip: bicubic` (ours, default `none`)
-adds the interpolated image; the last convolution is then scaled by 0.01.
+Initialisation: He, scaled for depth as in `srresnet.py`.
 """
 
 from __future__ import annotations

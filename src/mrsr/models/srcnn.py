@@ -14,7 +14,6 @@ Departures:
   size. In the publication the image shrinks.
 - Trained with Adam and one learning rate, like all methods, instead of SGD with a separate rate for
   the last layer.
-- `skip: bicubic` adds the interpolated image to the output; `none` is as published.
 """
 
 from __future__ import annotations

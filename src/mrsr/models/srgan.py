@@ -18,7 +18,7 @@ Departures:
 - A PReLU has one slope, initially 0.25, for all maps of its layer (ours: the publication does not
   say whether each map has its own).
 - Scales: the publication has 4x; 2x, 3x and 8x have fewer or more stages.
-- `norm: none` and `skip: bicubic` are options as in `srresnet.py`; the defaults are as published.
+- `norm: none` is an option as in `srresnet.py`; the default is as published.
 """
 
 from __future__ import annotations

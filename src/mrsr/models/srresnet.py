@@ -10,8 +10,7 @@ and is several dB better after the same number of steps (figures in docs/replica
 ReLU replaces SRResNet's PReLU, as appendix E says.
 
 Initialisation: He, scaled for depth. Without normalisation the second convolution of each block is
-scaled by 0.1, so that the variance does not grow with the number of blocks. With the bicubic skip
-the output convolution is scaled by 0.01, so that training starts from the interpolated image.
+scaled by 0.1, so that the variance does not grow with the number of blocks.
 """
 
 from __future__ import annotations

@@ -23,8 +23,6 @@ Departures: no stochastic depth (the authors' configurations drop at most 10 % o
 replication padding instead of reflection, no mean of natural images. Initialisation: linear layers
 and position biases from a normal distribution with standard deviation 0.02, truncated at two
 deviations; convolutions uniform in 1 / sqrt(fan in), as the authors do; biases zero (ours).
-`skip: bicubic` (ours, default `none`) adds the interpolated image; the last convolution is then
-scaled by 0.01.
 """
 
 from __future__ import annotations

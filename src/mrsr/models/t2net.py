@@ -30,8 +30,7 @@ Departures and choices:
   between the branches. The reconstruction branch then learns from its own loss alone, the SR branch
   is a small EDSR, and in evaluation mode the reconstruction is not computed.
 - Initialisation (ours): He; residuals and fusions start small, so that depth adds no variance.
-- `skip: bicubic` (ours) adds the interpolated input to the SR image and the input itself to the
-  reconstruction; the output layers are then scaled by 0.01. 8x: three stages of 2x.
+- `skip: bicubic` (ours) also adds the input itself to the reconstruction.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ def _chain(
     if like is None:
         return [(file, document)]
     if file in above:
-        raise UserError(f"{file}: `like` leads back to the experiment itself")
+        raise UserError(f"{file}: like: leads back to itself")
     try:
         base = experiment_file(path, str(like))
     except UserError as error:

@@ -70,6 +70,13 @@ def count(
     shape = (output, output) if isinstance(output, int) else output
     if any(side % scale for side in shape):
         raise UserError(f"an output of {output} pixels does not divide by {scale}")
+    return _count(model, json.dumps(options, sort_keys=True), scale, shape)
+
+
+@functools.cache
+def _count(model: str, text: str, scale: int, shape: tuple[int, ...]) -> tuple[int, int]:
+    """The same, for options as JSON: many methods share a network."""
+    options = json.loads(text)
     with torch.device("meta"):
         if model == "discriminator":  # no generator, so not among the models
             network = discriminator.build(scale, **options).eval()
@@ -103,7 +110,6 @@ def _network(
     return model, json.dumps(options, sort_keys=True), scale, tuple(sides)
 
 
-@functools.cache
 def per_pixel(network: Network) -> tuple[int, float]:
     """Parameters, and multiply-adds of a forward pass for each HR pixel."""
     model, options, scale, sides = network
