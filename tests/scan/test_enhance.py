@@ -333,7 +333,7 @@ def own(folder: Path, **changes: object) -> Path:
 
 def test_a_method_that_learns_from_the_scan_is_trained_on_it(tmp_path, capfd):
     from mrsr import compute
-    from mrsr.training import train_self
+    from mrsr.training import one_volume
 
     affine = np.diag([1.0, 1.2, 4.0, 1.0])
     source = write(tmp_path / "in.nii", blob((26, 30, 4), affine).astype(np.float32), affine)
@@ -345,7 +345,7 @@ def test_a_method_that_learns_from_the_scan_is_trained_on_it(tmp_path, capfd):
     image = read_nifti(source, subject="", contrast="", organ="").image
     unit = enhance.intensity_unit(image, 99.9, "")
     slices = torch.from_numpy(image / unit)
-    network = train_self.fit(slices, OWN, compute.start(OWN), "")
+    network = one_volume.fit(slices, OWN, compute.start(OWN), "")
     with torch.no_grad():
         expected = network(slices[:, None])[:, 0].numpy() * unit
     got = nibabel.load(tmp_path / "out.nii").get_fdata().transpose(2, 1, 0)

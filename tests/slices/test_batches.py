@@ -400,7 +400,7 @@ def test_damaged_stores(path: Path, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "empty.h5", "w") as file:
         file.attrs["format"] = 1
         file.create_group("volumes")
-    with pytest.raises(UserError, match="holds no volume"):
+    with pytest.raises(UserError, match="has no volume"):
         load(tmp_path / "empty.h5")
     lacking = make_store(tmp_path / "lacking.h5")
     with h5py.File(lacking, "r+") as file:

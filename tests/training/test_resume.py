@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from builders import at_step, command, discs, equal, in_step, same, sr, write_store
-from mrsr import checkpoint
+from mrsr import checkpoint, compute
 from mrsr.compute import Machine
 from mrsr.errors import INTERRUPTED
 from mrsr.training import resume, train_sr
@@ -224,7 +224,7 @@ def test_a_state_cannot_execute_code(tmp_path: Path, capfd: pytest.CaptureFixtur
 
 def test_random_states_survive(tmp_path: Path) -> None:
     machine = Machine(torch.device("cpu"))
-    resume.seed(3)
+    compute.seed(3)
     random.random(), np.random.rand(), torch.rand(1)
     resume.save(tmp_path, machine, step=1, digest="d", parts={})
     expected = (random.random(), np.random.rand(), torch.rand(1).item())

@@ -32,7 +32,7 @@ from mrsr.metrics import definitions, evaluate
 from mrsr.params.jobs import Evaluation, SuperResolution
 from mrsr.resampling import degrade, pad_to
 from mrsr.slices import batches, holding, store
-from mrsr.training import train_self
+from mrsr.training import one_volume, train_self
 
 SHAPES = ((3, 40, 34), (2, 36, 36))
 MODEL = own()["model"]
@@ -133,7 +133,7 @@ def test_a_volume_is_read_once(
 
 def test_pairs_are_a_second_degradation() -> None:
     lr = torch.rand(3, 17, 20, generator=torch.Generator().manual_seed(0))
-    pairs = train_self.pairs_of(lr, read(SuperResolution, own()))
+    pairs = one_volume.pairs_of(lr, read(SuperResolution, own()))
     assert pairs.canvas == (18, 20) and torch.equal(pairs.hr[:, :17, :20], lr)
     assert torch.equal(pairs.lr[1], degrade(pad_to(lr, 2)[0][1], 2, "bicubic"))
     small, fine = batches.batch(pairs, 0, batch=2, patch=16, seed=0, augment=True)
@@ -241,7 +241,7 @@ def test_fit_gives_what_the_store_gave(path: Path, whole: Path) -> None:
     """One scan on its own, as `mrsr enhance` trains: the weights of that volume in the store."""
     held = holding.load(path, scale=2, degradation="bicubic", device="cpu")
     given = read(SuperResolution, own())
-    network = train_self.fit(train_self._lr(held, 1), given, compute.start(given), "one")
+    network = one_volume.fit(train_self._lr(held, 1), given, compute.start(given), "one")
     saved = checkpoint.load(whole).weights
     for name, value in network.state_dict().items():
         assert torch.equal(value, saved[f"0001/{name}"])

@@ -85,7 +85,7 @@ def test_the_segmentation_learns_and_leaves_a_checkpoint(segmented: Path) -> Non
     done = segmented
     assert sorted(p.name for p in done.iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
     total = curve(done, "train", "total")
-    assert np.mean(total[-5:]) < 0.8 * np.mean(total[:5])
+    assert np.mean(total[-5:]) < 0.9 * np.mean(total[:5])
     first = lines(done)[0]["settings"]
     assert (first["dataset"], first["method"]) == ("vit", "segmentation")
     for split in ("validation", "test"):
@@ -180,7 +180,7 @@ def test_what_cannot_be_trained_is_said(refused: Callable[..., str], segmented: 
     assert "pretext: must be one of" in refused(pretext("x"), start)
     assert "micro-batch" in refused(pretext("contrastive", micro_batch=1), start)
     assert "no labels" in refused(segmentation(), kinds=("knee",))
-    assert "classes is 1" in refused(segmentation(classes=1))
+    assert "classes must be 2 or more" in refused(segmentation(classes=1))
     assert "phase: must be one of" in refused(segmentation(phase="x"))
     assert "steps" in refused(segmentation(steps=0))
 
