@@ -22,7 +22,7 @@ import pytest
 import torch
 
 from builders import at_step, command, discs, equal, in_step, same, sr, write_store
-from mrsr import checkpoint, compute, compute
+from mrsr import checkpoint, compute
 from mrsr.compute import Machine
 from mrsr.errors import INTERRUPTED
 from mrsr.training import resume, train_sr
