@@ -165,5 +165,5 @@ def validated(weights: dict[str, float]) -> dict[str, float]:
 
 
 def learned(weights: dict[str, float]) -> dict[str, float]:
-    """The terms that look through another network."""
+    """The terms that use another network."""
     return {name: weight for name, weight in weights.items() if name in LEARNED}
