@@ -85,7 +85,7 @@ def test_the_segmentation_learns_and_leaves_a_checkpoint(segmented: Path) -> Non
     done = segmented
     assert sorted(p.name for p in done.iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
     total = curve(done, "train", "total")
-    assert np.mean(total[-5:]) < 0.8 * np.mean(total[:5])
+    assert np.mean(total[-5:]) < 0.85 * np.mean(total[:5])
     first = lines(done)[0]["settings"]
     assert (first["dataset"], first["method"]) == ("vit", "segmentation")
     for split in ("validation", "test"):
