@@ -85,7 +85,7 @@ def test_the_segmentation_learns_and_leaves_a_checkpoint(segmented: Path) -> Non
     done = segmented
     assert sorted(p.name for p in done.iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
     total = curve(done, "train", "total")
-    assert np.mean(total[-5:]) < 0.9 * np.mean(total[:5])
+    assert np.mean(total[-5:]) < 0.85 * np.mean(total[:5])
     first = lines(done)[0]["settings"]
     assert (first["dataset"], first["method"]) == ("vit", "segmentation")
     for split in ("validation", "test"):
@@ -123,10 +123,10 @@ def test_each_pretext_task_moves_the_encoder(
 
 
 def test_equal_settings_give_equal_bytes_and_micro_batches_the_batch(run: Run) -> None:
-    one, two = (run(name, segmentation(steps=2)) for name in ("one", "two"))
+    one, two = (run(name, segmentation(steps=1)) for name in ("one", "two"))
     assert (one / "last.pt").read_bytes() == (two / "last.pt").read_bytes()
     totals = [
-        curve(run(str(m), segmentation(precision="fp64", micro_batch=m, steps=2)), "train", "total")
+        curve(run(str(m), segmentation(precision="fp64", micro_batch=m, steps=1)), "train", "total")
         for m in (0, 1)
     ]
     assert totals[0] == pytest.approx(totals[1], rel=1e-9)
@@ -180,7 +180,7 @@ def test_what_cannot_be_trained_is_said(refused: Callable[..., str], segmented: 
     assert "pretext: must be one of" in refused(pretext("x"), start)
     assert "micro-batch" in refused(pretext("contrastive", micro_batch=1), start)
     assert "no labels" in refused(segmentation(), kinds=("knee",))
-    assert "classes must be 2 or more" in refused(segmentation(classes=1))
+    assert "classes is 1" in refused(segmentation(classes=1))
     assert "phase: must be one of" in refused(segmentation(phase="x"))
     assert "steps" in refused(segmentation(steps=0))
 
@@ -256,7 +256,7 @@ def test_a_pretext_needs_scales_and_a_degradation_of_each_dataset(tmp_path: Path
     stores = pool(tmp_path, (32, 32))
     with pytest.raises(UserError, match="scales is empty"):
         organs(stores, scales=[])
-    with pytest.raises(UserError, match="'toy_knee'; add it"):
+    with pytest.raises(UserError, match="'toy_knee' is degraded; add it"):
         organs(stores, degradations={"toy_brain": "bicubic"})
 
 
