@@ -144,7 +144,7 @@ def test_a_network_of_ones_own_is_checked_as_far_as_it_says(
     monkeypatch.setattr(models, "module", lambda name: own)
     own.build = build  # type: ignore[attr-defined]
     assert models.build("own", 2, {"width": 4, "name": 7, "sides": [1]}).out_channels == 4
-    with pytest.raises(UserError, match="own: width must be of type int, not 4"):
+    with pytest.raises(UserError, match="own: width must be of type int, not '4'"):
         models.build("own", 2, {"width": "4"})
     with pytest.raises(UserError, match=r"cannot be built with options \{'width': -1\}"):
         models.build("own", 2, {"width": -1})
