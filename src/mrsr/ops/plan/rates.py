@@ -110,8 +110,7 @@ def ratio(here: str, there: str) -> float:
 
 
 def from_runs(root: Path = Path()) -> list[Rate]:
-    """Rates of all trainings and evaluations under results/ that ran here; damaged files are
-    skipped."""
+    """Rates of all trainings and evaluations that ran here; damaged files are skipped."""
     found = []
     for pattern in ("checkpoints/**/log.jsonl", "metrics/*/x*/*.json"):
         for file in sorted(root.glob(f"results/*/{pattern}")):
