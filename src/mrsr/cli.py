@@ -281,16 +281,15 @@ def plan(
     cores: Annotated[int, typer.Option(min=1, help="Cores, as for snakemake --cores.")] = 2,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs of this machine.")] = 1,
     jobs: Annotated[int, typer.Option(min=0, help="Cluster jobs at a time; 0: no cluster.")] = 0,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="First time a few steps of each network.")
-    ] = False,
+    measure: Annotated[bool, typer.Option("--measure", help="First time each network.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore existing results.")] = False,
     file: ParamsFile = PARAMS,
 ) -> None:
     """Estimate jobs, hours, disk space and wall time of a target."""
     from mrsr.ops.plan import estimate
+    from mrsr.ops.plan.jobs import Place
 
-    place = {"device": device, "cores": cores, "gpus": gpus, "jobs": jobs}
+    place = Place(device, cores, gpus, jobs)
     print(estimate.plan(target, experiment, place, fresh, measure, file), end="")
 
 

@@ -35,8 +35,8 @@ PATCH = 96  # pixels of the sides where `work` counts; the paper's patch
 # cost of a training step in forward passes: a trained network has a forward and, at twice the cost,
 # a backward pass; a frozen one encodes target and output, with a backward pass to the output; a
 # discriminator serves the generator's term and learns from true and false images; the terms of the
-# auto-encoder take about four passes, forward and backward
-LEARNED, FROZEN, DISCRIMINATOR, AUTOENCODER = 3, 3, 8, 12
+# auto-encoder take some three passes, forward and backward
+LEARNED, FROZEN, DISCRIMINATOR, AUTOENCODER = 3, 3, 8, 10
 # model, options as JSON, scale, and the sides in HR pixels of an image (in 3D: volume) to count
 Network = tuple[str, str, int, tuple[int, ...]]
 # what a type of method needs besides LR and HR slices of training subjects
@@ -76,12 +76,8 @@ def count(
 @functools.cache
 def _count(model: str, text: str, scale: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """The same, for options as JSON: many methods share a network."""
-    options = json.loads(text)
     with torch.device("meta"):
-        if model == "discriminator":  # no generator, so not among the models
-            network = discriminator.build(scale, **options).eval()
-        else:
-            network = models.build(model, scale, options).eval()
+        network = build(model, text, scale).eval()
         images = [torch.empty(1, 1, *(side // scale for side in shape))]
         if model_is_guided(model):
             images.append(torch.empty(1, 1, *shape))
@@ -89,6 +85,13 @@ def _count(model: str, text: str, scale: int, shape: tuple[int, ...]) -> tuple[i
             network(*images)
     parameters = sum(p.numel() for p in network.parameters())
     return parameters, counter.get_total_flops() // 2
+
+
+def build(model: str, options: str, scale: int) -> torch.nn.Module:
+    """The network of the first three fields of a `Network`."""
+    if model == "discriminator":  # no generator, so not among the models
+        return discriminator.build(scale, **json.loads(options))
+    return models.build(model, scale, json.loads(options))
 
 
 def network(rule: str, settings: dict[str, Any], networks: dict[str, Any]) -> Network:
@@ -140,7 +143,8 @@ def parts(
         rival = settings["adversarial"]
     if rival:
         options = {name: rival[name] for name in ("base", "pool", "norm")}
-        found.append((_network("discriminator", {**options, "size": PATCH}), seen * DISCRIMINATOR))
+        crop = min(rival.get("crop", 0) ** 2 or seen, seen)
+        found.append((_network("discriminator", {**options, "size": PATCH}), crop * DISCRIMINATOR))
     if "vit" in losses:
         found.append((network("train_vit_pretext", {}, networks), seen * FROZEN))
     if {"structure", "texture"} & set(losses):

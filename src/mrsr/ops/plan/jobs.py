@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import heapq
+import math
 import re
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mrsr.errors import UserError
 
@@ -46,12 +47,6 @@ class Place:
         """Whether a job occupies a GPU."""
         return self.device != "cpu" and job.stage in ("checkpoints", "metrics")
 
-    def needs(self, job: Job) -> dict[str, int]:
-        """The resources of a running job."""
-        if self.jobs:
-            return {"jobs": 1}
-        return {"cores": min(job.threads, self.cores), "gpus": int(self.on_gpu(job))}
-
 
 _HEAD = re.compile(r"\s*(?:local)?(?:rule|checkpoint) (\w+):")
 _FIELD = re.compile(r"\s+(input|output|wildcards|threads|priority): (.*)")
@@ -65,28 +60,21 @@ def parse(text: str) -> list[Job]:
             found.append({"rule": head[1]})
         elif found and (pair := _FIELD.fullmatch(line)):
             found[-1].setdefault(pair[1], pair[2])
-    return [
-        Job(
-            rule=job["rule"],
-            wildcards=dict(pair.split("=", 1) for pair in _list(job, "wildcards")),
-            inputs=_list(job, "input"),
-            outputs=_list(job, "output"),
-            threads=int(job.get("threads", 1)),
-            priority=int(job.get("priority", 0)),
-        )
-        for job in found
-        if job.get("output")
-    ]
+    return [_job(fields) for fields in found if fields.get("output")]
 
 
-def _list(job: dict[str, str], field: str) -> tuple[str, ...]:
-    return tuple(filter(None, job.get(field, "").split(", ")))
+def _job(fields: dict[str, str]) -> Job:
+    pairs, inputs, outputs = (
+        [part for part in fields.get(name, "").split(", ") if part]
+        for name in ("wildcards", "input", "output")
+    )
+    wildcards = dict(pair.split("=", 1) for pair in pairs)
+    numbers = (int(fields.get("threads", 1)), int(fields.get("priority", 0)))
+    return Job(fields["rule"], wildcards, tuple(inputs), tuple(outputs), *numbers)
 
 
 def dry_run(target: str, experiment: str, cores: int, fresh: bool = False) -> list[Job]:
-    """The jobs that Snakemake would run for a target; empty if everything exists.
-
-    fresh: as if nothing had been run.
+    """The jobs that Snakemake would run for a target; fresh: as if nothing had been run.
 
     Raises:
         UserError: nothing makes the target, or Snakemake refuses for another reason.
@@ -103,34 +91,29 @@ def dry_run(target: str, experiment: str, cores: int, fresh: bool = False) -> li
 def refusal(target: str, said: str) -> str:
     """What Snakemake said, as one line."""
     if "No rule to produce" in said:
-        known = ", ".join(("all", *STAGES))
-        return f"nothing makes '{target}'; targets are {known}, or a file of the experiment"
-    lines = said.strip().splitlines() or ["no reason given"]
-    return f"snakemake cannot plan '{target}': {lines[-1].strip()}"
+        known = ", ".join(STAGES)
+        return f"nothing makes '{target}'; targets are all, {known}, or a file of the experiment"
+    last = (said.strip() or "no reason given").splitlines()[-1].strip()
+    return f"snakemake cannot plan '{target}': {last}"
 
 
 def wall(jobs: Sequence[Job], seconds: Sequence[float], place: Place) -> float:
-    """Seconds from the first job's start to the last one's end, by list scheduling.
-
-    By priority, then in the dry run's order, each job starts when its inputs exist and the cores
-    (and a GPU, or a place in the queue) that it needs are free.
-    """
-    made = {path: number for number, job in enumerate(jobs) for path in job.outputs}
-    waits = [{made[path] for path in job.inputs if path in made} for job in jobs]
-    free = {"cores": place.cores, "gpus": place.gpus, "jobs": place.jobs}
-    waiting = sorted(range(len(jobs)), key=lambda number: -jobs[number].priority)
-    done, now = set[int](), 0.0
-    running: list[tuple[float, int]] = []
-    while waiting or running:
-        for number in list(waiting):
-            needs = place.needs(jobs[number])
-            if waits[number] <= done and all(free[name] >= n for name, n in needs.items()):
-                waiting.remove(number)
-                heapq.heappush(running, (now + seconds[number] + BETWEEN, number))
-                for name, n in needs.items():
-                    free[name] -= n
-        now, number = heapq.heappop(running)
-        done.add(number)
-        for name, n in place.needs(jobs[number]).items():
-            free[name] += n
-    return now
+    """Seconds from the first job's start to the last one's end, by list scheduling: the
+    next job is always the one whose inputs and whose core, GPU or place in the queue are ready
+    first; of equals, that of the highest priority, then the first in the dry run's order."""
+    made = {path for job in jobs for path in job.outputs}
+    ends: dict[str, float] = {}
+    place = replace(place, device="cpu") if place.jobs else place
+    # when each core and each GPU is free again; in a queue all places are alike
+    idle = [[0.0] * (place.jobs or place.cores), [0.0] * place.gpus]
+    todo = sorted(zip(jobs, seconds, strict=True), key=lambda pair: -pair[0].priority)
+    while todo:
+        starts = []
+        for number, (job, _) in enumerate(todo):
+            waits = [ends.get(path, math.inf) for path in job.inputs if path in made]
+            starts.append((max([*waits, min(idle[place.on_gpu(job)])]), number))
+        start, number = min(starts)
+        job, length = todo.pop(number)
+        heapq.heapreplace(idle[place.on_gpu(job)], start + length + BETWEEN)
+        ends |= dict.fromkeys(job.outputs, start + length + BETWEEN)
+    return max(ends.values(), default=0.0)

@@ -1,23 +1,23 @@
-"""Time forward and backward passes of networks on noise, one by one.
-
-On a CPU, processor seconds are measured, so that other work on the computer does not count, and as
-many networks are timed in parallel as jobs will run: they share caches, and perhaps a core.
-"""
+"""Time forward and backward passes of networks on noise; on a CPU in processor seconds, and as many
+side by side as jobs will run: they share caches, and perhaps a core."""
 
 from __future__ import annotations
 
 import json
 import math
 import multiprocessing
+import os
 import statistics
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict, dataclass
-from functools import partial
+from dataclasses import asdict
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
-from mrsr import compute, models
+import torch
+
+from mrsr import models
 from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.files import write_json
@@ -28,7 +28,7 @@ from mrsr.tables import network_sizes
 
 MEASURED = Path("logs/plan.json")
 PASSES = 4  # the first one allocates and is not counted
-BATCH = {"cpu": 4, "cuda": 16}  # images; of volumes one
+BATCH, VOLUMES = {"cpu": 4, "cuda": 16}, 2  # images; torch is slow with a single volume on a CPU
 
 
 def read(path: Path = MEASURED) -> list[Rate]:
@@ -46,7 +46,7 @@ def keep(found: list[Rate], path: Path = MEASURED) -> None:
 
 
 def measure(todo: list[tuple[str, Any, Any, int]], place: Place) -> list[Rate]:
-    """Rates of trainings and evaluations, given as the arguments of `methods.parts`.
+    """Rates of trainings and evaluations, given as the arguments of `network_sizes.parts`.
 
     Raises:
         UserError: the plan is for a device that this computer does not have.
@@ -58,46 +58,35 @@ def measure(todo: list[tuple[str, Any, Any, int]], place: Place) -> list[Rate]:
     kind, side_by_side = ("cpu", place.cores) if place.device == "cpu" else ("cuda", 1)
     networks = list({part: None for job in todo for part, _ in network_sizes.parts(*job)})
     say(f"timing {len(networks)} networks")
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(side_by_side, mp_context=spawn) as pool:
-        paces = dict(zip(networks, pool.map(partial(pace, kind=kind), networks), strict=True))
+    for name in ("MMAP", "TRIM"):  # as jobs have it (Snakefile); read when a process starts
+        os.environ.setdefault(f"MALLOC_{name}_THRESHOLD_", str(2**30))
+    with ProcessPoolExecutor(side_by_side, multiprocessing.get_context("spawn")) as pool:
+        paces = dict(zip(networks, pool.map(pace, networks, repeat(kind)), strict=True))
     found = []
     for job in todo:
-        image = network_sizes.work(*job)
-        parts = [
-            (paces[part], network_sizes.per_pixel(part)[1] * n)
-            for part, n in network_sizes.parts(*job)
-        ]
-        mean = sum(each * work for each, work in parts) / image
-        found.append(Rate(job[0], place.device, image, mean, "measured"))
+        parts, image = network_sizes.parts(*job), network_sizes.work(*job)
+        seconds = sum(paces[one] * network_sizes.per_pixel(one)[1] * n for one, n in parts)
+        found.append(Rate(job[0], place.device, image, seconds / image, "measured"))
     keep(found)
     return found
 
 
-@dataclass(frozen=True)
-class _Wanted:
-    device: str
-    channels_last: str
-    precision: str = "auto"
-    threads: int = 1
-
-
 def pace(network: network_sizes.Network, kind: str) -> float:
     """Seconds of a multiply-add of a network on this computer's `cpu` or `cuda`."""
-    import torch
-
+    torch.set_num_threads(1)
     model, options, scale, sides = network
-    layout = "off" if model == "unetr" else "auto"
-    machine = compute.start(_Wanted(device=kind, channels_last=layout))
-    learner = machine.place(models.build(model, scale, json.loads(options)))
-    batch = 1 if len(sides) == 3 else BATCH[kind]
+    flat = len(sides) == 2
+    layout = torch.channels_last if flat else torch.contiguous_format
+    learner = network_sizes.build(model, options, scale).to(kind)
+    learner.to(memory_format=layout)  # type: ignore[call-overload]
+    batch = BATCH[kind] if flat else VOLUMES
     shapes = [[side // scale for side in sides], sides][: 1 + network_sizes.model_is_guided(model)]
-    images = [torch.rand(batch, 1, *shape, device=machine.device) for shape in shapes]
+    images = [torch.rand(batch, 1, *shape, device=kind) for shape in shapes]
     clock = time.process_time if kind == "cpu" else time.perf_counter
     spent = []
     for _ in range(PASSES):
         began = clock()
-        with machine.autocast():
+        with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             answer, _ = models.outputs(learner(*images))
         loss = sum(part.float().square().mean() for part in answer)
         if loss.requires_grad:
