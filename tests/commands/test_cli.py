@@ -5,14 +5,17 @@ Run: pytest tests/commands/test_cli.py
 
 from __future__ import annotations
 
+import copy
 import gzip
 import json
 from pathlib import Path
 
+import jsonschema
 import nibabel
 import numpy as np
 import pytest
 
+import builders
 from mrsr import cli
 from mrsr.errors import BAD_INPUT
 from mrsr.metrics import evaluate
@@ -149,6 +152,25 @@ def test_mistakes_on_the_command_line(
     errors = capsys.readouterr().err
     assert told in errors and errors.count("\n") == 1
     assert not list(tmp_path.rglob("*.nii*"))
+
+
+def test_schema_is_json_that_params_yaml_obeys(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "schema") == 0
+    schema = json.loads(capsys.readouterr().out)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    params = json.loads(json.dumps(builders.parameters()["params"]))
+    jsonschema.validate(params, schema)
+    for path, value in (("sr stepz", 1), ("sr steps", 0), ("methods srcnn losses l7", 1)):
+        wrong = copy.deepcopy(params)
+        builders.put(wrong, path, value)
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, schema)
+    described = [
+        field for part in schema["$defs"].values() for field in part["properties"].values()
+    ]
+    assert all(field.get("description") or "$ref" in field for field in described)
 
 
 @pytest.mark.parametrize("module", [train_sr, evaluate])

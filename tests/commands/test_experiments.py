@@ -30,9 +30,11 @@ OWN = {
 
 @pytest.fixture
 def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with params.yaml, the experiments, and one experiment of your own beside them."""
-    shutil.copy(root / "params.yaml", tmp_path)
-    shutil.copytree(root / loading.EXPERIMENTS, tmp_path / loading.EXPERIMENTS)
+    """A folder with params.yaml, three experiments, and one of your own beside them."""
+    (tmp_path / loading.EXPERIMENTS).mkdir(parents=True)
+    files = (loading.EXPERIMENTS / f"{name}.yaml" for name in ("demo", "openms_ablation", "smoke"))
+    for file in ("params.yaml", *files):
+        shutil.copy(root / file, tmp_path / file)
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(OWN))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import yaml
 
 from mrsr.errors import UserError
 from mrsr.files import is_secret
+from mrsr.params import schema
 from mrsr.params.checking import adapter, check_experiment, check_params, checked
 from mrsr.params.declared import at, loss_names, model_names
 from mrsr.params.experiment import Resolved
@@ -206,7 +207,17 @@ def json_schema() -> dict[str, Any]:
     """JSON schema of params.yaml for editors, with the options of sources, models and losses."""
     result = adapter(Params).json_schema()
     result["title"] = "params.yaml of mrsr"
+    for name, section in result["$defs"].items():
+        _describe(getattr(schema, name), section["properties"])
     method = result["$defs"]["Method"]["properties"]
     method["losses"]["propertyNames"] = {"enum": loss_names()}
     method["model"]["examples"] = model_names()
     return result
+
+
+def _describe(kind: type, properties: dict[str, Any]) -> None:
+    """Add the descriptions of inherited fields; pydantic reads those of a class's own."""
+    for above in filter(is_dataclass, kind.__mro__[1:]):
+        for name, field in adapter(above).json_schema()["properties"].items():
+            if "description" in field:
+                properties[name].setdefault("description", field["description"])
