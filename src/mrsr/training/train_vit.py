@@ -155,7 +155,7 @@ def _settings(text: str) -> Segmentation | Pretext:
 
 
 def _start(settings: Segmentation | Pretext, given: argparse.Namespace) -> None:
-    stores = {split: getattr(given, split) or [] for split in command.SPLITS}
+    stores = {split: paths for split in command.SPLITS if (paths := getattr(given, split))}
     train(settings, stores, given.start, given.out)
 
 
