@@ -180,7 +180,7 @@ def test_what_cannot_be_trained_is_said(refused: Callable[..., str], segmented: 
     assert "pretext: must be one of" in refused(pretext("x"), start)
     assert "micro-batch" in refused(pretext("contrastive", micro_batch=1), start)
     assert "no labels" in refused(segmentation(), kinds=("knee",))
-    assert "classes is 1" in refused(segmentation(classes=1))
+    assert "classes must be 2 or more" in refused(segmentation(classes=1))
     assert "phase: must be one of" in refused(segmentation(phase="x"))
     assert "steps" in refused(segmentation(steps=0))
 
@@ -256,7 +256,7 @@ def test_a_pretext_needs_scales_and_a_degradation_of_each_dataset(tmp_path: Path
     stores = pool(tmp_path, (32, 32))
     with pytest.raises(UserError, match="scales is empty"):
         organs(stores, scales=[])
-    with pytest.raises(UserError, match="'toy_knee' is degraded; add it"):
+    with pytest.raises(UserError, match="no degradation given for dataset 'toy_knee'"):
         organs(stores, degradations={"toy_brain": "bicubic"})
 
 
