@@ -125,6 +125,7 @@ def record(
         "precision": settings.precision,
         "threads": torch.get_num_threads(),
         "left_out": f"{left_out} slices without signal are left out" if left_out else "",
+        "warnings": provenance.get("warnings", []),
         "per_subject": subjects,
         "per_volume": [
             {"subject": v.volume.subject, "visit": v.volume.visit, "volume": v.volume.path}

@@ -100,6 +100,7 @@ def notes(
         where = f"{name} on {table.headings[key[:2]]}"
         if record.get("left_out"):
             found.append(f"{where}: {record['left_out']}.")
+        found += [f"{where}: {remark}." for remark in record.get("warnings", [])]
         if reduced(record):
             options = record.get("model", {}).get("options", {})
             found.append(f"{name}: reduced to {', '.join(f'{k} {v}' for k, v in options.items())}.")

@@ -140,6 +140,7 @@ class Session:
         self.tracker = Delivery(self.folder, settings, active=machine.first)
         self.progress = Progress(label, self.total, self.first, active=machine.first)
         self.images, self.since, self.stop = 0, time.monotonic(), Stop()
+        self.remarks: list[str] = []
 
     def __enter__(self) -> Session:
         self.open = contextlib.ExitStack()
@@ -265,6 +266,12 @@ class Session:
         """Seconds of training, over all starts."""
         return self.seconds + time.monotonic() - self.began
 
+    def remark(self, text: str) -> None:
+        """Put what a reader of the results must know into terminal, log and checkpoint."""
+        say(f"warning: {self.label}: {text}")
+        self._event("warning", text=text)
+        self.remarks.append(text)
+
     def finish(self, *, network: nn.Module, **how: Any) -> None:
         """Write last.pt, and best.pt with the weights of the best validation.
 
@@ -312,6 +319,7 @@ class Session:
                 "settings_digest": self.digest,
                 "steps": self.settings.steps,
                 "step": step,
+                "warnings": self.remarks,
                 **more,
             },
         )
