@@ -64,6 +64,7 @@ def test_a_remark_reaches_terminal_log_and_checkpoint(
 
 
 def test_a_useful_network_gets_no_remark(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
-    done = run(model={"name": "srresnet", "options": {**TINY, "skip": "bicubic", "norm": "none"}}, steps=60)
+    options = {**TINY, "skip": "bicubic", "norm": "none"}
+    done = run(model={"name": "srresnet", "options": options}, steps=60)
     assert checkpoint.load(done / "best.pt").provenance["warnings"] == []
     assert "warning" not in capsys.readouterr().err
