@@ -7,6 +7,8 @@
 #   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (15 min)
 #   make slurm-test   the cluster tests, on a SLURM that it installs and starts (root, Debian)
 #   make lint    ruff, mypy, import-linter, snakefmt, snakemake --lint
+#   make results-check EXPERIMENT=demo   make an experiment's tables again, in a clone, and compare
+#                them with docs/results.md (real scans: set MRSR_MIRROR)
 #   make bench   images per second of the demo's trainings, and what pays: ratios, side by side
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
 #   make clean   remove caches (results, data and .venv stay)
@@ -30,10 +32,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help venv demo test test-fast test-slow slurm-test soak lint bench lock clean
+.PHONY: help venv demo test test-fast test-slow slurm-test soak lint results-check bench lock clean
 
 help:
-	@sed -n '4,13s/^# \{0,1\}//p' Makefile
+	@sed -n '4,15s/^# \{0,1\}//p' Makefile
 
 venv: $(STAMP)
 
@@ -79,6 +81,16 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# a folder for each commit: a second call at the same commit goes on where the first one stopped
+results-check: $(STAMP)
+	@[ -n "$(EXPERIMENT)" ] || { \
+	  echo "mrsr: error: which one? make results-check EXPERIMENT=demo" >&2; exit 2; }
+	@clone=.results-check/$$(git rev-parse --short HEAD); \
+	[ -d $$clone/.git ] || git clone -q . $$clone; \
+	(cd $$clone && PYTHONPATH="$$PWD/src" ../../$(BIN)/snakemake --logger mrsr --cores $(CORES) \
+	  all --config experiment=$(EXPERIMENT)); \
+	$(BIN)/python docs/insert_tables.py $(EXPERIMENT) --results $$clone/results --check
 
 bench: $(STAMP)
 	@$(BIN)/python bench/rates.py
