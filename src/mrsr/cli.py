@@ -171,6 +171,23 @@ def tables(
 
 
 @app.command()
+def compare(
+    first: Annotated[str, typer.Argument(help="Metrics file, experiment, or runs:/<MLflow id>.")],
+    second: Annotated[str, typer.Argument(help="What it is compared with: any of the same.")],
+    out: Annotated[Path | None, typer.Option(help="CSV to write as well.")] = None,
+) -> None:
+    """Test whether two results differ: paired by subject, with interval, Wilcoxon and Holm."""
+    from mrsr.files import write_text
+    from mrsr.tables import comparison
+    from mrsr.tables.formats import to_csv
+
+    found = comparison.compare(first, second)
+    if out is not None:
+        write_text(out, to_csv(found))
+    print(comparison.to_text(found), end="")
+
+
+@app.command()
 def curves(
     logs: Annotated[list[Path], typer.Argument(help="log.jsonl of each training.")],
     out: Annotated[Path, typer.Option(help="Figure to write: .png or .pdf.")],

@@ -235,3 +235,21 @@ def test_published_size_takes_a_step(model: str) -> None:
     optimizer.step()
     changed = [not torch.equal(a, b) for a, b in zip(before, network.parameters(), strict=True)]
     assert all(changed) and all(torch.isfinite(p).all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("model", ["srresnet", "srgan", "edsr", "rcan", "seran", "csn"])
+def test_without_a_skip_training_starts_from_an_image(
+    model: str, scale: int, training: bool
+) -> None:
+    """Not from noise as strong as the image, of which ReLUs die."""
+    sizes = {"csn": {"features": 32, "growth": 8, "blocks": 2}}
+    options = sizes.get(model, {"features": 32, "blocks": 2})
+    torch.manual_seed(0)
+    network = models.build(model, scale, {**options, "skip": "none"}).train(training)
+    lr = upsample(torch.rand(2, 1, 6, 6), 4).clamp(0, 1)
+    with torch.no_grad():
+        started, image = network(lr).flatten(), upsample(lr, scale).flatten()
+    assert torch.corrcoef(torch.stack([started, image]))[0, 1] > 0.8
+    assert 0.5 < started.std() / image.std() < 2

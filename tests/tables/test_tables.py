@@ -54,7 +54,9 @@ def record(dataset="phantom_t1", scale=2, method="bicubic", psnr=31.5, n=8, **ch
         return {"mean": mean, "low": None if few else 0.9 * mean, "high": None if few else mean}
 
     trained = method != "bicubic"
+    own = {"psnr": psnr, "ssim": 0.95, "nmse": 0.0042}
     return {
+        "per_subject": {f"s{i}": own for i in range(n)},
         **{"format": 1, "experiment": "demo", "dataset": dataset, "scale": scale},
         **{"method": method, "preset": PRESET, "subjects": [f"s{i}" for i in range(n)]},
         **{"n_subjects": n, "n_slices": 32 * n, "psnr": interval(psnr), "ssim": interval(0.95)},
@@ -156,7 +158,7 @@ def test_only_the_tables_of_the_settings_are_written_and_an_empty_one_says_so(tm
     assert "No dataset of table2 is in experiment 'demo'" in (tmp_path / "table2.md").read_text()
     write_tables(grid(), settings(tables={"table1": ["phantom_t1"]}), tmp_path / "one")
     assert {f.name for f in (tmp_path / "one").iterdir()} == {
-        *("results.csv", "table1.csv", "table1.md", "table1.tex")
+        *("results.csv", "differences.csv", "table1.csv", "table1.md", "table1.tex")
     }
     # ixi_pd is in no table here, and still in the long one
     assert "ixi_pd" in (tmp_path / "one" / "results.csv").read_text()

@@ -14,6 +14,11 @@ rule write_tables:
             table=PARAMS.experiment.tables,
             kind=["csv", "tex", "md"],
         ),
+        differences=report(
+            f"{RESULTS}/tables/differences.csv",
+            caption="../report/differences.rst",
+            category="Tables",
+        ),
         summary=f"{RESULTS}/summary.json",
     log:
         f"{LOGS}/tables.log",

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.models import layers as shared
-from mrsr.models.layers import Divisible, Network, Skip, Upsampler, convolution
+from mrsr.models.layers import Divisible, Network, Skip, Upsampler, begin, convolution
 from mrsr.params.typed import Bound, Positive
 
 
@@ -108,7 +108,8 @@ class CSN(Network):
         self.blocks = nn.Sequential(*body)
         self.trunk = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=self.last_gain)
+        self.last = convolution(features, 1)
+        begin(self.first, self.enlarge, self.last, self.skip)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.first(lr)

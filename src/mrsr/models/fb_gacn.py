@@ -43,6 +43,7 @@ from mrsr.models.layers import (
     Network,
     Skip,
     Upsampler,
+    begin,
     convolution,
     fill_bias,
     full,
@@ -149,7 +150,8 @@ class FBGACN(Network):
         self.graph = GraphBranch(features, patch, heads, neighbours)
         self.merge = convolution(2 * features, features, 1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=self.last_gain)
+        self.last = convolution(features, 1)
+        begin(self.first, self.enlarge, self.last, self.skip)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = F.relu(self.first(lr))

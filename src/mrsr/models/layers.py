@@ -67,23 +67,33 @@ def convolution(
     return layer
 
 
-@torch.no_grad()
-def begin(head: nn.Conv2d, enlarge: nn.Sequential, last: nn.Conv2d, skip: bool) -> None:
+def begin(head: nn.Conv2d, enlarge: nn.Module, last: nn.Conv2d, skip: bool) -> None:
     """Initialise the network to output an upsampled image instead of noise (ours; weights only).
 
-    The output convolution is scaled by 0.01. With the bicubic skip nothing else is needed. Without
-    it, map 0 passes the image through: `head`, every upsampling convolution and `last` get centre
-    taps of 1, which together repeat each pixel.
+    The output convolution is scaled by 0.01. With the bicubic skip nothing else is needed; without
+    it, the image is carried through (`carry`).
     """
-    last.weight.mul_(0.01)
-    if skip:
-        return
-    stages = [layer for layer in enlarge if isinstance(layer, nn.Conv2d)]
+    with torch.no_grad():
+        last.weight.mul_(0.01)
+    if not skip:
+        carry(head, enlarge, last)
+
+
+@torch.no_grad()
+def carry(head: nn.Conv2d, enlarge: nn.Module, last: nn.Conv2d) -> None:
+    """Let map 0 carry the image from `head` to `last`, so that each pixel is repeated.
+
+    `head`, every convolution of `enlarge` and `last` get centre taps of 1. Without this start and
+    without a skip the first output is noise as strong as the image, and the ReLUs after a pixel
+    shuffle may die of it (docs/replication.md).
+    """
+    stages = [layer for layer in enlarge.modules() if isinstance(layer, nn.Conv2d)]
     carriers = [head.weight[:1], last.weight[:, :1]]
     carriers += [layer.weight[: layer.out_channels // layer.in_channels] for layer in stages]
     for weight in carriers:
+        centre = weight.shape[-1] // 2
         weight.zero_()
-        weight[:, 0, 1, 1] = 1.0
+        weight[:, 0, centre, centre] = 1.0
 
 
 class Network(nn.Module):

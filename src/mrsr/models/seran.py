@@ -30,7 +30,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from mrsr.models import layers
-from mrsr.models.layers import Network, Skip, Upsampler, convolution, full
+from mrsr.models.layers import Network, Skip, Upsampler, begin, convolution, full
 from mrsr.params.typed import Above, Bound, Positive
 
 
@@ -120,7 +120,8 @@ class SERAN(Network):
         self.blocks = nn.Sequential(*body)
         self.trunk = convolution(features, features, gain=0.1)
         self.enlarge = Upsampler(features, scale)
-        self.last = convolution(features, 1, gain=self.last_gain)
+        self.last = convolution(features, 1)
+        begin(self.first, self.enlarge, self.last, self.skip)
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.first(lr)

@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from mrsr.models import srresnet
-from mrsr.models.layers import Skip, factors
+from mrsr.models.layers import Skip, carry, factors
 from mrsr.params.typed import Positive
 
 
@@ -65,6 +65,8 @@ class SRGAN(srresnet.SRResNet):
         self.blocks = nn.Sequential(*body)
         stages = [srresnet.Stage(features, factor, PReLU) for factor in factors(scale)]
         self.stages = nn.Sequential(*stages)
+        if not self.skip:
+            carry(self.first, self.stages, self.last)
 
 
 build = SRGAN

@@ -10,17 +10,19 @@ and is several dB better after the same number of steps (figures in docs/replica
 ReLU replaces SRResNet's PReLU, as appendix E says.
 
 Initialisation: He, scaled for depth. Without normalisation the second convolution of each block is
-scaled by 0.1, so that the variance does not grow with the number of blocks.
+scaled by 0.1, so that the variance does not grow with the number of blocks. Without a skip map 0
+carries the image from the first convolution to the last (`layers.carry`).
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mrsr.models.layers import Network, Odd, Skip, convolution, factors
+from mrsr.models.layers import Network, Odd, Skip, begin, convolution, factors
 from mrsr.params.typed import Positive
 
 Norm = Literal["batch", "none"]
@@ -90,7 +92,11 @@ class SRResNet(Network):
         self.trunk = convolution(features, features, gain=gain(norm))
         self.trunk_norm = normalise(features, norm)
         self.stages = nn.Sequential(*[Stage(features, factor) for factor in factors(scale)])
-        self.last = convolution(features, 1, last_kernel, gain=self.last_gain)
+        self.last = convolution(features, 1, last_kernel)
+        begin(self.first, self.stages, self.last, self.skip)
+        if isinstance(self.trunk_norm, nn.BatchNorm2d) and not self.skip:
+            with torch.no_grad():  # its unit variance would drown the image that map 0 carries
+                self.trunk_norm.weight[0] = 0.0
 
     def forward(self, lr: Tensor) -> Tensor:
         shallow = self.act(self.first(lr))

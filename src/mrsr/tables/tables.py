@@ -7,7 +7,6 @@ are in `paper.csv` next to this file, with notes on misprints, and appear below 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from collections.abc import Iterable
 from itertools import chain
@@ -20,9 +19,11 @@ from mrsr.errors import UserError
 from mrsr.files import write_text
 from mrsr.params.jobs import Tables
 from mrsr.params.typed import plain
+from mrsr.tables.comparison import differences
 from mrsr.tables.formats import METRICS, Table, to_csv, to_latex, to_markdown
 from mrsr.tables.notes import Key, caption, label, notes, reduced, words
 from mrsr.tables.published import DECIMALS, paper
+from mrsr.tables.records import read_record
 
 COLUMNS = [
     *("dataset", "scale", "method", "label"),
@@ -39,7 +40,7 @@ def write_tables(
     out: Path,
     summary_file: Path | None = None,
 ) -> list[Path]:
-    """Write results.csv and each of `settings.tables` as CSV, LaTeX and Markdown.
+    """Write results.csv, differences.csv and each of `settings.tables` as CSV, LaTeX, Markdown.
 
     Args:
         metrics: metrics JSON files of `mrsr.metrics.evaluate`, or their contents, in any order.
@@ -56,7 +57,10 @@ def write_tables(
     """
     spec, out = plain(settings), Path(out)
     records = _by_labels(metrics, spec)
-    files = {out / "results.csv": to_csv(long_table(records, spec))}
+    files = {
+        out / "results.csv": to_csv(long_table(records, spec)),
+        out / "differences.csv": to_csv(differences(records.values())),
+    }
     if summary_file is not None:
         files[Path(summary_file)] = json.dumps(summary(records), indent=2) + "\n"
     for name in sorted(spec["tables"]):
@@ -69,36 +73,6 @@ def write_tables(
     return list(files)
 
 
-def _read(source: Path | str | dict[str, Any]) -> tuple[dict[str, Any], str]:
-    """A checked metrics record, and its name in errors.
-
-    Raises:
-        UserError: the file cannot be read or lacks what a metrics file has.
-    """
-    record: Any = source
-    if isinstance(source, dict):
-        where = f"the tracked run of {source.get('method')}"
-    else:
-        where = str(source)
-        try:
-            record = json.loads(Path(source).read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"cannot read {where}: {error.strerror}; run the evaluation") from None
-        except ValueError:
-            raise UserError(f"{where} is not JSON; delete it and evaluate again") from None
-    wanted = ("experiment", "dataset", "scale", "method", "n_subjects", "n_slices")
-    for key in (*wanted, "preset", *METRICS):
-        found = record.get(key) if isinstance(record, dict) else None
-        if found is None or (key not in wanted and not isinstance(found, dict)):
-            raise UserError(f"{where} is not a metrics file: no {key}; evaluate again")
-    for metric in METRICS:
-        mean, *ends = (record[metric].get(end) for end in ("mean", "low", "high"))
-        numbers = [mean, *(end for end in ends if end is not None)]
-        if not all(type(number) in (int, float) and math.isfinite(number) for number in numbers):
-            raise UserError(f"{where}: {metric} is not finite; evaluate again")
-    return record, where
-
-
 def _by_labels(
     metrics: Iterable[Path | str | dict[str, Any]], spec: dict[str, Any]
 ) -> dict[Key, dict[str, Any]]:
@@ -108,7 +82,7 @@ def _by_labels(
     found: dict[Key, tuple[dict[str, Any], str]] = {}
     ignored = 0
     for source in metrics:
-        record, where = _read(source)
+        record, where = read_record(source)
         key = (record["dataset"], record["scale"], record["method"])
         if record["experiment"] != spec["experiment"]:
             raise UserError(

@@ -121,6 +121,24 @@ def from_mlflow(experiment: str, uri: str | None = None) -> list[dict[str, Any]]
     return sorted(records, key=lambda r: (r["dataset"], r["scale"], r["method"]))
 
 
+def record_of_run(run_id: str, uri: str | None = None) -> dict[str, Any]:
+    """The metrics record of one MLflow run of an evaluation.
+
+    Raises:
+        UserError: the store cannot be read, or the run is not there or no evaluation.
+    """
+    uri = store_uri(uri)
+    try:
+        with _turn(uri):
+            tags = _client(uri).get_run(run_id).data.tags
+    except Exception as error:
+        raise UserError(f"cannot read run {run_id} of {_public(uri)} ({_reason(error)})") from None
+    try:
+        return _join(tags)
+    except (KeyError, ValueError):
+        raise UserError(f"run {run_id} is no evaluation: it has no metrics record") from None
+
+
 def _training(client: Any, folder: Path, uri: str) -> None:
     from mrsr.files import read_log  # tqdm
 
@@ -178,7 +196,7 @@ def _evaluation(client: Any, file: Path, uri: str) -> None:
     run = _run(client, uri, "evaluation", labels, digest, tags, written)
     _params(client, run, {k: v for k, v in record.items() if not k.startswith("per_")})
     if "mrsr.metrics.record" not in run.data.tags:
-        kept = {key: value for key, value in record.items() if not key.startswith("per_")}
+        kept = {key: value for key, value in record.items() if key != "per_volume"}
         points = _points({k: v for k, v in _flat(kept) if k in _SHOWN}, "", written, 0)
         client.log_batch(run.info.run_id, metrics=points, tags=_tags(_split(kept)))
     _artifacts(client, run, [file, file.with_suffix(".csv"), file.with_suffix(".png")])

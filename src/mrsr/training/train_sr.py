@@ -33,9 +33,9 @@ from mrsr import compute, models
 from mrsr.method import features, gradients, losses
 from mrsr.params.jobs import SuperResolution, read
 from mrsr.slices import batches
-from mrsr.training import command, liveness, opponent, optimizers
+from mrsr.training import command, opponent, optimizers
 from mrsr.training.session import Session, digests_of
-from mrsr.training.validation import evaluate, held_out
+from mrsr.training.validation import evaluate, held_out, remarks
 
 
 def train(
@@ -151,10 +151,8 @@ def train(
                         score = [metrics["psnr"]]
                         session.validated(split, metrics, score=score, network=network)
             session.save()
-        if "validation" in held and session.best["metrics"]:
-            psnr = session.best["metrics"]["validation"]["psnr"]
-            for remark in liveness.remarks(network, held["validation"], machine, settings, psnr):
-                session.remark(remark)
+        for remark in remarks(network, held, machine, settings, session.best["metrics"]):
+            session.remark(remark)
         session.finish(
             network=network,
             model_name=model.name,

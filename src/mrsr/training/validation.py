@@ -18,6 +18,7 @@ from mrsr import compute
 from mrsr.method import adversarial, features, losses
 from mrsr.params.jobs import SuperResolution
 from mrsr.slices import batches, holding
+from mrsr.training import liveness
 
 
 def held_out(
@@ -121,3 +122,20 @@ def _on_patches(
             term = losses.adversarial(torch.cat(generated), hr, context)
         means["adversarial"] = float(term)
     return means
+
+
+def remarks(
+    network: nn.Module,
+    held: dict[str, holding.Slices],
+    machine: compute.Machine,
+    settings: SuperResolution,
+    best: dict[str, dict[str, float]],
+) -> list[str]:
+    """What a reader of the results must know about a trained network (`liveness.py`).
+
+    held: slices by split. best: metrics of the best step by split.
+    """
+    if "validation" not in held or "validation" not in best:
+        return []
+    psnr = best["validation"]["psnr"]
+    return liveness.remarks(network, held["validation"], machine, settings, psnr)
