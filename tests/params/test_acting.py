@@ -129,14 +129,20 @@ def test_line_23_a_size_is_picked_in_one_word(tmp_path: Path, tables: dict[str, 
         tables["mine"]["size"] = size
         given = load(tmp_path, tables, "mine")
         trainings = (given.params.vit.segmentation, given.params.vit.finetuning)
-        steps[size] = [each.steps for each in (*trainings, given.params.autoencoder, given.params.sr)]
+        steps[size] = [
+            each.steps for each in (*trainings, given.params.autoencoder, given.params.sr)
+        ]
     full = loading.load(builders.ROOT / "params.yaml", "paper").params
-    assert steps["paper"] == [20000, 20000, 18750, 18750] == [
-        full.vit.segmentation.steps,
-        full.vit.finetuning.steps,
-        full.autoencoder.steps,
-        full.sr.steps,
-    ]
+    assert (
+        steps["paper"]
+        == [20000, 20000, 18750, 18750]
+        == [
+            full.vit.segmentation.steps,
+            full.vit.finetuning.steps,
+            full.autoencoder.steps,
+            full.sr.steps,
+        ]
+    )
     assert steps["tiny"] == [2, 2, 2, 2]
     assert all(small <= 300 for small in steps["small"])
     # what the experiment sets comes on top, and `like` takes the size over

@@ -251,7 +251,7 @@ def test_like_takes_all_that_is_not_given_here(tmp_path: Path, tables: dict[str,
     assert list(most.methods) == ["bicubic", "proposed"]
     assert most.experiment.tables == demo.experiment.tables
     assert most.pool == demo.pool and most.pretexts == ["organ", "masked"]
-    assert (most.params.sr.steps, most.params.sr.batch) == (7, 3)
+    assert (most.params.sr.steps, most.params.sr.batch) == (70, 3)
     assert most.params.sr.patch == demo.params.sr.patch
     # what is wrong above is told of the file that has it
     tables["more"]["set"]["sr"]["stepz"] = 1
@@ -272,7 +272,7 @@ def test_a_method_is_followed_and_zero_weights_drop(
     assert method.model == "srresnet"
     assert method.losses == {"l2": 0.5}
     assert (method.options["blocks"], method.options["skip"]) == (2, "bicubic")
-    assert method.training.steps == 7
+    assert method.training.steps == 70
 
 
 def test_an_experiment_may_have_methods_of_its_own(

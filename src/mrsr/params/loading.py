@@ -150,6 +150,19 @@ def experiment_file(path: Path, name: str) -> Path:
     return file
 
 
+def files_of(path: Path, name: str) -> list[Path]:
+    """The files that decide an experiment besides params.yaml, its own first.
+
+    They are those that it is `like`, and the size that it picks.
+
+    Raises:
+        UserError: as `load`.
+    """
+    chain = _chain(path, experiment_file(path, name))
+    size = path.parent / SIZES / f"{chain[-1][1].get('size', PAPER)}.yaml"
+    return [*(file for file, _ in reversed(chain)), *([size] if size.is_file() else [])]
+
+
 def names(path: str | Path = "params.yaml") -> list[str]:
     """The experiments in workflow/experiments/ next to params.yaml, sorted."""
     return sorted(file.stem for file in (Path(path).parent / EXPERIMENTS).glob("[a-z]*.yaml"))
