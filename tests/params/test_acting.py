@@ -120,7 +120,7 @@ def test_line_18_every_experiment_of_the_project_is_what_it_says() -> None:
                 assert method.training.adversarial.warmup < method.training.steps, (name, method)
 
 
-# --- line 23: sizes, names -------------------------------------------------------------------------
+# --- line 23: sizes, names ------------------------------------------------------------------------
 
 
 def test_line_23_a_size_is_picked_in_one_word(tmp_path: Path, tables: dict[str, Table]) -> None:

@@ -54,7 +54,8 @@ def cost(name: str, command: Sequence[str], jobs: int) -> str:
     """What a run costs, from `mrsr plan`: a table of its stages, and the wall time.
 
     Args:
-        command: of the run, which may name one of the stages. jobs: cluster jobs at a time; 0: this computer.
+        command: of the run, which may name one of the stages.
+        jobs: cluster jobs at a time; 0: this computer.
 
     Returns:
         The text; if there is no estimate, the reason in a line. A run does not depend on it.

@@ -23,8 +23,8 @@ from mrsr.params.experiment import Resolved
 FILE = Path("dvc.yaml")
 MODELS = "src/mrsr/models"
 HEAD = """\
-# Written by `mrsr track` from `tracked:` in params.yaml; do not edit. Snakemake decides what runs, DVC
-# records what came out: a stage for each source, and for each stage of the flow of an experiment.
+# Written by `mrsr track` from `tracked:` in params.yaml; do not edit. Snakemake decides what runs,
+# DVC records what came out: a stage for each source, and for each stage of an experiment's flow.
 # Every out persists: without that, DVC would delete checkpoints before a stage runs.
 """
 # what of params.yaml each stage depends on

@@ -117,8 +117,8 @@ def _check_labels(name: str, dataset: Dataset) -> None:
     if organs is not None and dataset.organ not in organs:
         raise at(
             "vit_data.labelled",
-            f"'{name}' has no labels (source '{dataset.source}', {dataset.organ}); give phantom_t1, "
-            "your own scans with labels (source folder), or your own weights (vit.weights)",
+            f"'{name}' has no labels (source '{dataset.source}', {dataset.organ}); give phantom_t1 "
+            "or your own scans with labels (source folder)",
         )
 
 
