@@ -90,21 +90,23 @@ def _problems(
     for name, job in every_job(resolved).items():
         kind = name.partition("/")[0]
         if kind == "slices":
-            inside = folder / name.replace("_guide", "/guide") if _is_guide(job) else folder / name
-            for path in (inside / f"{split}.h5" for split in SPLITS):
-                if path.exists() and not skip(path):
-                    if problem := _of_store(path, job):
-                        yield path, problem
-        elif kind == "checkpoints":
-            path = folder / name / "best.pt"
-            if path.exists() and not skip(path):
-                if problem := differences(saved(path), job):
-                    yield path, problem
-        elif kind == "metrics":
-            path = folder / f"{name}.json"
-            if path.exists() and not skip(path):
-                if problem := _of_metrics(path, job, folder / "checkpoints" / name[8:] / "best.pt"):
-                    yield path, problem
+            inside = folder / (name.replace("_guide", "/guide") if _is_guide(job) else name)
+            paths = [inside / f"{split}.h5" for split in SPLITS]
+        else:
+            ending = {"checkpoints": "/best.pt", "metrics": ".json"}.get(kind)
+            paths = [folder / f"{name}{ending}"] if ending else []
+        for path in paths:
+            if not path.exists() or skip(path):
+                continue
+            if kind == "slices":
+                problem = _of_store(path, job)
+            elif kind == "checkpoints":
+                problem = differences(saved(path), job)
+            else:
+                weights = folder / name.replace("metrics/", "checkpoints/", 1) / "best.pt"
+                problem = _of_metrics(path, job, weights)
+            if problem:
+                yield path, problem
 
 
 def _is_guide(job: Any) -> bool:
@@ -127,9 +129,9 @@ def _of_metrics(path: Path, job: Any, weights: Path) -> str:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return "is not a metrics file"
-    if record.get("checkpoint_sha256") and weights.exists():
-        if record["checkpoint_sha256"] != sha256(weights):
-            return f"measures another network than {weights}"
+    measured = record.get("checkpoint_sha256")
+    if measured and weights.exists() and measured != sha256(weights):
+        return f"measures another network than {weights}"
     if record.get("settings_digest") == digest(job):
         return ""
     return differences(_common(record, job), job) or "was measured with other settings"

@@ -19,9 +19,9 @@ def check_acting(resolved: Resolved) -> None:
     """
     for method in resolved.methods.values():
         _check_method(method)
-    if resolved.experiment.recipe == "published":
-        if all(method.recipe == "common" for method in resolved.methods.values()):
-            raise at("recipe", "no method of the grid has a published recipe; leave it out")
+    recipes = {method.recipe for method in resolved.methods.values()}
+    if resolved.experiment.recipe == "published" and recipes == {"common"}:
+        raise at("recipe", "no method of the grid has a published recipe; leave it out")
     if resolved.autoencoders():
         coder = resolved.params.autoencoder
         judged = [name for name in ("adversarial", "swap") if getattr(coder.weights, name)]
