@@ -2,9 +2,10 @@
 import sys
 from pathlib import Path
 
-from mrsr.ops import cluster
+from mrsr.ops import cluster, provenance, starting, tracked
 from mrsr.params import loading
 from mrsr.params.settings_files import SettingsFiles
+from snakemake.settings.types import ExecMode
 from snakemake_logger_plugin_mrsr import words
 
 # `mrsr` and `python` in the rules are those of the environment that runs this workflow. A signal
@@ -18,10 +19,20 @@ shell.prefix(
     "trap 'code=$?; case $code in 75|143) python -m mrsr.ops.cluster;; esac; exit $code' EXIT; "
 )
 
+starting.check_config(config)
 PARAMS = loading.load(config.get("params", "params.yaml"), config.get("experiment"))
 SETTINGS = SettingsFiles(PARAMS)
 RESULTS = f"results/{PARAMS.name}"
 LOGS = f"logs/{PARAMS.name}"
+
+# in the process that a person started, not in those of its jobs
+if workflow.exec_mode == ExecMode.DEFAULT:
+    if workflow.workflow_settings.persistence_backend.name == "FILE":
+        provenance.check_unrecorded(PARAMS)
+    tracked.check_stages(PARAMS)
+    UNASKED = not starting.asked(sys.argv)
+    if UNASKED:
+        print(starting.announcement(PARAMS.name, config), file=sys.stderr, flush=True)
 
 # `--logger mrsr` calls the methods what the tables call them
 words.METHODS.update({key: method.label for key, method in PARAMS.methods.items()})
@@ -53,5 +64,9 @@ rule all:
 
 onstart:
     SETTINGS.write()
+    # an experiment that a profile chose: what it will cost, before the first job
+    if UNASKED and "experiment" in config:
+        jobs = 0 if workflow.local_exec else workflow.nodes
+        print(starting.cost(PARAMS.name, sys.argv[1:], jobs), file=sys.stderr, flush=True)
     # for `mrsr resume`, should this run be killed
     cluster.note_start(sys.argv[1:])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import json
+import shutil
 import subprocess
 import time
 import zlib
@@ -360,8 +361,9 @@ def parameters(*names: str) -> dict[str, Table]:
 
 
 def write_parameters(folder: Path, tables: Mapping[str, Table]) -> Path:
-    """Write them as a project has them; the path of params.yaml."""
+    """Write them as a project has them, its sizes too; the path of params.yaml."""
     (folder / loading.EXPERIMENTS).mkdir(parents=True, exist_ok=True)
+    shutil.copytree(ROOT / loading.SIZES, folder / loading.SIZES, dirs_exist_ok=True)
     for name, table in tables.items():
         file = folder / ("" if name == "params" else loading.EXPERIMENTS) / f"{name}.yaml"
         dumper: Any = getattr(yaml, "CSafeDumper", yaml.SafeDumper)

@@ -291,6 +291,15 @@ def adopt(experiment: ExperimentName = None) -> None:
 
 
 @app.command()
+def track() -> None:
+    """Write dvc.yaml for the experiments under `tracked:` in params.yaml."""
+    from mrsr.ops import tracked
+
+    stages = tracked.write()
+    print(f"{tracked.FILE}: {len(stages)} stages: {', '.join(stages)}")
+
+
+@app.command()
 def plan(
     target: Annotated[str, typer.Argument(help="Snakemake target or file.")] = "all",
     experiment: ExperimentName = None,

@@ -167,9 +167,9 @@ def test_a_mistake_in_params_is_told_by_its_path(
         ("grid 0 methods", ["nosuch"], "grid.0.methods: no method 'nosuch'; known: "),
         ("tables", {"table1": []}, "tables: dataset 'phantom_t1' is in no table"),
         ("tables", {"../t": ["phantom_t1"]}, "tables.../t"),
-        ("vit", None, "vit: missing: a method has the loss vit"),
-        ("vit pool", ["gone"], "vit.pool: no dataset 'gone'"),
-        ("vit pool", ["phantom_t1"], "vit.pool: it has only brain"),
+        ("vit_data", None, "vit_data: missing: a method has the loss vit"),
+        ("vit_data pool", ["gone"], "vit_data.pool: no dataset 'gone'"),
+        ("vit_data pool", ["phantom_t1"], "vit_data.pool: it has only brain"),
         # as in params.yaml, under `set`
         ("set", [1], "set: "),
         ("set modle", {}, "set.modle: unknown key; known: autoencoder"),
@@ -224,11 +224,11 @@ def test_an_experiment_that_is_not_there(tmp_path: Path, tables: dict[str, Table
 def test_an_experiment_of_ones_own_lies_anywhere(tmp_path: Path, tables: dict[str, Table]) -> None:
     own = tmp_path / "elsewhere" / "mine.yaml"
     own.parent.mkdir()
-    own.write_text("{like: demo, description: mine, set: {sr: {steps: 7}}}")
+    own.write_text("{like: demo, description: mine, set: {sr: {steps: 70}}}")
     resolved = load(tmp_path, tables, str(own))
     assert resolved.name == "mine"
     assert resolved.super_resolution("phantom_t1", 2, "srcnn").experiment == "mine"
-    assert resolved.params.sr.steps == 7
+    assert resolved.params.sr.steps == 70
     own.write_text("{like: demo, set: {sr: {steps: 0}}}")
     assert refused(tmp_path, tables, str(own)).startswith("elsewhere/mine.yaml: set.sr.steps: ")
     assert "no experiment" in refused(tmp_path, tables, str(own.with_name("gone.yaml")))
@@ -241,8 +241,8 @@ def test_an_experiment_of_ones_own_lies_anywhere(tmp_path: Path, tables: dict[st
 
 def test_like_takes_all_that_is_not_given_here(tmp_path: Path, tables: dict[str, Table]) -> None:
     tables["more"] = {
-        "like": "demo", "description": "more", "vit": {"also": ["masked"]},
-        "set": {"sr": {"steps": 7}, "vit": {"pretext": "organ"}},
+        "like": "demo", "description": "more", "vit_data": {"also": ["masked"]},
+        "set": {"sr": {"steps": 70}, "vit": {"pretext": "organ"}},
     }  # fmt: skip
     block = {"datasets": ["phantom_t1"], "scales": [2], "methods": ["bicubic", "proposed"]}
     tables["most"] = {"like": "more", "grid": [block], "set": {"sr": {"batch": 3}}}
@@ -251,7 +251,7 @@ def test_like_takes_all_that_is_not_given_here(tmp_path: Path, tables: dict[str,
     assert list(most.methods) == ["bicubic", "proposed"]
     assert most.experiment.tables == demo.experiment.tables
     assert most.pool == demo.pool and most.pretexts == ["organ", "masked"]
-    assert (most.params.sr.steps, most.params.sr.batch) == (7, 3)
+    assert (most.params.sr.steps, most.params.sr.batch) == (70, 3)
     assert most.params.sr.patch == demo.params.sr.patch
     # what is wrong above is told of the file that has it
     tables["more"]["set"]["sr"]["stepz"] = 1
@@ -272,13 +272,13 @@ def test_a_method_is_followed_and_zero_weights_drop(
     assert method.model == "srresnet"
     assert method.losses == {"l2": 0.5}
     assert (method.options["blocks"], method.options["skip"]) == (2, "bicubic")
-    assert method.training.steps == 7
+    assert method.training.steps == 70
 
 
 def test_an_experiment_may_have_methods_of_its_own(
     tmp_path: Path, tables: dict[str, Table]
 ) -> None:
-    tables["demo"]["set"]["methods"]["mine"] = {"like": "srcnn", "options": {"features": [4, 2]}}
+    put(tables["demo"], "set methods mine", {"like": "srcnn", "options": {"features": [4, 2]}})
     tables["demo"]["grid"][0]["methods"] = ["bicubic", "mine"]
     resolved = load(tmp_path, tables)
     assert resolved.super_resolution("phantom_t1", 2, "mine").model.options["features"] == [4, 2]

@@ -417,7 +417,7 @@ def test_a_signed_link_stays_secret_in_a_whole_run(tmp_path: Path) -> None:
             "sources": {"fastmri": json.loads(SETTINGS)},
             "datasets": {"fastmri": {"crop": None, "central_slices": None}},
         },
-        "tracked": {"secret": "data/raw/fastmri"},
+        "tracked": ["secret"],
     })  # fmt: skip
     edit_experiment(project, "secret", {
         "description": "knees behind signed links",
@@ -438,9 +438,8 @@ def test_a_signed_link_stays_secret_in_a_whole_run(tmp_path: Path) -> None:
         printed = [run(project, *order, **links, MLFLOW_TRACKING_URI="").stdout]
         assert len(publisher.requests) == 2
         assert all(SECRET in path for path, _ in publisher.requests)
-    stages = project / "dvc.yaml"
-    stages.write_text(stages.read_text().replace("foreach: [phantom]", "foreach: [fastmri]"))
-    named = ("raw@fastmri", "slices@secret", "checkpoints@secret", "metrics@secret")
+    run(project, "mrsr", "track")
+    named = ("raw-fastmri", "slices-secret", "checkpoints-secret", "metrics-secret")
     printed.append(run(project, "dvc", "commit", "--verbose", "--force", *named, **links).stdout)
     assert (project / "results/secret/metrics/fastmri/x2/srcnn.json").exists()
     assert (project / "mlflow.db").exists()

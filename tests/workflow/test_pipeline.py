@@ -165,7 +165,8 @@ def test_dvc_keeps_two_experiments_and_a_clone_adopts_them(copy: Path, tmp_path:
     limits = {"datasets": {"phantom_t1": {"max_volumes": 2, "max_slices": 4}}}
     change = {"sr": small, "data": limits}
     edit_experiment(copy, "demo", {"grid": grid, "set": change})
-    edit_params(copy, {"tracked": {"smoke": "data/raw/phantom"}})
+    edit_params(copy, {"tracked": ["demo", "smoke"]})
+    run(copy, "mrsr", "track")
     commit(copy)
     remote = tmp_path / "remote"
     snakemake(copy, "all", "--config", "experiment=demo")

@@ -52,11 +52,17 @@ rule guide_dataset:
 
 
 rule slices:
-    """The stores of every dataset."""
+    """The stores of every dataset, and of the guides that the experiment uses."""
     input:
         expand(
             "{results}/slices/{dataset}/{split}.h5",
             results=RESULTS,
             dataset=PARAMS.datasets,
+            split=SPLITS,
+        ),
+        expand(
+            "{results}/slices/{dataset}/guide/{split}.h5",
+            results=RESULTS,
+            dataset=[name for name in PARAMS.measured if PARAMS.guided(name)],
             split=SPLITS,
         ),

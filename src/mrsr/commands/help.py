@@ -42,6 +42,7 @@ PANELS = {
         ],
         "timings": ["mrsr timings", "mrsr timings --experiment demo --threads 1"],
         "sync": ["mrsr sync --experiment demo"],
+        "track": ["mrsr track"],
         "adopt": ["mrsr adopt --experiment demo"],
         "schema": ["mrsr schema"],
     },

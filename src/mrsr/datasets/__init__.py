@@ -6,6 +6,9 @@ Each has three functions:
 - `list_volumes(folder, settings, contrast)`: the volumes in `folder` as sorted `VolumeRef`s;
 - `read_volume(ref)`: one `Volume`.
 
+A source with tissue labels names the organs that have them: `LABELLED = ("brain",)`. Only those can
+be `labelled:` in an experiment; `LABELLED = None` leaves that to the files.
+
 Your own files go into `datasets/` of a folder listed in MRSR_PLUGINS.
 """
 

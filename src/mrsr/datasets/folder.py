@@ -43,6 +43,7 @@ SETTINGS: dict[str, Any] = {
     "seed": 0,
     "fractions": [0.7, 0.1, 0.2],  # train, validation, test
 }
+LABELLED = None  # whether there are labels depends on the files
 CONTRAST = "any"
 LABELS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}  # the Decathlon's folders
 

@@ -146,14 +146,21 @@ def pixel(weights: dict[str, float]) -> dict[str, float]:
     return {name: weight for name, weight in weights.items() if name not in LEARNED}
 
 
-def warmup(weights: dict[str, float], steps: int) -> int:
+def warmup(weights: dict[str, float], steps: int, total: int) -> int:
     """Steps, of those asked for, in which pixel terms act alone; 0 where no other term acts.
 
+    total: steps of the training.
+
     Raises:
-        UserError: there is no pixel term.
+        UserError: there is no pixel term, or the other terms would never act.
     """
     if not learned(weights):
         return 0
+    if steps >= total:
+        raise UserError(
+            f"losses {', '.join(learned(weights))} would never act: adversarial.warmup is {steps}, "
+            f"and the training has {total} steps; lower the warm-up, or leave these losses out"
+        )
     if steps and not pixel(weights):
         raise UserError("adversarial.warmup needs a pixel loss, such as l1: 1; or set it to 0")
     return steps

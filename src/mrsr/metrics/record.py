@@ -117,6 +117,8 @@ def record(
         "seconds_per_slice": sum(item.seconds for item in rated) / n_slices,
         "parameters": count(network),
         "full_parameters": full_count(settings, network),
+        "losses": training.get("losses", {}),
+        "own_losses": settings.own_losses,
         "steps": steps,
         "patches": steps * batch if steps and batch else None,
         "settings_digest": digest(settings),

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from mrsr.params.declared import at, check_source
-from mrsr.params.schema import PRESETS, Dataset, Experiment, Params
+from mrsr.params.declared import at, check_source, labelled_organs
+from mrsr.params.schema import PRESETS, Dataset, Experiment, Params, Table
 
 T = TypeVar("T")
 
@@ -87,19 +87,51 @@ def check_experiment(experiment: Experiment, params: Params) -> None:
         for name in block.methods:
             if name not in params.methods:
                 raise at(f"grid.{number}.methods", f"no method '{name}'", params.methods)
-    if experiment.vit is None:
+    for name, of_table in experiment.tables.items():
+        for dataset in of_table:
+            if dataset not in datasets:
+                raise at(f"tables.{name}", f"no '{dataset}'", datasets)
+    if experiment.vit_data is None:
         return
     for key in ("labelled", "pool"):
-        names = getattr(experiment.vit, key)
+        names = getattr(experiment.vit_data, key)
         if not names:
-            raise at(f"vit.{key}", "must have at least one dataset")
+            raise at(f"vit_data.{key}", "must have at least one dataset")
         for name in names:
             if name not in datasets:
-                raise at(f"vit.{key}", f"no dataset '{name}'", datasets)
-    organs = {datasets[name].organ for name in experiment.vit.pool}
-    if len(organs) < 2 and "organ" in (params.vit.pretext, *experiment.vit.also):
+                raise at(f"vit_data.{key}", f"no dataset '{name}'", datasets)
+    for name in experiment.vit_data.labelled:
+        _check_labels(name, datasets[name])
+    organs = {datasets[name].organ for name in experiment.vit_data.pool}
+    if len(organs) < 2 and "organ" in (params.vit.pretext, *experiment.vit_data.also):
         raise at(
-            "vit.pool",
+            "vit_data.pool",
             f"it has only {organs.pop()}: the organ pretext task needs two organs; "
             "add a dataset of another organ, such as phantom_knee",
         )
+
+
+def _check_labels(name: str, dataset: Dataset) -> None:
+    """Check that the source of a dataset has labels for it, as far as its file says."""
+    organs = labelled_organs(dataset.source)
+    if organs is not None and dataset.organ not in organs:
+        raise at(
+            "vit_data.labelled",
+            f"'{name}' has no labels (source '{dataset.source}', {dataset.organ}); give phantom_t1 "
+            "or your own scans with labels (source folder)",
+        )
+
+
+def check_keys(document: dict[str, Any]) -> None:
+    """Refuse keys of an experiment's file that a person may well try, with what to write.
+
+    Raises:
+        ValueError: as 'dotted.path: what'.
+    """
+    if "vit" in document:
+        raise at("vit", "the data of the vision transformer is now `vit_data:`; rename the key")
+    tables = document.get("tables")
+    known = get_args(Table)
+    for name in tables if isinstance(tables, dict) else ():
+        if name not in known:
+            raise at(f"tables.{name}", "the paper has two tables, and these are made", known)

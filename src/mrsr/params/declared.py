@@ -22,7 +22,8 @@ def at(path: str, problem: str, known: Any = None) -> ValueError:
     return ValueError(f"{path}: {problem}{hint}")
 
 
-def _package_file(folder: str, name: str) -> Path | None:
+def package_file(folder: str, name: str) -> Path | None:
+    """The file of a model, source or loss table, in the package or a plug-in; None without one."""
     for root in PACKAGE_FOLDERS:
         path = root / folder / f"{name}.py"
         if path.is_file():
@@ -31,13 +32,14 @@ def _package_file(folder: str, name: str) -> Path | None:
 
 
 @functools.cache
-def _tree(path: Path) -> ast.Module:
+def tree(path: Path) -> ast.Module:
+    """The syntax tree of a file."""
     return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
 
 
 def _literal(path: Path, name: str) -> Any:
     """The value of a module-level literal, without running the module."""
-    for node in _tree(path).body:
+    for node in tree(path).body:
         if isinstance(node, ast.Assign):
             targets = node.targets
         elif isinstance(node, ast.AnnAssign):
@@ -51,16 +53,27 @@ def _literal(path: Path, name: str) -> Any:
 
 def source_settings(name: str) -> dict[str, Any]:
     """The settings a source knows, with their defaults: `SETTINGS` of datasets/<name>.py."""
-    path = _package_file("datasets", name)
+    path = package_file("datasets", name)
     if path is None:
         raise at(f"data.sources.{name}", f"missing file src/mrsr/datasets/{name}.py")
     node = _literal(path, "SETTINGS")
     return ast.literal_eval(node) if node is not None else {}
 
 
+def labelled_organs(name: str) -> tuple[str, ...] | None:
+    """The organs whose volumes a source has labels for, `LABELLED` of datasets/<name>.py.
+
+    Empty without one; None (`LABELLED = None` in the file): that depends on the files.
+    """
+    path = package_file("datasets", name)
+    node = _literal(path, "LABELLED") if path else None
+    value = ast.literal_eval(node) if node is not None else ()
+    return None if value is None else tuple(value)
+
+
 def model_options(name: str) -> list[str] | None:
     """The options of models/<name>.py: parameters of its `build` after scale; or None."""
-    path = _package_file("models", name)
+    path = package_file("models", name)
     if path is None:
         return None
     build = _build(path)
@@ -72,7 +85,7 @@ def model_options(name: str) -> list[str] | None:
 
 def _build(path: Path) -> ast.FunctionDef | None:
     """The function `build` of a module, or the `__init__` of the class that it names."""
-    body = {node.name: node for node in _tree(path).body if isinstance(node, NAMED)}
+    body = {node.name: node for node in tree(path).body if isinstance(node, NAMED)}
     alias = _literal(path, "build")
     found = body.get(alias.id if isinstance(alias, ast.Name) else "build")
     if isinstance(found, ast.ClassDef):
@@ -83,14 +96,14 @@ def _build(path: Path) -> ast.FunctionDef | None:
 
 def model_scales(name: str) -> tuple[int, ...]:
     """The scales that models/<name>.py is designed for: its `SCALES`; without it, all."""
-    path = _package_file("models", name)
+    path = package_file("models", name)
     node = _literal(path, "SCALES") if path else None
     return tuple(ast.literal_eval(node)) if node is not None else (2, 3, 4, 8)
 
 
 def model_is_guided(name: str) -> bool:
     """Whether models/<name>.py takes a second contrast: its `GUIDED`."""
-    path = _package_file("models", name)
+    path = package_file("models", name)
     node = _literal(path, "GUIDED") if path else None
     return bool(ast.literal_eval(node)) if node is not None else False
 
@@ -103,11 +116,18 @@ def model_names() -> list[str]:
 
 def loss_names() -> list[str]:
     """The keys of `LOSSES` in method/losses.py."""
-    path = _package_file("method", "losses")
+    path = package_file("method", "losses")
     node = _literal(path, "LOSSES") if path else None
     if not isinstance(node, ast.Dict):
         return []
     return [str(key.value) for key in node.keys if isinstance(key, ast.Constant)]
+
+
+def learned_losses() -> tuple[str, ...]:
+    """The losses that use another network: `LEARNED` of method/losses.py."""
+    path = package_file("method", "losses")
+    node = _literal(path, "LEARNED") if path else None
+    return tuple(ast.literal_eval(node)) if node is not None else ()
 
 
 def check_source(name: str, given: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mrsr.params import jobs
+from mrsr.params.code import model_code
 from mrsr.params.declared import at, model_scales, source_settings
 from mrsr.params.methods import ResolvedMethod, merge
 from mrsr.params.schema import Experiment, Params
@@ -64,9 +65,10 @@ class Resolved:
         self.pool: list[str] = []
         self.labelled: list[str] = []
         if any("vit" in method.frozen for method in self.methods.values()):
-            if experiment.vit is None:
-                raise at("vit", "missing: a method has the loss vit")
-            self.pool, self.labelled = list(experiment.vit.pool), list(experiment.vit.labelled)
+            if experiment.vit_data is None:
+                raise at("vit_data", "missing: a method has the loss vit")
+            self.pool = list(experiment.vit_data.pool)
+            self.labelled = list(experiment.vit_data.labelled)
         self.datasets = list(dict.fromkeys((*self.measured, *self.pool, *self.labelled)))
         self.scales = sorted({cell.scale for cell in self.cells})
         datasets = params.data.datasets
@@ -96,9 +98,9 @@ class Resolved:
     @property
     def pretexts(self) -> list[str]:
         """The pretext tasks to train: the one that is used, and those to compare it with."""
-        if not self.pool or self.experiment.vit is None:
+        if not self.pool or self.experiment.vit_data is None:
             return []
-        return list(dict.fromkeys((self.params.vit.pretext, *self.experiment.vit.also)))
+        return list(dict.fromkeys((self.params.vit.pretext, *self.experiment.vit_data.also)))
 
     def vit_scales(self) -> list[int]:
         """The scales at which a method uses the ViT; one ViT serves them all."""
@@ -154,7 +156,7 @@ class Resolved:
             method=method,
             degradation=entry.degradation,
             normalise=entry.normalise,
-            model=jobs.Model(name=chosen.model, options=chosen.options),
+            model=_model(chosen),
             type=chosen.type,
             acceleration=chosen.acceleration,
             recipe=chosen.recipe,
@@ -169,6 +171,7 @@ class Resolved:
         return jobs.Segmentation(
             experiment=self.name,
             network=vit.network,
+            code=model_code("unetr"),
             classes=vit.classes,
             weights=vit.weights,
             weights_sha256=vit.weights_sha256,
@@ -184,6 +187,7 @@ class Resolved:
             {
                 **plain(vit.finetuning),
                 "experiment": self.name,
+                "code": model_code("unetr"),
                 "pretext": task,
                 "mask_ratio": vit.mask_ratio,
                 "temperature": vit.temperature,
@@ -201,6 +205,7 @@ class Resolved:
             experiment=self.name,
             dataset=dataset,
             scale=scale,
+            code=model_code("autoencoder"),
             degradation=self.params.data.datasets[dataset].degradation,
             tracking=self.params.tracking,
             **_shared(self.params.autoencoder, jobs.Autoencoder),
@@ -221,8 +226,9 @@ class Resolved:
             method=method,
             label=chosen.label,
             degradation=self.params.data.datasets[dataset].degradation,
-            model=jobs.Model(name=chosen.model, options=chosen.options),
+            model=_model(chosen),
             full_options=self.full_methods.get(method, chosen).options,
+            own_losses=self.full_methods.get(method, chosen).losses,
             type=chosen.type,
             acceleration=chosen.acceleration,
             recipe=chosen.recipe,
@@ -263,6 +269,7 @@ class Resolved:
             {
                 "experiment": self.name,
                 "description": self.experiment.description,
+                "size": self.experiment.size,
                 "data": {
                     "sources": {name: self.source_settings(name) for name in self.sources},
                     "datasets": {name: datasets[name] for name in self.datasets},
@@ -273,11 +280,15 @@ class Resolved:
                 "metrics": self.params.metrics,
                 "tracking": self.params.tracking,
                 "methods": self.methods,
-                "vit_data": self.experiment.vit,
+                "vit_data": self.experiment.vit_data,
                 "grid": self.experiment.grid,
                 "tables": self.experiment.tables,
             }
         )
+
+
+def _model(method: ResolvedMethod) -> jobs.Model:
+    return jobs.Model(name=method.model, options=method.options, code=model_code(method.model))
 
 
 def _shared(value: Any, kind: type) -> dict[str, Any]:

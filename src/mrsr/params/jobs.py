@@ -23,10 +23,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, kw_only=True)
 class Model:
-    """A network: the file in models/ and the options of its `build`."""
+    """A network: the file in models/, the options of its `build`, and its code's digest."""
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
+    code: str = ""  # see code.py; empty if it does not matter, as in a command by hand
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +76,7 @@ class Segmentation(schema.Segmentation):
 
     experiment: str
     phase: Literal["segmentation"] = "segmentation"
+    code: str = ""
     network: schema.VitNetwork
     classes: int
     weights: str = ""
@@ -88,6 +90,7 @@ class Pretext(schema.VitTraining):
 
     experiment: str
     phase: Literal["pretext"] = "pretext"
+    code: str = ""
     pretext: schema.Pretext
     mask_ratio: float
     temperature: float
@@ -104,6 +107,7 @@ class Autoencoder(schema.Autoencoder):
     dataset: str
     scale: int
     method: Literal["autoencoder"] = "autoencoder"
+    code: str = ""
     degradation: schema.Degradation
     tracking: schema.Tracking = field(default_factory=schema.Tracking)
 
@@ -139,6 +143,7 @@ class Evaluation:
     degradation: schema.Degradation
     model: Model
     full_options: dict[str, Any] = field(default_factory=dict)
+    own_losses: dict[str, float] = field(default_factory=dict)  # without the experiment's `set:`
     type: schema.Type = "single"
     acceleration: int = 1
     recipe: schema.Recipe = "common"

@@ -18,7 +18,8 @@ import yaml
 from mrsr.errors import UserError
 from mrsr.files import is_secret
 from mrsr.params import schema
-from mrsr.params.checking import adapter, check_experiment, check_params, checked
+from mrsr.params.acting import check_acting, check_size
+from mrsr.params.checking import adapter, check_experiment, check_keys, check_params, checked
 from mrsr.params.declared import at, loss_names, model_names
 from mrsr.params.experiment import Resolved
 from mrsr.params.methods import merge, resolve_all
@@ -26,7 +27,9 @@ from mrsr.params.schema import Experiment, Params
 from mrsr.plugins import check_plugins
 
 EXPERIMENTS = Path("workflow/experiments")  # beside params.yaml
-# the sections of params.yaml that an experiment's `set:` may change
+SIZES = Path("workflow/sizes")
+PAPER = "paper"  # the size that changes nothing
+# the sections of params.yaml that an experiment's `set:` and a size may change
 SETTABLE = {"data", "vit", "autoencoder", "sr", "metrics", "tracking", "methods"}
 
 
@@ -76,25 +79,53 @@ def load(path: str | Path = "params.yaml", experiment: str | Path | None = None)
         params = checked(Params, document)
         check_params(params)
         # used or not: a mistake in any of them is told at once
-        as_written = resolve_all(params, document["methods"])
+        resolve_all(params, document["methods"])
+    sized = _sizes(path, document)
     file = experiment_file(path, str(experiment if experiment is not None else params.experiment))
     for each, written in _chain(path, file):  # an error names the file that has it
         with _told(each):
+            check_keys(written)
             chosen = checked(Experiment, written)
+            if chosen.size not in (None, *sized):
+                raise at("size", f"no '{chosen.size}'", sized)
             for key in sorted(set(chosen.set) - SETTABLE):
                 raise at(f"set.{key}", "unknown key", SETTABLE)
             if "sources" in (chosen.set.get("data") or {}):
                 raise at(
                     "set.data.sources", "all experiments share raw data; change it in params.yaml"
                 )
-            merged = merge(document, chosen.set)
-            changed = checked(Params, merged, "set") if chosen.set else params
+            merged = merge(sized.get(chosen.size or PAPER, document), chosen.set)
+            changed = checked(Params, merged, "set")
     with _told(file, "set." if chosen.set else ""):
         check_params(changed)
         methods = resolve_all(changed, merged["methods"], chosen.recipe)
     with _told(file):
         check_experiment(chosen, changed)
-        return Resolved(replace(changed, experiment=file.stem), chosen, methods, as_written)
+        # at full width, with its own weights: what `size` and `set` change is told in the tables
+        as_written = resolve_all(params, document["methods"], chosen.recipe)
+        resolved = Resolved(replace(changed, experiment=file.stem), chosen, methods, as_written)
+        check_acting(resolved)
+        check_size(resolved, chosen.set, params, sized)
+        return resolved
+
+
+def _sizes(path: Path, document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """params.yaml (`document`) with each file of workflow/sizes/ merged in, and as it is.
+
+    Raises:
+        UserError: a file has an unknown or wrong key, used or not.
+    """
+    sized = {PAPER: document}
+    for file in sorted((path.parent / SIZES).glob("[a-z]*.yaml")):
+        changes = read_yaml(file)
+        with _told(file):
+            if file.stem == PAPER:
+                raise ValueError("the name means params.yaml as it is; use another")
+            for key in sorted({*changes} - SETTABLE):
+                raise at(key, "unknown key", SETTABLE)
+            sized[file.stem] = merge(document, changes)
+            checked(Params, sized[file.stem])
+    return sized
 
 
 def experiment_file(path: Path, name: str) -> Path:
@@ -119,6 +150,19 @@ def experiment_file(path: Path, name: str) -> Path:
     return file
 
 
+def files_of(path: Path, name: str) -> list[Path]:
+    """The files that decide an experiment besides params.yaml, its own first.
+
+    They are those that it is `like`, and the size that it picks.
+
+    Raises:
+        UserError: as `load`.
+    """
+    chain = _chain(path, experiment_file(path, name))
+    size = path.parent / SIZES / f"{chain[-1][1].get('size', PAPER)}.yaml"
+    return [*(file for file, _ in reversed(chain)), *([size] if size.is_file() else [])]
+
+
 def names(path: str | Path = "params.yaml") -> list[str]:
     """The experiments in workflow/experiments/ next to params.yaml, sorted."""
     return sorted(file.stem for file in (Path(path).parent / EXPERIMENTS).glob("[a-z]*.yaml"))
@@ -129,8 +173,8 @@ def _chain(
 ) -> list[tuple[Path, dict[str, Any]]]:
     """An experiment and those that it follows by `like`, the first one first.
 
-    Each is (file, content), with the content of the previous one overridden; `set` and `vit` are
-    merged.
+    Each is (file, content), with the content of the previous one overridden; `set` and `vit_data`
+    are merged.
     """
     document = read_yaml(file)
     like = document.get("like")
@@ -144,7 +188,7 @@ def _chain(
         raise UserError(f"{file}: like: {error}") from None
     chain = _chain(path, base, (*above, file))
     content = chain[-1][1] | document
-    for key in ("set", "vit"):
+    for key in ("set", "vit_data"):
         one, two = chain[-1][1].get(key), document.get(key) or {}
         if isinstance(one, dict) and isinstance(two, dict):
             content[key] = merge(one, two)

@@ -8,7 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from mrsr.params.checking import checked
-from mrsr.params.declared import at, loss_names, model_is_guided, model_options
+from mrsr.params.declared import (
+    at,
+    learned_losses,
+    loss_names,
+    model_is_guided,
+    model_options,
+)
 from mrsr.params.schema import Kind, Params, Recipe, SuperResolution, Type
 from mrsr.params.typed import plain
 
@@ -97,6 +103,7 @@ def resolve(
     published.pop("note", "")
     recipe = (entry.get("recipe") or recipe) if published else "common"
     _check_network(key, entry, kind)
+    _check_acts(key, entries[key], entry)
     losses = entry.get("losses", {})
     _check_weights(losses, f"methods.{key}.losses")
     published_losses = published.pop("losses", losses)
@@ -151,3 +158,24 @@ def _check_weights(losses: Any, where: str) -> None:
             raise at(f"{where}.{name}", "no such loss", loss_names())
         if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not weight >= 0:
             raise at(f"{where}.{name}", "must be a number of 0 or more")
+
+
+def _check_acts(key: str, own: Mapping[str, Any], entry: Mapping[str, Any]) -> None:
+    """Check that what a method's own entry sets can act.
+
+    Args:
+        own: the entry as written. entry: with `like` followed.
+
+    Raises:
+        ValueError: as 'dotted.path: what'.
+    """
+    train = own.get("train") or {}
+    losses = {*entry.get("losses", {}), *entry.get("published", {}).get("losses", {})}
+    learned = losses & {*learned_losses()}
+    for name, needed in (("adversarial", learned), ("features", learned - {"adversarial"})):
+        if name in train and not needed:
+            raise at(f"methods.{key}.train.{name}", "no loss of the method uses it; remove it")
+    if "patch" in train and train.get("patch_lr"):
+        raise at(f"methods.{key}.train.patch", "patch_lr takes its place; give one of them")
+    if own.get("recipe") == "published" and not entry.get("published"):
+        raise at(f"methods.{key}.recipe", "the method has no published recipe")

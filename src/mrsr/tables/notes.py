@@ -104,6 +104,8 @@ def notes(
         if reduced(record):
             options = record.get("model", {}).get("options", {})
             found.append(f"{name}: reduced to {', '.join(f'{k} {v}' for k, v in options.items())}.")
+        if changed := _weights(record):
+            found.append(f"{name}: trained with other loss weights than its own: {changed}.")
         if record.get("acceleration", 1) > 1:
             found.append(f"{where}: LR input undersampled {record['acceleration']}x in k-space.")
         if record.get("guide"):
@@ -115,6 +117,18 @@ def notes(
             name = heading.rpartition(" ")[0]  # without the scale
             found.append(f"Paper, {labels[method]}, {name}: {numbers['note']}.")
     return list(dict.fromkeys(found))
+
+
+def _weights(record: dict[str, Any]) -> str:
+    """The loss weights that acted and differ from the method's own: 'texture 0.8, not 0.9'."""
+    acted, own = record.get("losses") or {}, record.get("own_losses") or {}
+    if not acted or not own:
+        return ""
+    return ", ".join(
+        f"{name} {acted.get(name, 0):g}, not {own.get(name, 0):g}"
+        for name in dict.fromkeys((*own, *acted))
+        if acted.get(name, 0) != own.get(name, 0)
+    )
 
 
 def reduced(record: dict[str, Any]) -> bool:

@@ -152,7 +152,7 @@ def _training(client: Any, folder: Path, uri: str) -> None:
     labels = {key: str(settings[key]) for key in known if key in settings}
     tags = labels | {"commit": provenance.get("commit"), "digest": start["digest"]}
     run = _run(client, uri, "training", labels, start["digest"], tags, start["time"])
-    _params(client, run, {**settings, "provenance": provenance})
+    _params(client, run, {**_with_zeros(settings), "provenance": provenance})
 
     # How far each split was sent, not how many lines: after a resume the lines since the last
     # checkpoint are written again, with other times.
@@ -194,7 +194,8 @@ def _evaluation(client: Any, file: Path, uri: str) -> None:
     tags = labels | {"commit": record.get("commit"), "digest": record.get("settings_digest")}
     written = file.stat().st_mtime
     run = _run(client, uri, "evaluation", labels, digest, tags, written)
-    _params(client, run, {k: v for k, v in record.items() if not k.startswith("per_")})
+    known = {k: v for k, v in record.items() if not k.startswith("per_")}
+    _params(client, run, _with_zeros(known))
     if "mrsr.metrics.record" not in run.data.tags:
         kept = {key: value for key, value in record.items() if key != "per_volume"}
         points = _points({k: v for k, v in _flat(kept) if k in _SHOWN}, "", written, 0)
@@ -280,6 +281,18 @@ def _params(client: Any, run: Any, values: dict[str, Any]) -> None:
     ]
     for first in range(0, len(new), PARAMS):
         client.log_batch(run.info.run_id, params=new[first : first + PARAMS])
+
+
+def _with_zeros(values: dict[str, Any]) -> dict[str, Any]:
+    """Values of a training or a record, with a weight of 0 for each loss that it does not have.
+
+    MLflow draws a parameter that is missing above the largest value of the other runs.
+    """
+    from mrsr.params.declared import loss_names
+
+    zeros = dict.fromkeys(loss_names(), 0.0)
+    full = {key: zeros | values[key] for key in ("losses", "own_losses") if values.get(key)}
+    return values | full
 
 
 def _artifacts(client: Any, run: Any, files: list[Path]) -> None:

@@ -58,7 +58,8 @@ def train(
         Interrupted: SIGTERM or SIGUSR1; the state is written.
     """
     weights = losses.active(settings.losses)
-    warmup = losses.warmup(weights, settings.adversarial.warmup if settings.adversarial else 0)
+    warmup = settings.adversarial.warmup if settings.adversarial else 0
+    warmup = losses.warmup(weights, warmup, settings.steps)
     models.check_guide(settings.model.name, guide is not None)
     origin = features.digests(weights, frozen_paths)
     machine = compute.start(settings)

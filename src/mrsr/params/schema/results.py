@@ -188,14 +188,16 @@ class Experiment(Section):
     about: str = ""
     """How long it took, and on what; 'not measured' without a measurement."""
     like: Name | None = None
-    """The experiment to copy; keys given here replace its keys, `set` and `vit` are merged."""
+    """The experiment to copy; keys given here replace its keys, `set` and `vit_data` are merged."""
+    size: Name | None = None
+    """tiny, small (workflow/sizes/), or paper: params.yaml as it is. `set` comes on top."""
     grid: tuple[Block, ...]
     """The cells of the results."""
     tables: dict[Table, tuple[Name, ...]]
-    """The datasets of each table of the paper."""
+    """The datasets of each of the paper's two tables: table1, table2."""
     recipe: Recipe = "common"
     """Of methods that do not choose one themselves."""
-    vit: VitData | None = None
+    vit_data: VitData | None = None
     """Needed where a method has the loss `vit`."""
     set: dict[str, Any] = field(default_factory=dict)
     """What differs from params.yaml: its sections, merged table by table."""
@@ -207,8 +209,8 @@ class Params(Section):
 
     experiment: str
     """Which experiment runs unless `--config experiment=NAME` says otherwise."""
-    tracked: dict[Name, str]
-    """What DVC records: an experiment and the raw data that it needs."""
+    tracked: tuple[str, ...] = ()
+    """Experiments that DVC records; `mrsr track` writes their stages into dvc.yaml."""
     data: Data
     """The protocol."""
     vit: Vit
