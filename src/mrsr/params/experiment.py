@@ -59,7 +59,7 @@ class Resolved:
         self.cells = [cell for cell in cells if cell not in self.absent]
         if not self.cells:
             raise at("grid", next(iter(self.absent.values())))
-        # datasets of the tables, and those that only the vision transformer is trained on
+        # datasets of the tables, and those that networks are only trained on
         self.measured = list(dict.fromkeys(cell.dataset for cell in self.cells))
         self.pool: list[str] = []
         self.labelled: list[str] = []
@@ -67,7 +67,8 @@ class Resolved:
             if experiment.vit is None:
                 raise at("vit", "missing: a method has the loss vit")
             self.pool, self.labelled = list(experiment.vit.pool), list(experiment.vit.labelled)
-        self.datasets = list(dict.fromkeys((*self.measured, *self.pool, *self.labelled)))
+        homes = [self.methods[cell.method].home(cell.dataset) for cell in self.cells]
+        self.datasets = list(dict.fromkeys((*self.measured, *homes, *self.pool, *self.labelled)))
         self.scales = sorted({cell.scale for cell in self.cells})
         datasets = params.data.datasets
         self.sources = list(dict.fromkeys(datasets[name].source for name in self.datasets))
@@ -108,11 +109,20 @@ class Resolved:
     def autoencoders(self) -> list[tuple[str, int]]:
         """(dataset, scale) of every auto-encoder that a cell needs."""
         needed = [
-            (cell.dataset, cell.scale)
+            (self.methods[cell.method].home(cell.dataset), cell.scale)
             for cell in self.cells
             if "autoencoder" in self.methods[cell.method].frozen
         ]
         return list(dict.fromkeys(needed))
+
+    def trainings(self) -> list[Cell]:
+        """The super-resolution trainings; one serves several cells if a method is `trained_on`."""
+        homes = (
+            Cell(self.methods[cell.method].home(cell.dataset), cell.scale, cell.method)
+            for cell in self.cells
+            if self.methods[cell.method].trained
+        )
+        return list(dict.fromkeys(homes))
 
     def source_settings(self, source: str) -> dict[str, Any]:
         """Settings for preparing a source: its defaults, overridden by params.yaml."""
@@ -225,6 +235,7 @@ class Resolved:
             full_options=self.full_methods.get(method, chosen).options,
             type=chosen.type,
             acceleration=chosen.acceleration,
+            trained_on=chosen.trained_on,
             recipe=chosen.recipe,
             preset=self.preset(),
             bootstrap=metrics.bootstrap,

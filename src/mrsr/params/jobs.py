@@ -141,6 +141,7 @@ class Evaluation:
     full_options: dict[str, Any] = field(default_factory=dict)
     type: schema.Type = "single"
     acceleration: int = 1
+    trained_on: str = ""
     recipe: schema.Recipe = "common"
     preset: Preset
     bootstrap: schema.Bootstrap = field(default_factory=schema.Bootstrap)

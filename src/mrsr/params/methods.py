@@ -32,6 +32,7 @@ class ResolvedMethod:
     model: str
     type: Type
     acceleration: int
+    trained_on: str
     recipe: Recipe
     options: dict[str, Any]
     losses: dict[str, float]
@@ -44,6 +45,10 @@ class ResolvedMethod:
     def trained(self) -> bool:
         """A method without losses (bicubic) has nothing to train."""
         return bool(self.losses)
+
+    def home(self, dataset: str) -> str:
+        """The dataset that it is trained on for the cells of `dataset`."""
+        return self.trained_on or dataset
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -97,6 +102,7 @@ def resolve(
     published.pop("note", "")
     recipe = (entry.get("recipe") or recipe) if published else "common"
     _check_network(key, entry, kind)
+    _check_home(params, key, entry, kind)
     losses = entry.get("losses", {})
     _check_weights(losses, f"methods.{key}.losses")
     published_losses = published.pop("losses", losses)
@@ -114,6 +120,7 @@ def resolve(
         model=entry["model"],
         type=kind,
         acceleration=entry.get("acceleration", 1),
+        trained_on=entry.get("trained_on") or "",
         recipe=recipe,
         options=entry.get("options", {}),
         losses={name: float(weight) for name, weight in losses.items() if weight > 0},
@@ -140,6 +147,14 @@ def _check_network(key: str, entry: Mapping[str, Any], kind: str) -> None:
         raise at(
             f"methods.{key}.acceleration", "only methods of type joint take undersampled input"
         )
+
+
+def _check_home(params: Params, key: str, entry: Mapping[str, Any], kind: str) -> None:
+    home = entry.get("trained_on")
+    if home and home not in params.data.datasets:
+        raise at(f"methods.{key}.trained_on", f"no dataset '{home}'", params.data.datasets)
+    if home and kind != "single":
+        raise at(f"methods.{key}.trained_on", f"only for methods of type single, not {kind}")
 
 
 def _check_weights(losses: Any, where: str) -> None:
