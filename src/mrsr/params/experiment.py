@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from mrsr.params import jobs
-from mrsr.params.declared import at, model_scales, source_settings
+from mrsr.params.declared import at, model_options, model_scales, source_settings
 from mrsr.params.methods import ResolvedMethod, merge
 from mrsr.params.schema import Experiment, Params
 from mrsr.params.typed import build, plain
@@ -149,6 +149,12 @@ class Resolved:
             normalise=guide.normalise,
         )
 
+    def _options(self, method: ResolvedMethod, dataset: str) -> dict[str, Any]:
+        """A network's options; one that inverts the degradation is told which."""
+        if "degradation" not in (model_options(method.model) or ()):
+            return method.options
+        return {"degradation": self.params.data.datasets[dataset].degradation, **method.options}
+
     def super_resolution(self, dataset: str, scale: int, method: str) -> jobs.SuperResolution:
         """Settings of a super-resolution training."""
         chosen, entry = self.methods[method], self.params.data.datasets[dataset]
@@ -231,8 +237,8 @@ class Resolved:
             method=method,
             label=chosen.label,
             degradation=self.params.data.datasets[dataset].degradation,
-            model=jobs.Model(name=chosen.model, options=chosen.options),
-            full_options=self.full_methods.get(method, chosen).options,
+            model=jobs.Model(name=chosen.model, options=self._options(chosen, dataset)),
+            full_options=self._options(self.full_methods.get(method, chosen), dataset),
             type=chosen.type,
             acceleration=chosen.acceleration,
             trained_on=chosen.trained_on,
