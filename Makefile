@@ -7,6 +7,7 @@
 #   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (15 min)
 #   make slurm-test   the cluster tests, on a SLURM that it installs and starts (root, Debian)
 #   make lint    ruff, mypy, import-linter, snakefmt, snakemake --lint
+#   make weights  train the networks of the package again and pack them (hours; open scans)
 #   make bench   images per second of the demo's trainings, and what pays: ratios, side by side
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
 #   make clean   remove caches (results, data and .venv stay)
@@ -30,10 +31,10 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help venv demo test test-fast test-slow slurm-test soak lint bench lock clean
+.PHONY: help venv demo test test-fast test-slow slurm-test soak lint weights bench lock clean
 
 help:
-	@sed -n '4,13s/^# \{0,1\}//p' Makefile
+	@sed -n '4,14s/^# \{0,1\}//p' Makefile
 
 venv: $(STAMP)
 
@@ -79,6 +80,11 @@ lint: $(STAMP)
 	$(BIN)/lint-imports --no-logo --no-cache
 	$(BIN)/snakefmt --check Snakefile workflow
 	$(BIN)/snakemake --lint
+
+# OTHER: scans unlike the training's, which the model card reports too
+weights: $(STAMP)
+	@$(BIN)/snakemake --logger mrsr --cores $(CORES) all --config experiment=best
+	@$(BIN)/mrsr pack --experiment best $(addprefix --other ,$(OTHER))
 
 bench: $(STAMP)
 	@$(BIN)/python bench/rates.py

@@ -307,6 +307,23 @@ def test_one_training_serves_the_cells_of_several_datasets(
     assert "checkpoints/phantom_t1/x2/srcnn" not in made
 
 
+def test_a_method_may_use_the_network_of_another(tmp_path: Path, tables: dict[str, Table]) -> None:
+    eight = {"like": "srcnn", "weights_of": "srcnn", "ensemble": 8}
+    tables["params"]["methods"]["eight"] = eight
+    tables["demo"]["grid"] = [
+        {"datasets": ["phantom_t1"], "scales": [2], "methods": ["srcnn", "eight"]}
+    ]
+    resolved = load(tmp_path, tables)
+    assert resolved.trainings() == [Cell("phantom_t1", 2, "srcnn")]
+    asked = resolved.evaluation("phantom_t1", 2, "eight")
+    assert (asked.weights_of, asked.ensemble) == ("srcnn", 8)
+    tables["demo"]["grid"][0]["methods"] = ["eight"]
+    assert "methods.eight.weights_of: the grid lacks 'srcnn'" in refused(tmp_path, tables)
+    eight["options"] = {"features": [4, 2]}
+    told = "params.yaml: methods.eight.weights_of: 'srcnn' must be another method with the same"
+    assert refused(tmp_path, tables).startswith(told)
+
+
 @pytest.mark.parametrize("name", ["params.yaml", "workflow/experiments/demo.yaml"])
 @pytest.mark.parametrize(
     ("text", "told"),

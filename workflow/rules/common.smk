@@ -140,8 +140,9 @@ def evaluate_inputs(wildcards):
     inputs = {"slices": f"{RESULTS}/slices/{wildcards.dataset}/test.h5"}
     method = PARAMS.methods[wildcards.method]
     if method.trained:
-        home = {"dataset": method.home(wildcards.dataset)}
-        inputs["checkpoint"] = BEST.format(**dict(wildcards) | home)
+        dataset, key = method.home(wildcards.dataset)
+        cell = {"dataset": dataset, "scale": wildcards.scale, "method": key}
+        inputs["checkpoint"] = BEST.format(**cell)
     if method.type == "guided":
         inputs["guide"] = f"{RESULTS}/slices/{wildcards.dataset}/guide/test.h5"
     return inputs

@@ -26,6 +26,11 @@ from mrsr.raw import download
 from mrsr.raw.nifti import read_nifti
 from mrsr.raw.volume import Volume, VolumeRef, fetched
 
+ATTRIBUTION = (  # for the cards of networks that are trained on it
+    "open_ms_data, github.com/muschellij2/open_ms_data, CC BY. Lesjak, Pernuš, Likar, Špiclin, "
+    "Validation of White-Matter Lesion Change Detection Methods on a Novel Publicly Available MRI "
+    "Image Database, Neuroinformatics 2016"
+)
 COMMIT = "65704901f60650824565aa5a4818611aa89716f4"
 PUBLISHER = f"https://raw.githubusercontent.com/muschellij2/open_ms_data/{COMMIT}/longitudinal/raw"
 SETTINGS = {"source": ""}  # a folder, file:// or http(s):// base; empty: mirror or publisher

@@ -54,6 +54,9 @@ class Resolved:
         )
         used = {cell.method for cell in cells}
         self.methods = {key: method for key, method in methods.items() if key in used}
+        for key, method in self.methods.items():
+            if method.weights_of and method.weights_of not in used:
+                raise at(f"methods.{key}.weights_of", f"the grid lacks '{method.weights_of}'")
         # a cell that cannot be measured is a dash, with its reason below the table
         self.absent = {cell: reason for cell in cells if (reason := self._absent(cell))}
         self.cells = [cell for cell in cells if cell not in self.absent]
@@ -67,7 +70,7 @@ class Resolved:
             if experiment.vit is None:
                 raise at("vit", "missing: a method has the loss vit")
             self.pool, self.labelled = list(experiment.vit.pool), list(experiment.vit.labelled)
-        homes = [self.methods[cell.method].home(cell.dataset) for cell in self.cells]
+        homes = [self.methods[cell.method].home(cell.dataset)[0] for cell in self.cells]
         self.datasets = list(dict.fromkeys((*self.measured, *homes, *self.pool, *self.labelled)))
         self.scales = sorted({cell.scale for cell in self.cells})
         datasets = params.data.datasets
@@ -109,7 +112,7 @@ class Resolved:
     def autoencoders(self) -> list[tuple[str, int]]:
         """(dataset, scale) of every auto-encoder that a cell needs."""
         needed = [
-            (self.methods[cell.method].home(cell.dataset), cell.scale)
+            (self.methods[cell.method].home(cell.dataset)[0], cell.scale)
             for cell in self.cells
             if "autoencoder" in self.methods[cell.method].frozen
         ]
@@ -117,11 +120,11 @@ class Resolved:
 
     def trainings(self) -> list[Cell]:
         """The super-resolution trainings; one serves several cells if a method is `trained_on`."""
-        homes = (
-            Cell(self.methods[cell.method].home(cell.dataset), cell.scale, cell.method)
-            for cell in self.cells
-            if self.methods[cell.method].trained
-        )
+        homes = []
+        for cell in self.cells:
+            if self.methods[cell.method].trained:
+                dataset, method = self.methods[cell.method].home(cell.dataset)
+                homes.append(Cell(dataset, cell.scale, method))
         return list(dict.fromkeys(homes))
 
     def source_settings(self, source: str) -> dict[str, Any]:
@@ -242,6 +245,8 @@ class Resolved:
             type=chosen.type,
             acceleration=chosen.acceleration,
             trained_on=chosen.trained_on,
+            weights_of=chosen.weights_of,
+            ensemble=chosen.ensemble,
             recipe=chosen.recipe,
             preset=self.preset(),
             bootstrap=metrics.bootstrap,

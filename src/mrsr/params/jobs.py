@@ -142,6 +142,8 @@ class Evaluation:
     type: schema.Type = "single"
     acceleration: int = 1
     trained_on: str = ""
+    weights_of: str = ""
+    ensemble: int = 1
     recipe: schema.Recipe = "common"
     preset: Preset
     bootstrap: schema.Bootstrap = field(default_factory=schema.Bootstrap)

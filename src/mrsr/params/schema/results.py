@@ -140,6 +140,10 @@ class Method(Section):
     trained_on: Name | None = None
     """The dataset whose training slices it learns from, for all datasets of its cells; without one,
     each cell's own (single)."""
+    weights_of: Name | None = None
+    """Another method, whose trained network it uses."""
+    ensemble: Literal[1, 8] = 1
+    """8: average the outputs of all flips and turns of a slice."""
     recipe: Recipe | None = None
     """Overrides the experiment's."""
     published: dict[str, Any] = field(default_factory=dict)
