@@ -20,10 +20,13 @@ from mrsr.commands.help import Panels
 from mrsr.commands.options import (
     PARAMS,
     Device,
+    Ensemble,
     ExperimentName,
+    Model,
     Overwrite,
     ParamsFile,
     Results,
+    Scale,
     SettingsText,
 )
 from mrsr.commands.workflow import commands
@@ -219,24 +222,15 @@ def timings(
 def enhance(
     scan: Annotated[Path, typer.Argument(help="3D NIfTI file.")],
     out: Annotated[Path, typer.Argument(help="Enhanced volume: .nii or .nii.gz.")],
-    model: Annotated[
-        str,
-        typer.Option(
-            "--model",
-            "-m",
-            help="best.pt, bicubic or pseudo_inverse; without it, the package's network.",
-        ),
-    ] = "",
-    scale: Annotated[int, typer.Option(help="Scale; 2 without one. A checkpoint has its own.")] = 0,
+    model: Model = "",
+    scale: Scale = 0,
     device: Device = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 8,
     overwrite: Overwrite = False,
     guide: Annotated[
         Path | None, typer.Option("--guide", help="Second contrast, for guided networks.")
     ] = None,
-    ensemble: Annotated[
-        int, typer.Option(help="8: average over flips and turns, in 8 times the time.")
-    ] = 1,
+    ensemble: Ensemble = 1,
 ) -> None:
     """Enhance a scan with a trained network."""
     from mrsr.scan.enhance import enhance as run
@@ -283,27 +277,6 @@ def score(
 
     own = loading.load(file).params.metrics.presets if file.is_file() else {}
     print(json.dumps(run(prediction, reference, jobs.preset(preset, own)), indent=2))
-
-
-@app.command()
-def pack(
-    experiment: ExperimentName = "best",
-    out: Annotated[
-        Path | None, typer.Option(help="Folder to write; without it, the package's own.")
-    ] = None,
-    other: Annotated[
-        list[Path] | None,
-        typer.Option("--other", help="A scan unlike the training's, to measure on; repeatable."),
-    ] = None,
-    results: Results = Path("results"),
-    file: ParamsFile = PARAMS,
-) -> None:
-    """Put an experiment's network into the package, with its model card."""
-    from mrsr.params import loading
-    from mrsr.scan.packing import pack as run
-
-    for path in run(loading.load(file, experiment), results, out, other or []):
-        print(path)
 
 
 @app.command()

@@ -1,12 +1,16 @@
-"""The networks that come with the package: src/mrsr/weights, one file a scale, and their card.
+"""The networks that come with the package, and the methods that need no training.
 
-`mrsr enhance` uses them without `--model`. `packing.py` makes them.
+The networks are in src/mrsr/weights, one file a scale, with their card. `mrsr enhance` uses them
+without `--model`. `packing.py` makes them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from torch import nn
+
+from mrsr import models, resampling
 from mrsr.errors import UserError
 from mrsr.files import sha256
 
@@ -14,6 +18,17 @@ FOLDER = Path(__file__).parent.parent / "weights"
 CARD = "README.md"
 SUMS = "SHA256SUMS"  # as `sha256sum --check` reads it
 USUAL = 2  # the scale if none is asked for
+UNTRAINED = ("bicubic", "pseudo_inverse")  # of models/: what networks are compared with
+
+
+def untrained(name: str, scale: int) -> nn.Module:
+    """The network of an untrained method, for a bicubic degradation.
+
+    Raises:
+        UserError: there is no such scale.
+    """
+    resampling.check(scale, "bicubic")
+    return models.build(name, scale, {})
 
 
 def file_name(scale: int) -> str:

@@ -49,7 +49,7 @@ class Packed:
     saved: Checkpoint
     log: Path
     rounding: float
-    others: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    others: dict[str, dict[str, dict[str, Any]]] = field(default_factory=dict)
 
 
 def text(resolved: Resolved, packed: Sequence[Packed], root: Path) -> str:
@@ -178,7 +178,7 @@ def _gain(found: dict[str, Any], base: dict[str, Any] | None) -> str:
 
 
 def _others(packed: Sequence[Packed]) -> str:
-    names = {"bicubic": "Bicubic", "pseudo_inverse": "Pseudo-inverse", "packed": "Network"}
+    names = {"bicubic": "Bicubic", "pseudo_inverse": "Pseudo-inverse", "network": "Network"}
     rows = [
         {
             "Scan": scan,

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrsr import checkpoint, compute, models, resampling
+from mrsr import checkpoint, compute, models
 from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.inference import apply
@@ -32,7 +32,6 @@ from mrsr.raw.volume import Volume
 from mrsr.scan import boxed
 from mrsr.scan.output import check_output, finer, write_scan
 
-UNTRAINED = ("bicubic", "pseudo_inverse")
 PERCENTILE = 99.9  # the intensity that becomes 1, unless the checkpoint gives another
 
 
@@ -83,10 +82,9 @@ def enhance(
     if not str(model):
         model = boxed.path(scale)
         say(f"the package's network; for research only, see {model.with_name(boxed.CARD)}")
-    if str(model) in UNTRAINED:
-        resampling.check(scale, "bicubic")
+    if str(model) in boxed.UNTRAINED:
         models.check_guide(str(model), guide is not None)
-        network = models.build(str(model), scale, {}).to(where)
+        network = boxed.untrained(str(model), scale).to(where)
     else:
         saved = checkpoint.load(model)
         models.check_guide(saved.model_name, guide is not None)
@@ -107,7 +105,7 @@ def enhance(
         from mrsr.training.one_volume import fit_scan
 
         network = fit_scan(image / unit, settings, where, input.name)
-    network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     fine = apply(
         network, image / unit, scale, device=where, batch=batch, guide=second, ensemble=ensemble
     )

@@ -6,7 +6,6 @@ weights` does both.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +19,7 @@ from mrsr.files import sha256, write_text
 from mrsr.inference import forward
 from mrsr.params.experiment import Cell, Resolved
 from mrsr.scan import boxed, card
-from mrsr.scan.degrade import degrade
-from mrsr.scan.enhance import UNTRAINED, enhance
-from mrsr.scan.score import score
+from mrsr.scan.comparing import compare
 from mrsr.slices import batches, holding
 
 LARGEST = 2_000_000  # bytes of a file in the package
@@ -99,7 +96,7 @@ def _pack(
         saved=saved,
         log=where / "log.jsonl",
         rounding=_rounding(where / "best.pt", path, saved, store),
-        others={scan.name: _measure(scan, path, cell.scale) for scan in others},
+        others={scan.name: compare(scan, path, cell.scale) for scan in others},
     )
 
 
@@ -127,17 +124,3 @@ def _rounding(best: Path, packed: Path, saved: Checkpoint, store: Path) -> float
         ]
         changes.append(abs(10 * torch.log10(errors[0] / errors[1]).item()))
     return max(changes)
-
-
-def _measure(scan: Path, packed: Path, scale: int) -> dict[str, dict[str, float]]:
-    """Degrade a scan, enhance it by each method, score each against the scan itself."""
-    found = {}
-    with tempfile.TemporaryDirectory() as folder:
-        coarse = Path(folder) / "coarse.nii.gz"
-        degrade(scan, coarse, scale=scale)
-        models: dict[str, Path | str] = {name: name for name in UNTRAINED} | {"packed": packed}
-        for name, model in models.items():
-            fine = Path(folder) / f"{name}.nii.gz"
-            enhance(coarse, fine, model, scale=scale)
-            found[name] = score(fine, scan)
-    return found
