@@ -9,6 +9,7 @@
 #   make lint    ruff, mypy, import-linter, snakefmt, snakemake --lint
 #   make results-check EXPERIMENT=demo   make an experiment's tables again, in a clone, and compare
 #                them with docs/results.md (real scans: set MRSR_MIRROR)
+#   make weights  train the networks of the package again and pack them (hours; open scans)
 #   make bench   images per second of the demo's trainings, and what pays: ratios, side by side
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
 #   make clean   remove caches (results, data and .venv stay)
@@ -32,10 +33,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help venv demo test test-fast test-slow slurm-test soak lint results-check bench lock clean
+.PHONY: help venv demo test test-fast test-slow slurm-test soak lint results-check weights bench lock \
+  clean
 
 help:
-	@sed -n '4,15s/^# \{0,1\}//p' Makefile
+	@sed -n '4,16s/^# \{0,1\}//p' Makefile
 
 venv: $(STAMP)
 
@@ -91,6 +93,11 @@ results-check: $(STAMP)
 	(cd $$clone && PYTHONPATH="$$PWD/src" ../../$(BIN)/snakemake --logger mrsr --cores $(CORES) \
 	  all --config experiment=$(EXPERIMENT)); \
 	$(BIN)/python docs/insert_tables.py $(EXPERIMENT) --results $$clone/results --check
+
+# OTHER: scans unlike the training's, which the model card reports too
+weights: $(STAMP)
+	@$(BIN)/snakemake --logger mrsr --cores $(CORES) all --config experiment=best
+	@$(BIN)/mrsr pack --experiment best $(addprefix --other ,$(OTHER))
 
 bench: $(STAMP)
 	@$(BIN)/python bench/rates.py

@@ -20,10 +20,13 @@ from mrsr.commands.help import Panels
 from mrsr.commands.options import (
     PARAMS,
     Device,
+    Ensemble,
     ExperimentName,
+    Model,
     Overwrite,
     ParamsFile,
     Results,
+    Scale,
     SettingsText,
 )
 from mrsr.commands.workflow import commands
@@ -236,19 +239,30 @@ def timings(
 def enhance(
     scan: Annotated[Path, typer.Argument(help="3D NIfTI file.")],
     out: Annotated[Path, typer.Argument(help="Enhanced volume: .nii or .nii.gz.")],
-    model: Annotated[str, typer.Option("--model", "-m", help="Checkpoint (best.pt), or bicubic.")],
-    scale: Annotated[int, typer.Option(help="Scale for bicubic: 2, 3, 4 or 8.")] = 0,
+    model: Model = "",
+    scale: Scale = 0,
     device: Device = "auto",
     batch: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 8,
     overwrite: Overwrite = False,
     guide: Annotated[
         Path | None, typer.Option("--guide", help="Second contrast, for guided networks.")
     ] = None,
+    ensemble: Ensemble = 1,
 ) -> None:
     """Enhance a scan with a trained network."""
     from mrsr.scan.enhance import enhance as run
 
-    run(scan, out, model, scale=scale, device=device, batch=batch, overwrite=overwrite, guide=guide)
+    run(
+        scan,
+        out,
+        model,
+        scale=scale,
+        device=device,
+        batch=batch,
+        overwrite=overwrite,
+        guide=guide,
+        ensemble=ensemble,
+    )
     print(out)
 
 

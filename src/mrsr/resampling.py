@@ -100,6 +100,13 @@ def _central(n: int, scale: int, device: torch.device) -> tuple[Tensor, Tensor]:
     return frequency % n, phase
 
 
+def kspace_matrix(n: int, scale: int) -> Tensor:
+    """(n / scale, n) complex128: `kspace_crop` of one dimension as a matrix; n divides by scale."""
+    kept, phase = _central(n, scale, torch.device("cpu"))
+    rows = torch.fft.fft(torch.eye(n, dtype=torch.float64), dim=0, norm="forward")[kept]
+    return torch.fft.ifft(rows * phase[:, None], dim=0, norm="forward")
+
+
 def kspace_crop(x: Tensor, scale: int) -> Tensor:
     """Keep the central 1/scale of k-space in both directions; intensities are preserved.
 

@@ -37,11 +37,11 @@ def synthetic(tmp_path, monkeypatch):
 
 
 def test_every_file_is_pinned_and_no_other():
-    assert len(openms.FILES) == 13
+    assert len(openms.FILES) == 22
     assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in openms.FILES.values())
-    assert len(set(openms.FILES.values())) == 13
+    assert len(set(openms.FILES.values())) == 22
     assert {name.partition("/")[0] for name in openms.FILES} == {
-        f"patient{number}" for number in ("01", "03", "04", "12")
+        f"patient{number}" for number in ("01", "03", "04", "12", "19", "20")
     }
     assert openms.COMMIT in openms.PUBLISHER
 
@@ -76,11 +76,17 @@ def test_what_is_listed(synthetic, tmp_path):
     openms.prepare(tmp_path / "out", settings(synthetic))
     t1 = openms.list_volumes(tmp_path / "out", settings(), "T1")
     t2 = openms.list_volumes(tmp_path / "out", settings(), "T2")
-    assert (len(t1), len(t2)) == (6, 7)
+    assert (len(t1), len(t2)) == (8, 7)
     assert t1 == sorted(t1, key=lambda ref: ref.path)
-    assert {ref.subject for ref in t1} == {"patient01", "patient03", "patient04", "patient12"}
+    with_all = {"patient01", "patient03", "patient04", "patient12"}
+    assert {ref.subject for ref in t2} == with_all
+    assert {ref.subject for ref in t1} == with_all | {"patient19", "patient20"}
     assert {ref.visit for ref in t2} == {"study1", "study2"}
-    assert {ref.pair for ref in t1} == {ref.pair for ref in t2 if ref.pair}
+    assert {ref.pair for ref in t1 if ref.pair} == {ref.pair for ref in t2 if ref.pair}
+    flair = openms.list_volumes(tmp_path / "out", settings(), "FLAIR")
+    assert [(ref.subject, ref.visit) for ref in flair] == [(ref.subject, ref.visit) for ref in t2]
+    together = openms.list_volumes(tmp_path / "out", settings(), "any")
+    assert {ref.path: ref for ref in together} == {ref.path: ref for ref in (*t1, *t2, *flair)}
     alone = [ref for ref in t2 if not ref.pair]
     assert [(ref.subject, ref.visit) for ref in alone] == [("patient03", "study1")]
     assert {ref.split for ref in t1} == {""}
@@ -94,7 +100,7 @@ def test_what_is_listed(synthetic, tmp_path):
 def test_another_file_under_the_name_is_refused(synthetic, tmp_path):
     first = synthetic / "open_ms_data/longitudinal/raw" / next(iter(openms.FILES))
     first.write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"patient01/study1_T1W.*wrong checksum"):
+    with pytest.raises(UserError, match=r"patient01/study1_FLAIR.*wrong checksum"):
         openms.prepare(tmp_path / "out", settings(synthetic))
     assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
 
@@ -118,6 +124,6 @@ def test_the_real_scans(mirror, tmp_path):
                 assert volume.stored.dtype == np.uint16
                 assert volume.voxel_size[0] > 2.9 > 1 > max(volume.voxel_size[1:])
                 assert abs(volume.affine[2, 0]) > 2.9  # slices run from foot to head
-    assert sorted(shapes[key][0] for key in shapes) == [44, 44, 48, 48]
+    assert sorted(shapes[key][0] for key in shapes if key[0] != "FLAIR") == [44, 44, 48, 48]
     assert shapes["T1", "study1"][1:] == (256, 256)
     assert set(shapes["T2", "study1"][1:]) == {348, 384}

@@ -195,6 +195,17 @@ def test_checkpoint_of_another_cell_is_refused(tmp_path, training, asked, messag
     assert not out.parent.exists()
 
 
+def test_a_method_trained_on_one_dataset_is_measured_on_others(tmp_path):
+    store(tmp_path / "test.h5")
+    best = train(tmp_path / "best.pt", dataset="all", degradation="kspace")
+    asked = settings(**SRCNN, trained_on="all")
+    found = evaluate.evaluate(asked, tmp_path / "test.h5", tmp_path / "x.json", best)
+    assert found["dataset"] == asked.dataset != "all"
+    with pytest.raises(UserError, match=r"dataset all.*asks for others"):
+        other = settings(**SRCNN, trained_on="others")
+        evaluate.evaluate(other, tmp_path / "test.h5", tmp_path / "y.json", best)
+
+
 def test_store_of_another_dataset_is_refused(tmp_path):
     store(tmp_path / "test.h5")
     with pytest.raises(UserError, match=r"toy.*other"):

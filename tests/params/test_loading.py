@@ -19,6 +19,8 @@ from builders import EXPERIMENTS, Table, load, parameters, put, refused, write_p
 from mrsr import cli
 from mrsr.errors import UserError
 from mrsr.params import loading
+from mrsr.params.experiment import Cell
+from mrsr.params.settings_files import every_job
 from project import ROOT
 
 PARAMS = ROOT / "params.yaml"
@@ -137,6 +139,8 @@ def test_paper_numbers_are_the_papers() -> None:
         ("methods srcnn losses", None, "methods.srcnn.losses: "),
         ("methods srcnn like", "nosuch", "methods.srcnn.like: no method 'nosuch'"),
         ("methods srresnet like", "srresnet_norm", "methods.srresnet.like: leads back to itself"),
+        ("methods srcnn trained_on", "gone", "methods.srcnn.trained_on: no dataset 'gone'"),
+        ("methods minet trained_on", "ixi_pd", "methods.minet.trained_on: only for methods of"),
         ("methods srcnn train", {"stepz": 1}, "methods.srcnn.train.stepz: unknown key"),
         # names become paths
         ("data datasets ../x", {}, "data.datasets.../x"),
@@ -283,6 +287,41 @@ def test_an_experiment_may_have_methods_of_its_own(
     resolved = load(tmp_path, tables)
     assert resolved.super_resolution("phantom_t1", 2, "mine").model.options["features"] == [4, 2]
     assert resolved.evaluation("phantom_t1", 2, "mine").full_options["features"] == [4, 2]
+
+
+def test_one_training_serves_the_cells_of_several_datasets(
+    tmp_path: Path, tables: dict[str, Table]
+) -> None:
+    tables["params"]["methods"]["srcnn"]["trained_on"] = "phantom_pd"
+    tables["demo"]["grid"] = [
+        {"datasets": ["phantom_t1", "phantom_t2"], "scales": [2], "methods": ["bicubic", "srcnn"]}
+    ]
+    tables["demo"]["tables"] = {"table1": ["phantom_t1", "phantom_t2"]}
+    resolved = load(tmp_path, tables)
+    assert resolved.trainings() == [Cell("phantom_pd", 2, "srcnn")]
+    assert resolved.measured == ["phantom_t1", "phantom_t2"]
+    assert resolved.datasets == ["phantom_t1", "phantom_t2", "phantom_pd"]
+    assert resolved.evaluation("phantom_t2", 2, "srcnn").trained_on == "phantom_pd"
+    made = every_job(resolved)
+    assert "checkpoints/phantom_pd/x2/srcnn" in made and "metrics/phantom_t1/x2/srcnn" in made
+    assert "checkpoints/phantom_t1/x2/srcnn" not in made
+
+
+def test_a_method_may_use_the_network_of_another(tmp_path: Path, tables: dict[str, Table]) -> None:
+    eight = {"like": "srcnn", "weights_of": "srcnn", "ensemble": 8}
+    tables["params"]["methods"]["eight"] = eight
+    tables["demo"]["grid"] = [
+        {"datasets": ["phantom_t1"], "scales": [2], "methods": ["srcnn", "eight"]}
+    ]
+    resolved = load(tmp_path, tables)
+    assert resolved.trainings() == [Cell("phantom_t1", 2, "srcnn")]
+    asked = resolved.evaluation("phantom_t1", 2, "eight")
+    assert (asked.weights_of, asked.ensemble) == ("srcnn", 8)
+    tables["demo"]["grid"][0]["methods"] = ["eight"]
+    assert "methods.eight.weights_of: the grid lacks 'srcnn'" in refused(tmp_path, tables)
+    eight["options"] = {"features": [4, 2]}
+    told = "params.yaml: methods.eight.weights_of: 'srcnn' must be another method with the same"
+    assert refused(tmp_path, tables).startswith(told)
 
 
 @pytest.mark.parametrize("name", ["params.yaml", "workflow/experiments/demo.yaml"])

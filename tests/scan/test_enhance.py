@@ -452,3 +452,31 @@ def test_trained_network_beats_bicubic_on_a_real_scan(tmp_path, mirror):
         psnr[name] = score(tmp_path / f"{name}.nii", source, "slice")["psnr"]
     assert psnr["bicubic"] == pytest.approx(33.04, abs=0.05)
     assert psnr["trained"] > psnr["bicubic"] + 0.5
+
+
+class Lopsided(nn.Module):
+    """Repeats each pixel, and brightens what lies to the right of the middle."""
+
+    def forward(self, lr: torch.Tensor) -> torch.Tensor:
+        sr = lr.repeat_interleave(2, -1).repeat_interleave(2, -2)
+        sr[..., sr.shape[-1] // 2 :] += 1
+        return sr
+
+
+def test_an_ensemble_averages_over_flips_and_turns() -> None:
+    lr = torch.rand(2, 1, 4, 6)
+    plain_sr = lr.repeat_interleave(2, -1).repeat_interleave(2, -2)
+    # right of the middle in the image or in a flipped or turned one: half of the time, everywhere
+    found = inference.forward(Lopsided(), lr, 2, ensemble=8)
+    torch.testing.assert_close(found, plain_sr + 0.5)
+    network = models.build("srresnet", 2, {"features": 4, "blocks": 1})
+    # turning the input turns the output
+    eight = inference.forward(network, lr, 2, ensemble=8)
+    torch.testing.assert_close(inference.forward(network, lr.mT, 2, ensemble=8).mT, eight)
+    flipped = inference.forward(network, lr.flip(-1), 2, ensemble=8).flip(-1)
+    torch.testing.assert_close(flipped, eight)
+
+
+def test_an_ensemble_is_one_or_eight(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="ensemble is 4, it must be 1 or 8"):
+        enhance.enhance(tmp_path / "a.nii", tmp_path / "b.nii", "bicubic", scale=2, ensemble=4)

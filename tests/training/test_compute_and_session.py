@@ -117,8 +117,31 @@ def start(**changes: object) -> compute.Machine:
     return compute.start(read(SuperResolution, sr(**changes)))
 
 
-def test_precision_by_device() -> None:
-    assert start().dtype == torch.float32 and not start().bf16  # a CPU: fp32
+@pytest.mark.parametrize(
+    ("abilities", "precision"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, "bf16"),
+        ({"amx_bf16": True}, "bf16"),
+        ({"avx512_bf16": False, "amx_bf16": False, "avx2": True}, "fp32"),
+        ({}, "fp32"),  # another architecture
+    ],
+)
+def test_a_cpu_that_has_bf16_uses_it(
+    monkeypatch: pytest.MonkeyPatch, abilities: dict[str, bool], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: abilities)
+    assert start(device="cpu").precision == precision
+    assert start(device="cpu", precision="fp32").precision == "fp32"
+
+
+def test_precision_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", dict)
+    assert start().dtype == torch.float32 and not start().bf16  # a CPU without bf16
+    assert [start(precision=name).precision for name in ("fp32", "bf16", "fp64")] == [
+        "fp32",
+        "bf16",
+        "fp64",
+    ]
     assert start(precision="bf16").bf16
     assert start(precision="fp64").dtype == torch.float64
     assert not start(channels_last="off").channels_last

@@ -119,8 +119,7 @@ def self_minutes(wildcards, attempt):
 
 def trainings():
     """The folders of all trainings under checkpoints/."""
-    trained = [cell for cell in PARAMS.cells if PARAMS.methods[cell.method].trained]
-    folders = [f"{cell.dataset}/x{cell.scale}/{cell.method}" for cell in trained]
+    folders = [f"{cell.dataset}/x{cell.scale}/{cell.method}" for cell in PARAMS.trainings()]
     folders += [f"{dataset}/x{scale}/autoencoder" for dataset, scale in PARAMS.autoencoders()]
     folders += [f"vit/{phase}" for phase in ("segmentation", *PARAMS.pretexts) if PARAMS.pool]
     return folders
@@ -141,7 +140,9 @@ def evaluate_inputs(wildcards):
     inputs = {"slices": f"{RESULTS}/slices/{wildcards.dataset}/test.h5"}
     method = PARAMS.methods[wildcards.method]
     if method.trained:
-        inputs["checkpoint"] = BEST.format(**dict(wildcards))
+        dataset, key = method.home(wildcards.dataset)
+        cell = {"dataset": dataset, "scale": wildcards.scale, "method": key}
+        inputs["checkpoint"] = BEST.format(**cell)
     if method.type == "guided":
         inputs["guide"] = f"{RESULTS}/slices/{wildcards.dataset}/guide/test.h5"
     return inputs

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 PANELS = {
     "Your own scans": {
         "enhance": [
+            "mrsr enhance scan.nii.gz finer.nii.gz",
             "mrsr enhance scan.nii.gz finer.nii.gz --model best.pt",
             "mrsr enhance scan.nii.gz plain.nii.gz --model bicubic --scale 2",
             "mrsr enhance t2.nii.gz finer.nii.gz --model best.pt --guide t1.nii.gz",
@@ -44,6 +45,7 @@ PANELS = {
         "sync": ["mrsr sync --experiment demo"],
         "track": ["mrsr track"],
         "adopt": ["mrsr adopt --experiment demo"],
+        "pack": ["mrsr pack --experiment best --other spine.nii.gz"],
         "schema": ["mrsr schema"],
     },
     "Inside the workflow": {

@@ -17,4 +17,16 @@ Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the work.")]
 Results = Annotated[Path, typer.Option(help="Folder of the results.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        "-m",
+        help="best.pt, bicubic or pseudo_inverse; without it, the package's network.",
+    ),
+]
+Scale = Annotated[int, typer.Option(help="Scale; 2 without one. A checkpoint has its own.")]
+Ensemble = Annotated[
+    int, typer.Option(help="8: average over flips and turns, in 8 times the time.")
+]
 PARAMS = Path("params.yaml")

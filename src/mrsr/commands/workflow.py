@@ -1,4 +1,4 @@
-"""The commands that rules of the workflow call; by hand they are rarely needed."""
+"""The commands that rules of the workflow and the Makefile call; rarely needed by hand."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from typing import Annotated
 
 import typer
 
-from mrsr.commands.options import PARAMS, ParamsFile, SettingsText, SourceSettings, Workers
+from mrsr.commands.options import (
+    PARAMS,
+    ExperimentName,
+    ParamsFile,
+    Results,
+    SettingsText,
+    SourceSettings,
+    Workers,
+)
 from mrsr.errors import UserError
 
 commands = typer.Typer()
@@ -104,6 +112,27 @@ def frozen(
 
     for row in frozen_table(sources, out):
         print(f"{row['network']}: {row['measure']} {row['value']:g}")
+
+
+@commands.command()
+def pack(
+    experiment: ExperimentName = "best",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder to write; without it, the package's own.")
+    ] = None,
+    other: Annotated[
+        list[Path] | None,
+        typer.Option("--other", help="A scan unlike the training's, to measure on; repeatable."),
+    ] = None,
+    results: Results = Path("results"),
+    file: ParamsFile = PARAMS,
+) -> None:
+    """Put an experiment's network into the package, with its model card."""
+    from mrsr.params import loading
+    from mrsr.scan.packing import pack as run
+
+    for path in run(loading.load(file, experiment), results, out, other or []):
+        print(path)
 
 
 def _source(text: str) -> SimpleNamespace:

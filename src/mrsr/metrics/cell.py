@@ -20,6 +20,10 @@ def check_origin(origin: Checkpoint, path: Path | None, settings: Evaluation) ->
     """Refuse a checkpoint of another cell: it would put a wrong number into the tables."""
     known = {**origin.settings, "scale": origin.scale, "model": origin.model_name}
     asked = {**plain(settings), "model": settings.model.name}
+    asked["method"] = settings.weights_of or settings.method
+    if settings.trained_on:  # one network for several datasets, whatever their degradation
+        asked["dataset"] = settings.trained_on
+        del asked["degradation"]
     for key in ("scale", "dataset", "method", "degradation", "model", "type", "acceleration"):
         if key in known and key in asked and known[key] != asked[key]:
             raise UserError(

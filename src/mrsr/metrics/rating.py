@@ -94,7 +94,7 @@ def _super_resolve(
     ):
         _wait(lr.device)
         began = time.perf_counter()
-        sr = inference.forward(network, lr, settings.scale, *guide)
+        sr = inference.forward(network, lr, settings.scale, *guide, ensemble=settings.ensemble)
         _wait(lr.device)
         return sr, time.perf_counter() - began
 

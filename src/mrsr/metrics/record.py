@@ -96,6 +96,8 @@ def record(
         "model": plain(settings.model),
         "type": settings.type,
         "acceleration": settings.acceleration,
+        "trained_on": settings.trained_on,
+        "ensemble": settings.ensemble,
         "recipe": settings.recipe,
         "preset": dataclasses.asdict(preset),
         "conventions": definitions.describe(preset),

@@ -8,7 +8,7 @@ from typing import Any
 
 from mrsr.params import jobs
 from mrsr.params.code import model_code
-from mrsr.params.declared import at, model_scales, source_settings
+from mrsr.params.declared import at, model_options, model_scales, source_settings
 from mrsr.params.methods import ResolvedMethod, merge
 from mrsr.params.schema import Experiment, Params
 from mrsr.params.typed import build, plain
@@ -55,12 +55,15 @@ class Resolved:
         )
         used = {cell.method for cell in cells}
         self.methods = {key: method for key, method in methods.items() if key in used}
+        for key, method in self.methods.items():
+            if method.weights_of and method.weights_of not in used:
+                raise at(f"methods.{key}.weights_of", f"the grid lacks '{method.weights_of}'")
         # a cell that cannot be measured is a dash, with its reason below the table
         self.absent = {cell: reason for cell in cells if (reason := self._absent(cell))}
         self.cells = [cell for cell in cells if cell not in self.absent]
         if not self.cells:
             raise at("grid", next(iter(self.absent.values())))
-        # datasets of the tables, and those that only the vision transformer is trained on
+        # datasets of the tables, and those that networks are only trained on
         self.measured = list(dict.fromkeys(cell.dataset for cell in self.cells))
         self.pool: list[str] = []
         self.labelled: list[str] = []
@@ -69,7 +72,8 @@ class Resolved:
                 raise at("vit_data", "missing: a method has the loss vit")
             self.pool = list(experiment.vit_data.pool)
             self.labelled = list(experiment.vit_data.labelled)
-        self.datasets = list(dict.fromkeys((*self.measured, *self.pool, *self.labelled)))
+        homes = [self.methods[cell.method].home(cell.dataset)[0] for cell in self.cells]
+        self.datasets = list(dict.fromkeys((*self.measured, *homes, *self.pool, *self.labelled)))
         self.scales = sorted({cell.scale for cell in self.cells})
         datasets = params.data.datasets
         self.sources = list(dict.fromkeys(datasets[name].source for name in self.datasets))
@@ -110,11 +114,20 @@ class Resolved:
     def autoencoders(self) -> list[tuple[str, int]]:
         """(dataset, scale) of every auto-encoder that a cell needs."""
         needed = [
-            (cell.dataset, cell.scale)
+            (self.methods[cell.method].home(cell.dataset)[0], cell.scale)
             for cell in self.cells
             if "autoencoder" in self.methods[cell.method].frozen
         ]
         return list(dict.fromkeys(needed))
+
+    def trainings(self) -> list[Cell]:
+        """The super-resolution trainings; one serves several cells if a method is `trained_on`."""
+        homes = []
+        for cell in self.cells:
+            if self.methods[cell.method].trained:
+                dataset, method = self.methods[cell.method].home(cell.dataset)
+                homes.append(Cell(dataset, cell.scale, method))
+        return list(dict.fromkeys(homes))
 
     def source_settings(self, source: str) -> dict[str, Any]:
         """Settings for preparing a source: its defaults, overridden by params.yaml."""
@@ -141,6 +154,12 @@ class Resolved:
             normalise=guide.normalise,
         )
 
+    def _options(self, method: ResolvedMethod, dataset: str) -> dict[str, Any]:
+        """A network's options; one that inverts the degradation is told which."""
+        if "degradation" not in (model_options(method.model) or ()):
+            return method.options
+        return {"degradation": self.params.data.datasets[dataset].degradation, **method.options}
+
     def super_resolution(self, dataset: str, scale: int, method: str) -> jobs.SuperResolution:
         """Settings of a super-resolution training."""
         chosen, entry = self.methods[method], self.params.data.datasets[dataset]
@@ -156,7 +175,7 @@ class Resolved:
             method=method,
             degradation=entry.degradation,
             normalise=entry.normalise,
-            model=_model(chosen),
+            model=_model(chosen, chosen.options),
             type=chosen.type,
             acceleration=chosen.acceleration,
             recipe=chosen.recipe,
@@ -226,11 +245,14 @@ class Resolved:
             method=method,
             label=chosen.label,
             degradation=self.params.data.datasets[dataset].degradation,
-            model=_model(chosen),
-            full_options=self.full_methods.get(method, chosen).options,
+            model=_model(chosen, self._options(chosen, dataset)),
+            full_options=self._options(self.full_methods.get(method, chosen), dataset),
             own_losses=self.full_methods.get(method, chosen).losses,
             type=chosen.type,
             acceleration=chosen.acceleration,
+            trained_on=chosen.trained_on,
+            weights_of=chosen.weights_of,
+            ensemble=chosen.ensemble,
             recipe=chosen.recipe,
             preset=self.preset(),
             bootstrap=metrics.bootstrap,
@@ -287,8 +309,8 @@ class Resolved:
         )
 
 
-def _model(method: ResolvedMethod) -> jobs.Model:
-    return jobs.Model(name=method.model, options=method.options, code=model_code(method.model))
+def _model(method: ResolvedMethod, options: dict[str, Any]) -> jobs.Model:
+    return jobs.Model(name=method.model, options=options, code=model_code(method.model))
 
 
 def _shared(value: Any, kind: type) -> dict[str, Any]:

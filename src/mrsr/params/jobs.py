@@ -146,6 +146,9 @@ class Evaluation:
     own_losses: dict[str, float] = field(default_factory=dict)  # without the experiment's `set:`
     type: schema.Type = "single"
     acceleration: int = 1
+    trained_on: str = ""
+    weights_of: str = ""
+    ensemble: int = 1
     recipe: schema.Recipe = "common"
     preset: Preset
     bootstrap: schema.Bootstrap = field(default_factory=schema.Bootstrap)

@@ -38,6 +38,9 @@ class ResolvedMethod:
     model: str
     type: Type
     acceleration: int
+    trained_on: str
+    weights_of: str
+    ensemble: int
     recipe: Recipe
     options: dict[str, Any]
     losses: dict[str, float]
@@ -50,6 +53,10 @@ class ResolvedMethod:
     def trained(self) -> bool:
         """A method without losses (bicubic) has nothing to train."""
         return bool(self.losses)
+
+    def home(self, dataset: str) -> tuple[str, str]:
+        """The dataset and the method of the training that serves its cells of `dataset`."""
+        return self.trained_on or dataset, self.weights_of or self.key
 
     @property
     def frozen(self) -> tuple[str, ...]:
@@ -104,6 +111,7 @@ def resolve(
     recipe = (entry.get("recipe") or recipe) if published else "common"
     _check_network(key, entry, kind)
     _check_acts(key, entries[key], entry)
+    _check_home(params, entries, key, entry)
     losses = entry.get("losses", {})
     _check_weights(losses, f"methods.{key}.losses")
     published_losses = published.pop("losses", losses)
@@ -121,6 +129,9 @@ def resolve(
         model=entry["model"],
         type=kind,
         acceleration=entry.get("acceleration", 1),
+        trained_on=entry.get("trained_on") or "",
+        weights_of=entry.get("weights_of") or "",
+        ensemble=entry.get("ensemble", 1),
         recipe=recipe,
         options=entry.get("options", {}),
         losses={name: float(weight) for name, weight in losses.items() if weight > 0},
@@ -147,6 +158,28 @@ def _check_network(key: str, entry: Mapping[str, Any], kind: str) -> None:
         raise at(
             f"methods.{key}.acceleration", "only methods of type joint take undersampled input"
         )
+
+
+def _check_home(
+    params: Params, entries: Mapping[str, Mapping[str, Any]], key: str, entry: Mapping[str, Any]
+) -> None:
+    """Check `trained_on` and `weights_of`."""
+    home, other, kind = entry.get("trained_on"), entry.get("weights_of"), entry.get("type")
+    if home and home not in params.data.datasets:
+        raise at(f"methods.{key}.trained_on", f"no dataset '{home}'", params.data.datasets)
+    if (home or other) and kind not in (None, "single"):
+        name = "trained_on" if home else "weights_of"
+        raise at(f"methods.{key}.{name}", f"only for methods of type single, not {kind}")
+    if other:
+        first = entry_of(entries, other)
+        same = ("model", "options", "losses", "train", "trained_on")
+        differ = [name for name in same if first.get(name) != entry.get(name)]
+        if other == key or first.get("weights_of") or differ:
+            raise at(
+                f"methods.{key}.weights_of",
+                f"'{other}' must be another method with the same {', '.join(same)}, "
+                "and a network of its own; write `like` too",
+            )
 
 
 def _check_weights(losses: Any, where: str) -> None:

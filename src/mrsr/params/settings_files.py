@@ -64,10 +64,11 @@ def every_job(resolved: Resolved) -> dict[str, Any]:
         found[f"checkpoints/vit/{task}"] = resolved.pretext(task)
     for dataset, scale in resolved.autoencoders():
         found[f"checkpoints/{dataset}/x{scale}/autoencoder"] = resolved.autoencoder(dataset, scale)
-    for cell in resolved.cells:
-        name = f"{cell.dataset}/x{cell.scale}/{cell.method}"
-        asked = (cell.dataset, cell.scale, cell.method)
-        if resolved.methods[cell.method].trained:
-            found[f"checkpoints/{name}"] = resolved.super_resolution(*asked)
-        found[f"metrics/{name}"] = resolved.evaluation(*asked)
+    for kind, cells, make in (
+        ("checkpoints", resolved.trainings(), resolved.super_resolution),
+        ("metrics", resolved.cells, resolved.evaluation),
+    ):
+        for cell in cells:
+            name = f"{kind}/{cell.dataset}/x{cell.scale}/{cell.method}"
+            found[name] = make(cell.dataset, cell.scale, cell.method)
     return found

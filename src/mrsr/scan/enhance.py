@@ -1,6 +1,6 @@
 """Enhance your own scan with a trained network: in-plane voxels become `scale` times smaller.
 
-By hand: `mrsr enhance IN.nii.gz OUT.nii.gz --model results/.../best.pt`.
+By hand: `mrsr enhance IN.nii.gz OUT.nii.gz`, or with a network of your own, `--model best.pt`.
 
 Slices are taken in the finest plane, that is along the axis with the largest voxel size (ties: the
 last axis), and each goes through the network separately; the slice direction does not change. As
@@ -24,11 +24,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrsr import checkpoint, compute, models, resampling
+from mrsr import checkpoint, compute, models
 from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.inference import apply
 from mrsr.raw.volume import Volume
+from mrsr.scan import boxed
 from mrsr.scan.output import check_output, finer, write_scan
 
 PERCENTILE = 99.9  # the intensity that becomes 1, unless the checkpoint gives another
@@ -37,28 +38,32 @@ PERCENTILE = 99.9  # the intensity that becomes 1, unless the checkpoint gives a
 def enhance(
     input: Path | str,
     output: Path | str,
-    model: Path | str,
+    model: Path | str = "",
     *,
     scale: int = 0,
     device: str = "auto",
     batch: int = 8,
     overwrite: bool = False,
     guide: Path | str | None = None,
+    ensemble: int = 1,
 ) -> None:
     """Super-resolve a NIfTI scan of any orientation.
 
         from mrsr import enhance
-        enhance("scan.nii.gz", "finer.nii.gz", "best.pt")
+        enhance("scan.nii.gz", "finer.nii.gz")
 
     Args:
         input: a 3D `.nii` or `.nii.gz` file.
         output: the file to write, atomically.
-        model: a `best.pt` of a training; or "bicubic", to compare with.
-        scale: with "bicubic": 2, 3, 4 or 8. A checkpoint has its own.
+        model: a `best.pt` of a training; or "bicubic" or "pseudo_inverse" (of a bicubic
+            degradation), to compare with. Empty: the network of the package.
+        scale: 2, 3, 4 or 8 if nothing is trained; of the package's networks 2 (the usual) or what
+            else it has. A checkpoint has its own.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         batch: slices per forward pass.
         overwrite: replace `output` if it exists.
         guide: a scan of the second contrast, for guided networks, on any grid.
+        ensemble: 8 averages over the flips and turns of each slice: better, in 8 times the time.
 
     Raises:
         UserError: the input, the guide or the checkpoint cannot be used (each says why), `output`
@@ -70,12 +75,16 @@ def enhance(
     check_output(output, overwrite)
     if batch < 1:
         raise UserError(f"batch is {batch}, it must be 1 or more")
+    if ensemble not in (1, 8):
+        raise UserError(f"ensemble is {ensemble}, it must be 1 or 8")
     where = compute.device_for(device)
     percentile, settings = PERCENTILE, {}
-    if str(model) == "bicubic":
-        resampling.check(scale, "bicubic")
-        models.check_guide("bicubic", guide is not None)
-        network = models.build("bicubic", scale, {}).to(where)
+    if not str(model):
+        model = boxed.path(scale)
+        say(f"the package's network; for research only, see {model.with_name(boxed.CARD)}")
+    if str(model) in boxed.UNTRAINED:
+        models.check_guide(str(model), guide is not None)
+        network = boxed.untrained(str(model), scale).to(where)
     else:
         saved = checkpoint.load(model)
         models.check_guide(saved.model_name, guide is not None)
@@ -96,8 +105,10 @@ def enhance(
         from mrsr.training.one_volume import fit_scan
 
         network = fit_scan(image / unit, settings, where, input.name)
-    network.to(memory_format=torch.channels_last)
-    fine = apply(network, image / unit, scale, device=where, batch=batch, guide=second)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    fine = apply(
+        network, image / unit, scale, device=where, batch=batch, guide=second, ensemble=ensemble
+    )
     if not np.isfinite(fine).all():
         raise UserError(f"{model} gives NaN or infinite values on {input.name}; train it again")
     write_scan(output, (fine * unit).transpose(np.argsort(axes)), input, axes[1:], scale)

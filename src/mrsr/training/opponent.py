@@ -28,7 +28,7 @@ class Opponent:
     """`settings` is the table `adversarial`, complete."""
 
     discriminator: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: optimizers.AnyOptimizer
     settings: Adversarial
 
 

@@ -9,13 +9,17 @@ import torch
 from torch import nn
 
 from mrsr.params.schema import Loop, Optimizer, Schedule
+from mrsr.training import muon
+
+AnyOptimizer = torch.optim.Optimizer | muon.Pair
 
 
-def optimizer_for(network: nn.Module, settings: Optimizer) -> torch.optim.Optimizer:
+def optimizer_for(network: nn.Module, settings: Optimizer) -> AnyOptimizer:
     """The optimizer that `optimizer` describes: name, lr, betas, weight_decay, decoupled.
 
     Names: adam, adamw (adam with decoupled decay), sgd (betas[0] is the momentum, decay coupled),
-    rmsprop (betas[1] is its smoothing, decay coupled).
+    rmsprop (betas[1] is its smoothing, decay coupled), muon (`training/muon.py`: the hidden
+    matrices at `muon_lr`, everything else by AdamW at `lr`).
     Decoupled decay shrinks weights by lr * decay (AdamW); coupled decay is added to the gradient,
     the literal reading of "Adam with a weight decay" in section 4.1.
     """
@@ -26,6 +30,8 @@ def optimizer_for(network: nn.Module, settings: Optimizer) -> torch.optim.Optimi
     }
     if settings.name == "sgd":
         return torch.optim.SGD(network.parameters(), momentum=settings.betas[0], **common)
+    if settings.name == "muon":
+        return muon.pair(network, settings)
     if settings.name == "rmsprop":
         del common["fused"]  # there is none
         return torch.optim.RMSprop(network.parameters(), alpha=settings.betas[1], **common)
@@ -51,13 +57,13 @@ def learning_rate(step: int, steps: int, base: float, schedule: Schedule) -> flo
     return base * schedule.factor ** (step // schedule.every)
 
 
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def set_rate(optimizer: AnyOptimizer, rate: float) -> None:
     """Set the learning rate of every parameter group, times the group's `factor` if it has one."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("factor", 1.0)
 
 
-def set_scheduled_rate(optimizer: torch.optim.Optimizer, settings: Loop, step: int) -> float:
+def set_scheduled_rate(optimizer: AnyOptimizer, settings: Loop, step: int) -> float:
     """Set the optimizer's rate for a step of the training, counted from 1; returns it."""
     rate = learning_rate(step - 1, settings.steps, settings.optimizer.lr, settings.schedule)
     set_rate(optimizer, rate)

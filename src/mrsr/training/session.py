@@ -115,6 +115,7 @@ class Session:
         self.provenance = {
             **checkpoint.provenance(),
             "device": machine.device.type,
+            "precision": machine.precision,
             "processes": machine.world,
             **{f"{name}_sha256": value for name, value in origin.items()},
         }

@@ -36,6 +36,7 @@ from mrsr.method import pretexts, segmentation
 from mrsr.params.jobs import Pretext, Segmentation, read_json
 from mrsr.params.typed import build
 from mrsr.training import command, optimizers, vit_networks
+from mrsr.training.muon import Pair
 from mrsr.training.session import Session, digests_of
 
 
@@ -120,7 +121,7 @@ def train(
         session.finish(network=task.encoder, model_name="unetr", options=options, scale=1)
 
 
-def _slow_down(optimizer: torch.optim.Optimizer, network: nn.Module, factor: float) -> None:
+def _slow_down(optimizer: optimizers.AnyOptimizer, network: nn.Module, factor: float) -> None:
     """Give the transformer inside UNETR its own group, with `factor` times the learning rate.
 
     One Adam step moves each of a patch's 4096 weights by the rate, and intensities are positive: at
@@ -130,6 +131,8 @@ def _slow_down(optimizer: torch.optim.Optimizer, network: nn.Module, factor: flo
     vit = getattr(network, "vit", None)
     if factor == 1 or not isinstance(vit, nn.Module):
         return
+    if isinstance(optimizer, Pair):
+        raise UserError("encoder_rate is for the optimizers of one group; use adam, or 1 with muon")
     slow = {id(parameter) for parameter in vit.parameters()}
     (group,) = optimizer.param_groups
     both: dict[bool, list[Any]] = {True: [], False: []}

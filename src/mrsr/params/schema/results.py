@@ -137,6 +137,13 @@ class Method(Section):
     the test volume alone (self), or also restores an undersampled input (joint)."""
     acceleration: Positive = 1
     """Factor by which the LR input has fewer k-space lines (joint)."""
+    trained_on: Name | None = None
+    """The dataset whose training slices it learns from, for all datasets of its cells; without one,
+    each cell's own (single)."""
+    weights_of: Name | None = None
+    """Another method, whose trained network it uses."""
+    ensemble: Literal[1, 8] = 1
+    """8: average the outputs of all flips and turns of a slice."""
     recipe: Recipe | None = None
     """Overrides the experiment's."""
     published: dict[str, Any] = field(default_factory=dict)

@@ -20,10 +20,13 @@ from mrsr.params.typed import (
 class Optimizer(Section):
     """Adam as published (section 4.1); the others are those of other publications."""
 
-    name: Literal["adam", "adamw", "sgd", "rmsprop"] = "adam"
-    """`betas` also gives SGD's momentum and RMSprop's smoothing."""
+    name: Literal["adam", "adamw", "sgd", "rmsprop", "muon"] = "adam"
+    """`betas` also gives SGD's momentum and RMSprop's smoothing. muon: hidden matrices by Muon,
+    the rest by AdamW."""
     lr: Above
     """Highest learning rate."""
+    muon_lr: Above = 3e-3
+    """Highest learning rate of Muon's matrices; `lr` is AdamW's."""
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
     """Of Adam (section 4.1)."""
     weight_decay: AtLeast
@@ -79,7 +82,7 @@ class Loop(Section):
     place: Literal["auto", "device", "host", "stream"] = "auto"
     """Where slices are kept; auto: on the device, in host memory or on disk, whatever fits."""
     precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
-    """auto: bf16 on GPUs that support it, else fp32."""
+    """auto: bf16 on GPUs and CPUs that compute in it (AVX512-BF16, AMX), else fp32."""
     compile: bool = False
     """Whether to use torch.compile for the forward pass."""
     channels_last: Literal["auto", "on", "off"] = "auto"
