@@ -226,7 +226,8 @@ def load(path: str | Path, wanted: str = "") -> Checkpoint:
     kind = content.get("kind", KINDS.get(content["model"], SR))
     if wanted and kind != wanted:
         raise UserError(f"{path} is {_a(kind)}, not {_a(wanted)}; {_give(wanted)}")
-    return Checkpoint(*(content[key] for key in ("model", *list(_TYPES)[1:])), kind=kind)
+    named = {key: content[key] for key in _TYPES if key != "model"}
+    return Checkpoint(model_name=content["model"], kind=kind, **named)
 
 
 def _a(kind: str) -> str:

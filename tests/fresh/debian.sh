@@ -25,8 +25,7 @@ mirror="${DEBIAN_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/deb
   2>/dev/null | sed -nE 's#^(URIs:|deb( \[[^]]*\])?) +(https?://[^ ]+).*#\3#p' | head -1)}"
 [ -n "$mirror" ] || fail "set DEBIAN_MIRROR to the address of a Debian mirror"
 
-if [ "${1:-}" != --inside ] && [ -z "${MRSR_FRESH_INSIDE:-}" ]; then
-  # mounts of our own, which end with this script
+if [ -z "${MRSR_FRESH_INSIDE:-}" ]; then # mounts of our own, which end with this script
   MRSR_FRESH_INSIDE=1 exec unshare --mount "$0" "$@"
 fi
 folder="${3:-}"
@@ -48,7 +47,7 @@ received() { awk '$1 != "lo:" && /:/ {sum += $2} END {printf "%d", sum}' /proc/n
 make_root() {
   # unpacked files need not be safe from a power cut
   mkdir -p "$root/etc/dpkg/dpkg.cfg.d"
-  printf 'force-unsafe-io\npath-exclude=/usr/share/%s/*\n' doc >"$root/etc/dpkg/dpkg.cfg.d/fresh"
+  printf 'force-unsafe-io\npath-exclude=/usr/share/doc/*\n' >"$root/etc/dpkg/dpkg.cfg.d/fresh"
   debootstrap --variant=minbase --include=python3,python3-venv,git,make,ca-certificates \
     "$suite" "$root" "$mirror" >"$folder/$suite.log" 2>&1 ||
     fail "debootstrap failed: $(tail -n 1 "$folder/$suite.log")"
@@ -80,13 +79,10 @@ inside() { # USER COMMAND: in the root, with pip's variables and no others
     bash -euo pipefail -c "$2"
 }
 
-clone() {
-  local bundle="$root/tmp/mrsr.bundle"
-  git -C "$project" bundle create --quiet "$bundle" HEAD
-  chmod a+r "$bundle"
-  rm -rf "$root/home/person/mrsr"
-  inside person "git clone --quiet /tmp/mrsr.bundle mrsr-clone 2>/dev/null ||
-    { cd && git clone --quiet /tmp/mrsr.bundle mrsr; }"
+clone() { # HEAD of this project: what is not committed is not tested
+  git -C "$project" bundle create --quiet "$root/tmp/mrsr.bundle" HEAD
+  chmod a+r "$root/tmp/mrsr.bundle"
+  inside person "cd && rm -rf mrsr && git clone --quiet /tmp/mrsr.bundle mrsr"
 }
 
 container() { # %files and %post of envs/apptainer.def; the root's Python stands for its base image
