@@ -21,8 +21,8 @@ fail() { echo "mrsr: error: $*" >&2; exit 2; }
 [ "$(id -u)" = 0 ] || fail "debootstrap and chroot need root"
 command -v debootstrap >/dev/null || fail "no debootstrap; install it with apt"
 
-mirror="${DEBIAN_MIRROR:-$(cat /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources \
-  2>/dev/null | sed -nE 's#^(URIs:|deb( \[[^]]*\])?) +(https?://[^ ]+).*#\3#p' | head -1)}"
+mirror="${DEBIAN_MIRROR:-$(sed -nE 's#^(URIs:|deb( \[[^]]*\])?) +(https?://[^ ]+).*#\3#p' \
+  /etc/apt/sources.list /etc/apt/sources.list.d/debian.sources 2>/dev/null | head -n 1 || true)}"
 [ -n "$mirror" ] || fail "set DEBIAN_MIRROR to the address of a Debian mirror"
 
 if [ -z "${MRSR_FRESH_INSIDE:-}" ]; then # mounts of our own, which end with this script
