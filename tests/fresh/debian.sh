@@ -59,7 +59,7 @@ connect() { # the network, and the file systems that every process expects
   cp --remove-destination /etc/resolv.conf "$root/etc/resolv.conf"
   cp /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/ca-certificates.crt"
   for name in proc sys dev; do mount --rbind "/$name" "$root/$name"; done
-  # pip's settings, and the folders that they name
+  # pip's settings, and the folders and files that they name
   python3 -m pip config list 2>/dev/null | sed -nE "s/^(global|user)\.([a-z-]+)='(.*)'$/\2 = \3/p" \
     | { echo "[global]"; cat; } >"$root/etc/pip.conf"
   for path in $(grep -oE '(file://)?/[^ ]+' "$root/etc/pip.conf"; env | sed -n 's/^PIP_[A-Z_]*=//p'); do
@@ -67,6 +67,9 @@ connect() { # the network, and the file systems that every process expects
     if [ -d "$path" ]; then
       mkdir -p "$root$path"
       mount --rbind -o ro "$path" "$root$path"
+    elif [ -f "$path" ]; then
+      mkdir -p "$(dirname "$root$path")"
+      cp --remove-destination "$path" "$root$path"
     fi
   done
 }
@@ -82,7 +85,8 @@ inside() { # USER COMMAND: in the root, with pip's variables and no others
 clone() { # HEAD of this project: what is not committed is not tested
   git -C "$project" bundle create --quiet "$root/tmp/mrsr.bundle" HEAD
   chmod a+r "$root/tmp/mrsr.bundle"
-  inside person "cd && rm -rf mrsr && git clone --quiet /tmp/mrsr.bundle mrsr"
+  inside person "cd && rm -rf mrsr && git clone --quiet /tmp/mrsr.bundle mrsr 2>/dev/null &&
+    git -C mrsr switch --quiet --create main"
 }
 
 container() { # %files and %post of envs/apptainer.def; the root's Python stands for its base image
