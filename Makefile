@@ -53,6 +53,7 @@ $(STAMP): envs/requirements.lock pyproject.toml
 	    "wheels for Python 3.11 to 3.14 on 64-bit Linux with glibc 2.28 or newer, macOS on Apple" \
 	    "silicon, and Windows; install such a Python, remove .venv and run make again" >&2; exit 2; }; \
 	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .; \
+	$(BIN)/python envs/commands.py $(BIN); \
 	touch $(STAMP)
 
 demo: $(STAMP)

@@ -28,13 +28,14 @@ from torch import Tensor, nn
 from mrsr import models
 from mrsr.errors import UserError, guarded
 from mrsr.files import atomic
+from mrsr.params.declared import OTHER_NETWORKS
 
 FORMAT = 2
 WITHOUT_DIGEST = 1  # the format before; read as it is
 
 # what a checkpoint is, by its network; every other network is for super-resolution
-SR, AUTOENCODER, VIT = "super-resolution network", "auto-encoder", "vision transformer"
-KINDS = {"autoencoder": AUTOENCODER, "unetr": VIT}
+SR, KINDS = "super-resolution network", OTHER_NETWORKS
+AUTOENCODER, VIT = KINDS["autoencoder"], KINDS["unetr"]
 # what people give by mistake, by the first bytes
 HEADS = {
     b"mrsr-resume": "the state of an unfinished training",

@@ -18,7 +18,7 @@ rule write_tables:
     log:
         f"{LOGS}/tables.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=1000,
         runtime=10,
@@ -39,7 +39,7 @@ rule frozen_table:
     log:
         f"{LOGS}/frozen.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=1000,
         runtime=10,
@@ -64,7 +64,7 @@ rule loss_curves:
     group:
         "figures"
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=1000,
         runtime=10,
