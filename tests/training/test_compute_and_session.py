@@ -160,7 +160,7 @@ def test_line_12_a_device_that_nothing_here_runs_on(
             cli.main()
     told = capsys.readouterr().err
     assert stop.value.code == 2 and told.count("\n") == 1
-    assert told.startswith("mrsr: error: device ") and "use auto" in told or "torch sees" in told
+    assert (told.startswith("mrsr: error: device ") and "use auto" in told) or "torch sees" in told
     assert not (tmp_path / "out.nii").exists()
 
 

@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from mrsr.resampling import upsample
 
-
 TRAINED = False
 
 
