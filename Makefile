@@ -1,5 +1,5 @@
 # Every target makes its own environment: .venv from envs/requirements.lock, mrsr installed from
-# src/. Needs Python 3.11 or 3.12, git and make.
+# src/. Needs Python 3.11, 3.12, 3.13 or 3.14, git and make.
 #
 #   make demo    train and measure on the embedded phantom, print the table (minutes, no network
 #                beyond the package index)
@@ -43,16 +43,21 @@ venv: $(STAMP)
 
 # The loop runs each candidate: a pyenv shim named python3.11 may exist and not work.
 $(STAMP): envs/requirements.lock pyproject.toml
-	@python=; for candidate in python3.11 python3.12 python3 python; do \
-	  if $$candidate -c 'import sys, venv; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' \
+	@python=; for candidate in $(PYTHON) python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	  if $$candidate -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
 	    >/dev/null 2>&1; then python=$$candidate; break; fi; done; \
 	if [ -z "$$python" ]; then \
-	  echo "mrsr: error: no Python 3.11 or 3.12 with venv found; install one and run make again" >&2; \
+	  echo "mrsr: error: no Python 3.11 to 3.14 with venv found; install one (on Debian and Ubuntu:" \
+	    "apt install python3-venv) and run make again" >&2; \
 	  exit 2; fi; \
 	[ -x $(BIN)/python ] || { echo "making .venv with $$python"; $$python -m venv .venv; }; \
 	echo "installing envs/requirements.lock (about 2 minutes)"; \
-	$(BIN)/python -m pip install -qq --requirement envs/requirements.lock; \
+	$(BIN)/python -m pip install -qq --requirement envs/requirements.lock || { \
+	  echo "mrsr: error: pip could not install envs/requirements.lock; if it found no torch: there are" \
+	    "wheels for Python 3.11 to 3.14 on 64-bit Linux with glibc 2.28 or newer, macOS on Apple" \
+	    "silicon, and Windows; install such a Python, remove .venv and run make again" >&2; exit 2; }; \
 	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .; \
+	$(BIN)/python envs/commands.py $(BIN); \
 	touch $(STAMP)
 
 demo: $(STAMP)

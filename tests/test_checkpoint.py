@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 import torch
 
-from mrsr import checkpoint, models
+from builders import evaluation, read
+from mrsr import checkpoint, compute, models
 from mrsr.errors import UserError
+from mrsr.method import features
+from mrsr.metrics import evaluate, probe
+from mrsr.models import unetr
+from mrsr.params import jobs
+from mrsr.scan import enhance
+from mrsr.tables import timings
+from mrsr.training import resume, vit_networks
 
 OPTIONS = {"features": 4, "blocks": 1, "norm": "batch"}
 
@@ -145,3 +153,109 @@ def test_printing_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as stop:
         checkpoint.main([])
     assert stop.value.code == 2
+
+
+VIT_OPTIONS = {
+    "size": [16, 16, 16], "hidden": 12, "mlp": 24, "heads": 3, "feature_size": 4, "classes": 2,
+    "dimensions": 3,
+}  # fmt: skip
+KINDS = {
+    checkpoint.SR: ("srresnet", OPTIONS),
+    checkpoint.AUTOENCODER: ("autoencoder", {}),
+    checkpoint.VIT: ("unetr", VIT_OPTIONS),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("wanted", KINDS)
+def test_line_11_a_checkpoint_says_what_it_is(tmp_path: Path, kind: str, wanted: str) -> None:
+    model, options = KINDS[kind]
+    path = write(tmp_path / "best.pt", model_name=model, options=options, weights={})
+    assert torch.load(path, weights_only=True)["kind"] == checkpoint.load(path).kind == kind
+    if kind == wanted:
+        assert checkpoint.load(path, wanted).kind == kind
+        return
+    with pytest.raises(UserError) as error:
+        checkpoint.load(path, wanted)
+    line = str(error.value)
+    assert kind in line.split(", not ")[0] and wanted in line.split(", not ")[1], line
+    assert "give results/<experiment>/checkpoints/" in line and "\n" not in line
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_line_11_so_do_checkpoints_of_earlier_versions(tmp_path: Path, kind: str) -> None:
+    model, options = KINDS[kind]
+    path = write(tmp_path / "best.pt", model_name=model, options=options, weights={})
+    content = torch.load(path, weights_only=True)
+    del content["kind"], content["sha256"]
+    torch.save(content | {"format": checkpoint.WITHOUT_DIGEST}, path)
+    assert checkpoint.load(path).kind == kind
+
+
+def test_line_11_files_that_are_given_by_mistake(tmp_path: Path) -> None:
+    assert resume.MAGIC.startswith(b"mrsr-resume")
+    files = {
+        b"mrsr-resume-1 abc\nPK": "the state of an unfinished training",
+        b"\x89HDF\r\n\x1a\n" + b"\0" * 90: "an HDF5 file, such as a slice store",
+        b"\x1f\x8b\x08" + b"\0" * 90: "a compressed file, such as a scan",
+    }
+    for content, what in files.items():
+        (tmp_path / "best.pt").write_bytes(content)
+        assert f"is {what}, not a checkpoint; give " in refused(tmp_path / "best.pt")
+    for value, what in (
+        (torch.ones(3), "a single tensor"),
+        ({"a.weight": torch.ones(3)}, "a file of weights alone"),
+        ([1, 2], "a file with a list inside"),
+        ({"a": 1}, "a table of something else"),
+    ):
+        torch.save(value, tmp_path / "best.pt")
+        assert f"is {what}, not a checkpoint of mrsr; give " in refused(tmp_path / "best.pt")
+
+
+def _reads(reader: str, path: Path) -> None:
+    """Have a part of the project read a checkpoint."""
+    if reader == "enhance":
+        enhance(path, path.with_name("out.nii"), path)
+    elif reader == "evaluate":
+        settings = read(jobs.Evaluation, evaluation())
+        evaluate.evaluate(settings, path, path.with_name("out.json"), path)
+    elif reader == "vit loss":
+        features.load_encoder(path)
+    elif reader == "texture loss":
+        machine = compute.Machine(torch.device("cpu"))
+        features.load({"texture": 1.0}, None, {"autoencoder": path}, machine, 0)
+    elif reader == "pretext":
+        vit_networks.encoder(path)
+    elif reader == "own weights":
+        unetr.load_weights(models.build("unetr", 1, VIT_OPTIONS), path)
+    elif reader == "timings":
+        model, options = KINDS[checkpoint.VIT]
+        timings.Part("unetr", path, model, options).network(torch.device("cpu"))
+
+
+READERS = {
+    "enhance": checkpoint.SR, "evaluate": checkpoint.SR, "vit loss": checkpoint.VIT,
+    "texture loss": checkpoint.AUTOENCODER, "pretext": checkpoint.VIT, "own weights": "MONAI",
+    "timings": checkpoint.VIT,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("reader", READERS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_line_11_every_reader_says_what_it_got(tmp_path: Path, kind: str, reader: str) -> None:
+    wanted = READERS[reader]
+    if kind == wanted:
+        return
+    model, options = KINDS[kind]
+    path = write(tmp_path / "best.pt", model_name=model, options=options, weights={})
+    with pytest.raises(UserError) as error:
+        _reads(reader, path)
+    assert kind in str(error.value) and wanted in str(error.value)
+
+
+def test_line_11_so_does_the_probe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path / "best.pt")
+    with pytest.raises(SystemExit) as stop:
+        probe.main(["--checkpoint", str(path), "--slices", str(path), "--out", str(path)])
+    assert stop.value.code == 2
+    assert "a super-resolution network, not an auto-encoder" in capsys.readouterr().err

@@ -28,14 +28,33 @@ from torch import Tensor, nn
 from mrsr import models
 from mrsr.errors import UserError, guarded
 from mrsr.files import atomic
+from mrsr.params.declared import OTHER_NETWORKS
 
 FORMAT = 2
 WITHOUT_DIGEST = 1  # the format before; read as it is
 
+# what a checkpoint is, by its network; every other network is for super-resolution
+SR, KINDS = "super-resolution network", OTHER_NETWORKS
+AUTOENCODER, VIT = KINDS["autoencoder"], KINDS["unetr"]
+# what people give by mistake, by the first bytes
+HEADS = {
+    b"mrsr-resume": "the state of an unfinished training",
+    b"\x89HDF": "an HDF5 file, such as a slice store",
+    b"\x1f\x8b": "a compressed file, such as a scan",
+}
+MADE_AS = {
+    SR: "<dataset>/x<scale>/<method>",
+    AUTOENCODER: "<dataset>/x<scale>/autoencoder",
+    VIT: "vit/<phase>",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds; `weights` is a state dict on the CPU, `settings` the job's, plain."""
+    """What a file holds; `weights` is a state dict on the CPU, `settings` the job's, plain.
+
+    `kind` is one of `SR`, `AUTOENCODER` and `VIT`.
+    """
 
     model_name: str
     options: dict[str, Any]
@@ -43,6 +62,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     settings: dict[str, Any]
     provenance: dict[str, Any]
+    kind: str = SR
 
 
 _TYPES = {
@@ -128,6 +148,7 @@ def save(
     """Write a checkpoint atomically. `options`, `settings`, `provenance`: JSON-like values."""
     content = {
         "format": FORMAT,
+        "kind": KINDS.get(model_name, SR),
         "model": model_name,
         "options": options,
         "scale": scale,
@@ -153,11 +174,16 @@ def _whole(content: dict[str, Any]) -> bool:
         return False
 
 
-def load(path: str | Path) -> Checkpoint:
+def load(path: str | Path, wanted: str = "") -> Checkpoint:
     """Read a checkpoint onto the CPU.
 
+    Args:
+        path: the file.
+        wanted: the kind that the caller can use: `SR`, `AUTOENCODER` or `VIT`; empty: any.
+
     Raises:
-        UserError: the file is missing, damaged, not a checkpoint, or holds more than data.
+        UserError: the file is missing, damaged, not a checkpoint, of another kind, or holds more
+            than data.
     """
     path = Path(path)
     try:
@@ -171,6 +197,8 @@ def load(path: str | Path) -> Checkpoint:
     except PermissionError:
         raise UserError(f"{path}: not readable; check its permissions") from None
     except pickle.UnpicklingError:
+        if what := _by_head(path):
+            raise UserError(f"{path} is {what}, not a checkpoint; {_give(wanted)}") from None
         raise UserError(
             f"{path} is not a checkpoint, or holds code beside the weights, which is never run; "
             "use one that mrsr wrote"
@@ -181,7 +209,7 @@ def load(path: str | Path) -> Checkpoint:
             f"{path} is damaged or not a checkpoint; copy it again or retrain"
         ) from None
     if not isinstance(content, dict) or not isinstance(content.get("format"), int):
-        raise UserError(f"{path} is not a checkpoint of mrsr; use one that `mrsr` trained")
+        raise UserError(f"{path} is {_foreign(content)}, not a checkpoint of mrsr; {_give(wanted)}")
     if content["format"] not in (FORMAT, WITHOUT_DIGEST):
         raise UserError(
             f"{path} has format {content['format']}, this version reads {FORMAT}; update mrsr"
@@ -195,7 +223,40 @@ def load(path: str | Path) -> Checkpoint:
         raise UserError(
             f"{path} is damaged: its content does not have its checksum; copy it again or retrain"
         )
-    return Checkpoint(content["model"], *(content[key] for key in list(_TYPES)[1:]))
+    # files of earlier versions name their network alone
+    kind = content.get("kind", KINDS.get(content["model"], SR))
+    if wanted and kind != wanted:
+        raise UserError(f"{path} is {_a(kind)}, not {_a(wanted)}; {_give(wanted)}")
+    named = {key: content[key] for key in _TYPES if key != "model"}
+    return Checkpoint(model_name=content["model"], kind=kind, **named)
+
+
+def _a(kind: str) -> str:
+    return f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+def _give(wanted: str) -> str:
+    """What to do instead."""
+    folder = MADE_AS.get(wanted, "...")
+    return f"give results/<experiment>/checkpoints/{folder}/best.pt"
+
+
+def _by_head(path: Path) -> str:
+    """What a file is that torch cannot read, by its first bytes; empty if nothing is known."""
+    with open(path, "rb") as file:
+        head = file.read(16)
+    return next((what for start, what in HEADS.items() if head.startswith(start)), "")
+
+
+def _foreign(content: Any) -> str:
+    """What a file of torch is that mrsr did not write as a checkpoint."""
+    if isinstance(content, Tensor):
+        return "a single tensor"
+    if not isinstance(content, dict):
+        return f"a file with a {type(content).__name__} inside"
+    if content and all(isinstance(value, Tensor) for value in content.values()):
+        return "a file of weights alone"
+    return "a table of something else"
 
 
 def part_of(key: str, weights: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -222,13 +283,13 @@ def adopt_part(network: nn.Module, saved: Checkpoint, key: str) -> None:
         ) from None
 
 
-def network(path: str | Path, device: str | torch.device = "cpu") -> nn.Module:
+def network(path: str | Path, device: str | torch.device = "cpu", wanted: str = "") -> nn.Module:
     """The network of a checkpoint: built, weights loaded, on `device`, in evaluation mode.
 
     Raises:
         UserError: see `load`; or the weights do not fit the network that the file names.
     """
-    checkpoint = load(path)
+    checkpoint = load(path, wanted)
     try:
         built = models.build(checkpoint.model_name, checkpoint.scale, checkpoint.options)
         built.load_state_dict(checkpoint.weights)

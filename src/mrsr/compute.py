@@ -13,6 +13,7 @@ import ctypes
 import dataclasses
 import os
 import random
+import re
 import signal
 import sys
 from collections.abc import Iterator
@@ -85,17 +86,17 @@ class Machine:
 
 
 def device_for(name: str = "auto", index: int = 0) -> torch.device:
-    """`auto` is the GPU where there is one, else the CPU; other names are torch's.
+    """`auto` is the GPU where there is one, else the CPU; else `cpu`, `cuda` or `cuda:N`.
 
     Raises:
         UserError: the name is unknown, or the device is not there.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise UserError(f"device '{name}' is unknown; use auto, cpu or cuda") from None
+    if not re.fullmatch(r"cpu|cuda(:[0-9]+)?", name):
+        # torch has more (mps, xpu, meta, ...), on which nothing here was ever run
+        raise UserError(f"device '{name}' is not supported; use auto, cpu, cuda or cuda:N")
+    device = torch.device(name)
     if device.type == "cuda":
         if not torch.cuda.is_available():
             raise UserError("device is cuda but torch sees no GPU; use auto or cpu")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from mrsr import resampling
+from mrsr import models, resampling
 
 
 def apply(
@@ -65,4 +65,6 @@ def _forward(network: nn.Module, lr: Tensor, scale: int, *guide: Tensor) -> Tens
     multiple = getattr(network, "multiple", 1)
     padded, (height, width) = resampling.pad_to(lr, multiple)
     second = [resampling.pad_to(one, multiple * scale)[0] for one in guide]
-    return network(padded, *second)[..., : height * scale, : width * scale]
+    sr = network(padded, *second)
+    models.check_size(type(network).__module__.rpartition(".")[2], sr, padded, scale)
+    return sr[..., : height * scale, : width * scale]

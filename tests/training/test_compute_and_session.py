@@ -5,13 +5,17 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
+from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from builders import read, sr
-from mrsr import compute
+from mrsr import cli, compute
 from mrsr.console import clock
 from mrsr.errors import Diverged, UserError
 from mrsr.params.jobs import SuperResolution
@@ -160,6 +164,27 @@ def test_devices_by_name() -> None:
     assert compute.device_for("auto").type == "cpu"
     with pytest.raises(UserError, match="no GPU"):
         compute.device_for("cuda")
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["mps", "mps:0", "xpu", "meta", "hpu", "vulkan", "mkldnn", "privateuseone", "cpu:1", "CPU", "",
+     "cuda:-1", "gpu", "0", "cuda:99"],
+)  # fmt: skip
+def test_line_12_a_device_that_nothing_here_runs_on(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    scan = tmp_path / "scan.nii"
+    nibabel.save(nibabel.Nifti1Image(np.ones((8, 8, 2), np.float32), np.eye(4)), scan)
+    words = ["enhance", str(scan), str(tmp_path / "out.nii"), "--model", "bicubic", "--scale", "2"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["mrsr", *words, "--device", name])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+    told = capsys.readouterr().err
+    assert stop.value.code == 2 and told.count("\n") == 1
+    assert (told.startswith("mrsr: error: device ") and "use auto" in told) or "torch sees" in told
+    assert not (tmp_path / "out.nii").exists()
 
 
 def test_the_batch_divides_among_processes() -> None:

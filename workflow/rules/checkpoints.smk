@@ -10,7 +10,7 @@ rule tracking_store:
     log:
         f"{LOGS}/tracking_store.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=1000,
         runtime=10,
@@ -33,7 +33,7 @@ rule train_vit_segmentation:
         f"{LOGS}/benchmarks/vit/segmentation.tsv"
     priority: 2
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     threads: PARAMS.params.vit.segmentation.threads
     resources:
         mem_mb=4000,
@@ -61,7 +61,7 @@ rule train_vit_pretext:
         f"{LOGS}/benchmarks/vit/{{pretext}}.tsv"
     priority: 2
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     threads: PARAMS.params.vit.finetuning.threads
     resources:
         mem_mb=4000,
@@ -91,7 +91,7 @@ rule train_autoencoder:
         f"{LOGS}/benchmarks/{{dataset}}/x{{scale}}/autoencoder.tsv"
     priority: 1
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     threads: PARAMS.params.autoencoder.threads
     resources:
         mem_mb=4000,
@@ -120,7 +120,7 @@ rule train_sr:
     wildcard_constraints:
         method=methods_of("single", "guided", "joint"),
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     threads: train_threads
     resources:
         mem_mb=3000,
@@ -150,7 +150,7 @@ rule train_self:
     wildcard_constraints:
         method=methods_of("self"),
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     threads: train_threads
     resources:
         mem_mb=3000,

@@ -10,7 +10,7 @@ rule evaluate:
     benchmark:
         f"{LOGS}/benchmarks/metrics/{{dataset}}/x{{scale}}/{{method}}.tsv"
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=3000,
         runtime=60,
@@ -32,7 +32,7 @@ rule probe_autoencoder:
     log:
         f"{LOGS}/metrics/{{dataset}}/x{{scale}}/autoencoder.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=3000,
         runtime=60,

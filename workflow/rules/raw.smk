@@ -5,7 +5,7 @@ rule raw_source:
     log:
         "logs/raw/{source}.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     threads: 2
     resources:
         mem_mb=3000,

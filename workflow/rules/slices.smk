@@ -10,7 +10,7 @@ rule slice_dataset:
     log:
         f"{LOGS}/slices/{{dataset}}.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     threads: 2
     resources:
         mem_mb=3000,
@@ -38,7 +38,7 @@ rule guide_dataset:
     log:
         f"{LOGS}/slices/{{dataset}}_guide.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=3000,
         runtime=60,

@@ -23,7 +23,7 @@ rule write_tables:
     log:
         f"{LOGS}/tables.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=1000,
         runtime=10,
@@ -44,7 +44,7 @@ rule frozen_table:
     log:
         f"{LOGS}/frozen.log",
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=1000,
         runtime=10,
@@ -69,7 +69,7 @@ rule loss_curves:
     group:
         "figures"
     conda:
-        "../../envs/conda.yaml"
+        CONDA
     resources:
         mem_mb=1000,
         runtime=10,

@@ -131,9 +131,8 @@ def _read(name: str, path: Path, machine: Machine, seed: int | None) -> nn.Modul
     if name == "vit":
         network, also = load_encoder(path, machine.device), {"dimensions": 2}
     else:
-        network, also = checkpoint.network(path, machine.device), {"start": "random"}
-        if not hasattr(network, "encode"):
-            raise UserError(f"{path} is not an auto-encoder; give one of train_autoencoder")
+        network = checkpoint.network(path, machine.device, checkpoint.AUTOENCODER)
+        also = {"start": "random"}
     if seed is not None:
         saved = checkpoint.load(path)
         torch.manual_seed(seed)
@@ -198,11 +197,7 @@ def load_encoder(path: str | Path, device: str | torch.device = "cpu") -> Encode
     Raises:
         UserError: the file cannot be read, or is not a checkpoint of a ViT.
     """
-    found = checkpoint.load(path)
-    if found.model_name != "unetr":
-        raise UserError(
-            f"{path} contains '{found.model_name}', not a ViT; use the best.pt of train_vit"
-        )
+    found = checkpoint.load(path, checkpoint.VIT)
     try:
         if found.options.get("dimensions", 3) == 2:
             encoder = encoder_of(found.options)

@@ -62,7 +62,7 @@ def evaluate(
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = compute.device_for(settings.device)
-    origin = checkpoint.load(saved) if saved else None
+    origin = checkpoint.load(saved, checkpoint.SR) if saved else None
     if origin:
         cell.check_origin(origin, saved, settings)
     cell.check_store(slices, settings)

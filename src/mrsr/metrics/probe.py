@@ -115,10 +115,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     given = parser.parse_args(arguments)
     device = compute.device_for(given.device)
-    saved = checkpoint.load(given.checkpoint)
-    network = checkpoint.network(given.checkpoint, device)
-    if not isinstance(network, AutoEncoder):
-        raise UserError(f"{given.checkpoint} is not an auto-encoder; give one of train_autoencoder")
+    saved = checkpoint.load(given.checkpoint, checkpoint.AUTOENCODER)
+    network: Any = checkpoint.network(given.checkpoint, device)  # an AutoEncoder
     slices = holding.load(
         given.slices,
         scale=saved.scale,

@@ -6,7 +6,8 @@ Options are checked against their annotations, such as `int`, `Literal["a", "b"]
 types of `params/typed.py` and `layers.py`; without an annotation they are not. Optional constants:
 
 - `SCALES = (2, 4)`: the scales that the design allows, if not all of 2, 3, 4 and 8;
-- `GUIDED = True`: forward also takes the second contrast at HR, (batch, 1, scale * h, scale * w).
+- `GUIDED = True`: forward also takes the second contrast at HR, (batch, 1, scale * h, scale * w);
+- `TRAINED = False`: it has no weights, and so its methods have no losses.
 
 In training mode a network may also return side outputs: (SR, {"reconstruction": LR-sized,
 "guide": HR-sized}). The losses with those names use them.
@@ -19,6 +20,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import traceback
+from pathlib import Path
 from types import ModuleType
 from typing import Any, get_type_hints
 
@@ -42,7 +45,35 @@ def module(name: str) -> ModuleType:
             f"no model '{name}': expected a file src/mrsr/models/{name}.py, or models/{name}.py "
             "in a folder listed in MRSR_PLUGINS"
         )
-    return importlib.import_module(f"mrsr.models.{name}")
+    try:
+        return importlib.import_module(f"mrsr.models.{name}")
+    except Exception as error:  # whatever the code of the file raises
+        raise failed(name, "cannot be imported", error) from error
+
+
+def failed(name: str, what: str, error: BaseException) -> UserError:
+    """The line for an error in a network's own code, with the place in its file."""
+    places = traceback.extract_tb(error.__traceback__)
+    own = [place for place in places if Path(place.filename).stem == name]
+    where = f" in {own[-1].filename}, line {own[-1].lineno}" if own else ""
+    return UserError(
+        f"model '{name}' {what}: {type(error).__name__}{where}: {one_line(str(error))}; correct "
+        "its code, or its options"
+    )
+
+
+def check_size(name: str, sr: Any, lr: Any, scale: int) -> None:
+    """Check that a network's output is `scale` times as large as its input.
+
+    Raises:
+        UserError: it is not.
+    """
+    wanted = (*lr.shape[:2], lr.shape[2] * scale, lr.shape[3] * scale)
+    if tuple(sr.shape) != wanted:
+        raise UserError(
+            f"model '{name}' gave {tuple(sr.shape)} for {tuple(lr.shape)} at {scale}x; its forward "
+            f"must give (batch, 1, {scale} * h, {scale} * w), here {wanted}"
+        )
 
 
 def build(name: str, scale: int, options: dict[str, Any]) -> Any:

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from mrsr.resampling import upsample
 
+TRAINED = False
+
 
 class Bicubic(nn.Module):
     """LR (batch, 1, h, w) to (batch, 1, scale * h, scale * w), without parameters."""

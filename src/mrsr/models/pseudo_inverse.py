@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from mrsr.resampling import kspace_matrix, resize_matrix
 
+TRAINED = False
 NEGLIGIBLE = 1e-10  # singular values below this, relative to the largest, are rounding
 
 

@@ -263,6 +263,11 @@ def load_weights(network: nn.Module, path: str | Path) -> None:
         raise UserError(f"{path}: no such file; check vit.weights") from None
     except Exception:  # torch raises RuntimeError, EOFError, ValueError... depending on the damage
         raise UserError(f"{path} is damaged or has no weights; download it again") from None
+    if isinstance(found, dict) and isinstance(found.get("format"), int):
+        raise UserError(
+            f"{path} is a checkpoint of mrsr ({found.get('kind', found.get('model'))}); "
+            "vit.weights takes the state dict of MONAI's UNETR"
+        )
     for inner in ("state_dict", "model_state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(inner), dict):
             found = found[inner]

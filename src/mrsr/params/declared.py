@@ -14,6 +14,8 @@ from typing import Any
 from mrsr.plugins import PACKAGE_FOLDERS
 
 NAMED = (ast.FunctionDef, ast.ClassDef)
+# the networks in models/ that are not for super-resolution, and what they are
+OTHER_NETWORKS = {"autoencoder": "auto-encoder", "unetr": "vision transformer"}
 
 
 def at(path: str, problem: str, known: Any = None) -> ValueError:
@@ -33,8 +35,17 @@ def package_file(folder: str, name: str) -> Path | None:
 
 @functools.cache
 def tree(path: Path) -> ast.Module:
-    """The syntax tree of a file."""
-    return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    """The syntax tree of a file.
+
+    Raises:
+        ValueError: it is not UTF-8, or has a syntax error; with the line.
+    """
+    try:
+        return ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not UTF-8; save it as UTF-8 in your editor") from None
+    except SyntaxError as error:
+        raise ValueError(f"{path}, line {error.lineno}: {error.msg}; correct it") from None
 
 
 def _literal(path: Path, name: str) -> Any:
@@ -108,10 +119,19 @@ def model_is_guided(name: str) -> bool:
     return bool(ast.literal_eval(node)) if node is not None else False
 
 
+def model_is_trained(name: str) -> bool:
+    """Whether models/<name>.py has weights to train: its `TRAINED`; without it, yes."""
+    path = package_file("models", name)
+    node = _literal(path, "TRAINED") if path else None
+    return bool(ast.literal_eval(node)) if node is not None else True
+
+
 def model_names() -> list[str]:
     """The files in models/ that build a network."""
     files = (file for root in PACKAGE_FOLDERS for file in (root / "models").glob("[a-z]*.py"))
-    return sorted(file.stem for file in files if _build(file) is not None)
+    return sorted(
+        file.stem for file in files if file.stem not in OTHER_NETWORKS and _build(file) is not None
+    )
 
 
 def loss_names() -> list[str]:

@@ -9,10 +9,13 @@ from typing import Any
 
 from mrsr.params.checking import checked
 from mrsr.params.declared import (
+    OTHER_NETWORKS,
     at,
     learned_losses,
     loss_names,
     model_is_guided,
+    model_is_trained,
+    model_names,
     model_options,
 )
 from mrsr.params.schema import Kind, Params, Recipe, SuperResolution, Type
@@ -116,6 +119,7 @@ def resolve(
     _check_weights(losses, f"methods.{key}.losses")
     published_losses = published.pop("losses", losses)
     _check_weights(published_losses, f"methods.{key}.published.losses")
+    _check_trained(key, entry["model"], losses)
     train, base = entry.get("train", {}), plain(params.sr)
     # both recipes are checked, whichever is used
     common = checked(SuperResolution, merge(base, train), f"methods.{key}.train")
@@ -144,6 +148,12 @@ def resolve(
 
 def _check_network(key: str, entry: Mapping[str, Any], kind: str) -> None:
     model = entry["model"]
+    if model in OTHER_NETWORKS:
+        raise at(
+            f"methods.{key}.model",
+            f"'{model}' is the {OTHER_NETWORKS[model]}, not a super-resolution network",
+            model_names(),
+        )
     known = model_options(model)
     if known is None:
         missing = f"missing file src/mrsr/models/{model}.py with a function build"
@@ -180,6 +190,19 @@ def _check_home(
                 f"'{other}' must be another method with the same {', '.join(same)}, "
                 "and a network of its own; write `like` too",
             )
+
+
+def _check_trained(key: str, model: str, losses: Mapping[str, Any]) -> None:
+    """Check that a network with weights has a loss, and bicubic interpolation none."""
+    acting = any(weight > 0 for weight in losses.values())
+    if model_is_trained(model) and not acting:
+        missing = "all weights are 0" if losses else "missing"
+        raise at(
+            f"methods.{key}.losses",
+            f"{missing}, and model '{model}' has to be trained; write a loss, such as {{l1: 1}}",
+        )
+    if losses and not model_is_trained(model):
+        raise at(f"methods.{key}.losses", f"model '{model}' has nothing to train; leave them out")
 
 
 def _check_weights(losses: Any, where: str) -> None:

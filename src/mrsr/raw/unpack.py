@@ -13,7 +13,7 @@ import json
 import lzma
 import shutil
 import stat
-import tarfile
+import sys
 import tempfile
 import zipfile
 import zlib
@@ -24,6 +24,11 @@ from typing import Any
 from mrsr.errors import UserError
 from mrsr.files import write_json
 from mrsr.raw.download import fetch
+
+if sys.version_info >= (3, 12):
+    import tarfile
+else:  # Debian 12 has Python 3.11.2, which came before the filters
+    from backports import tarfile
 
 MAX_BYTES = 400 * 2**30  # fastMRI's single-coil knee training files are below 100 GB
 MAX_FILES = 100_000

@@ -86,7 +86,7 @@ def enhance(
         models.check_guide(str(model), guide is not None)
         network = boxed.untrained(str(model), scale).to(where)
     else:
-        saved = checkpoint.load(model)
+        saved = checkpoint.load(model, checkpoint.SR)
         models.check_guide(saved.model_name, guide is not None)
         if scale not in (0, saved.scale):
             raise UserError(f"{model} was trained for {saved.scale}x, not {scale}x")

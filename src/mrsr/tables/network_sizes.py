@@ -81,8 +81,12 @@ def _count(model: str, text: str, scale: int, shape: tuple[int, ...]) -> tuple[i
         images = [torch.empty(1, 1, *(side // scale for side in shape))]
         if model_is_guided(model):
             images.append(torch.empty(1, 1, *shape))
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            network(*images)
+        try:
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                network(*images)
+        except Exception as error:  # whatever the code of the network raises
+            sides = "x".join(map(str, images[0].shape[2:]))
+            raise models.failed(model, f"cannot compute an image of {sides}", error) from error
     parameters = sum(p.numel() for p in network.parameters())
     return parameters, counter.get_total_flops() // 2
 

@@ -66,7 +66,8 @@ class Part:
             return None
         if self.model == "unetr" and self.options["dimensions"] == 2:
             return load_encoder(self.path, device)
-        return checkpoint.network(self.path, device)
+        wanted = checkpoint.KINDS.get(self.model, checkpoint.SR)
+        return checkpoint.network(self.path, device, wanted)
 
     @property
     def origin(self) -> str:

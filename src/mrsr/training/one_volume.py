@@ -37,6 +37,7 @@ def train_step(
     for lr_part, hr_part, portion, *_ in compute.micro_batches(lr, hr, settings.micro_batch):
         with machine.autocast():
             sr, _ = models.outputs(network(lr_part))
+        models.check_size(settings.model.name, sr, lr_part, settings.scale)
         total, each = losses.weighted(weights, sr.to(hr.dtype), hr_part)
         (total * portion).backward()
         terms += torch.stack([*each.values(), total]).detach() * portion

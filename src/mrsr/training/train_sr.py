@@ -109,6 +109,7 @@ def train(
                 given = batches.seen(slices, lr_part, second_part)
                 with machine.autocast():
                     sr, side = models.outputs((network if norms_are_due else forward)(*given))
+                models.check_size(model.name, sr, lr_part, settings.scale)
                 sr = sr.to(hr.dtype)
                 context = losses.Context(
                     lr=lr_part,
