@@ -6,6 +6,10 @@ Each has three functions:
 - `list_volumes(folder, settings, contrast)`: the volumes in `folder` as sorted `VolumeRef`s;
 - `read_volume(ref)`: one `Volume`.
 
+`prepare` may return `mrsr.raw.volume.Brought`: how many scans it found, used and left out. `FILES`
+beside `SETTINGS` names the settings that name files or folders; when those change, the source is
+prepared and sliced again. A source in params.yaml can be `like: folder`: another one of that file.
+
 Your own files go into `datasets/` of a folder listed in MRSR_PLUGINS.
 """
 
@@ -14,11 +18,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 from mrsr.errors import UserError
 from mrsr.plugins import PLUGINS, check_plugins
 
 __path__ += [str(folder / "datasets") for folder in PLUGINS]
+
+
+def module(key: str, settings: Any) -> str:
+    """The name of the file of a source: its key in params.yaml, unless it is `like` another."""
+    return str(getattr(settings, "like", "") or key)
 
 
 def source(name: str) -> ModuleType:
