@@ -9,12 +9,14 @@ from __future__ import annotations
 import functools
 import json
 import os
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
+from hypothesis import settings as examples
 from hypothesis import strategies as st
 from test_folder import scan, settings
 from typer.testing import CliRunner
@@ -26,6 +28,7 @@ from mrsr.params.schema import SPLITS
 from mrsr.raw.nifti import SUFFIXES
 from mrsr.raw.subjects import may_be_one, subjects
 from mrsr.slices import store
+from project import ROOT
 
 
 def tree(root: Path, *names: str) -> Path:
@@ -354,6 +357,7 @@ names = st.lists(
 )
 
 
+@examples(deadline=None)
 @given(names, st.sampled_from(["visit", "ses-", "tp", "session"]), st.integers(1, 30))
 def test_line_3_a_visit_never_makes_another_person(
     people: list[str], word: str, number: int
@@ -370,6 +374,7 @@ def test_line_3_a_visit_never_makes_another_person(
             assert found[one] == found[two]
 
 
+@examples(deadline=None)
 @given(st.lists(st.integers(0, 9999), min_size=2, max_size=9, unique=True), st.sampled_from("_- "))
 def test_line_3_numbered_names_are_different_people(numbers: list[int], mark: str) -> None:
     assert list(may_be_one(f"case{mark}{number:03}" for number in numbers)) == []
@@ -380,3 +385,37 @@ def test_line_3_numbered_names_are_different_people(numbers: list[int], mark: st
 def test_what_decides_has_the_suffixes_that_are_read() -> None:
     assert set(folder.FILES["path"]) == set(SUFFIXES)
     assert SimpleNamespace(**folder.SETTINGS).subject == ""
+
+
+HOWTO = (ROOT / "docs/howto/add-a-dataset.md").read_text()
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_line_3_the_lists_of_the_howto_work(tmp_path: Path, number: int) -> None:
+    text = re.findall(r"^```csv\n(.*?)^```", HOWTO, re.MULTILINE | re.DOTALL)[number]
+    table = tmp_path / "people.csv"
+    table.write_text(text)
+    rows = [line.split(",") for line in text.splitlines()[1:]]
+    files = [row[0] if row[0].endswith(".gz") else f"{row[0]}/T1.nii.gz" for row in rows]
+    root = tree(tmp_path / "scans", *files)
+    refs = folder.list_volumes(tmp_path, settings(root, split=str(table)), "any")
+    assert {(ref.subject, ref.split) for ref in refs} == {tuple(row[-2:]) for row in rows}
+    assert {ref.split for ref in refs} == set(SPLITS)
+
+
+def test_line_3_the_layouts_of_the_howto_are_true(tmp_path: Path) -> None:
+    rows = re.findall(r"^\| (.*`) \| (.*) \|$", HOWTO, re.MULTILINE)
+    checked = 0
+    for layouts, told in rows:
+        for number, layout in enumerate(layouts.split(", or ")):
+            files = re.findall(r"`([^`]+\.nii\.gz)`", layout)
+            first = files[0].rpartition("/")[0]
+            files = [file.replace("...", first) for file in files]
+            root = tree(tmp_path / f"{checked}{number}", *files)
+            if told.startswith("refused"):
+                with pytest.raises(UserError, match="may be of one person"):
+                    subject_of(root)
+            else:
+                assert sorted(set(subject_of(root).values())) == told.split(", ")
+            checked += 1
+    assert checked == 7
