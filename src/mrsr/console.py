@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
@@ -14,6 +15,22 @@ def say(text: str) -> None:
     """One line to people, above a bar if there is one."""
     tqdm.write(f"mrsr: {text}", file=sys.stderr)
     sys.stderr.flush()
+
+
+def account(
+    what: str, unit: str, used: int, left_out: Sequence[tuple[str, str]], shown: int = 20
+) -> None:
+    """Say how many files were found and used, and which were left out, by reason.
+
+    left_out: (name, reason). shown: names to print for each reason.
+    """
+    say(f"{what}: {used + len(left_out)} {unit} found, {used} used, {len(left_out)} left out")
+    reasons: dict[str, list[str]] = {}
+    for name, reason in left_out:
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        more = f" and {len(names) - shown} more" if len(names) > shown else ""
+        say(f"  {len(names)} left out, {reason}: {', '.join(names[:shown])}{more}")
 
 
 def clock(seconds: float) -> str:

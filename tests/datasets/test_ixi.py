@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import tarfile
 from collections import Counter
 from types import SimpleNamespace
@@ -209,3 +210,136 @@ def test_nothing_there_is_said(tmp_path):
         ixi.list_volumes(tmp_path, settings(""), "T1")
     with pytest.raises(UserError, match="no contrast 'FLAIR'"):
         ixi.list_volumes(tmp_path, settings(""), "FLAIR")
+
+
+# --- line 6 of the faults found by using it: a stray file in a raw folder -------------------------
+
+
+def contents(folder):
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.is_file()}
+
+
+STRAY = {
+    ".DS_Store": b"\0\0\0\1Bud1",
+    "IXI010-Guys-0910-T1_mask.nii.gz": b"my mask",
+    "._IXI010-Guys-0910-T1.nii.gz": b"\0\5\26\7",
+    "notes.txt": b"mine",
+}
+
+
+@pytest.mark.parametrize("stray", STRAY)
+def test_line_6_a_stray_file_does_no_harm_and_survives(publisher, tmp_path, stray):
+    ixi.prepare(tmp_path, settings(publisher.url))
+    (tmp_path / "IXI-T1" / stray).write_bytes(STRAY[stray])
+    before, asked = contents(tmp_path / "IXI-T1"), len(publisher.requests)
+    brought = ixi.prepare(tmp_path, settings(publisher.url))
+    assert len(publisher.requests) == asked  # complete: nothing is fetched
+    assert contents(tmp_path / "IXI-T1") == before
+    assert brought.used == 20 and tmp_path / "IXI-T1" / stray not in brought.files
+    told = [name for name, _ in brought.left_out]
+    assert told == ([] if stray.startswith(".") else [f"IXI-T1/{stray}"])
+    refs = ixi.list_volumes(tmp_path, settings(""), "T1")
+    assert [ref.subject for ref in refs] == EVERYWHERE
+
+
+@pytest.mark.parametrize("damage", ["missing", "truncated", "no marker", "half a marker"])
+def test_line_6_what_is_missing_is_brought_beside_a_persons_file(publisher, tmp_path, damage):
+    ixi.prepare(tmp_path, settings(publisher.url))
+    whole = contents(tmp_path / "IXI-T1")
+    scan, marker = tmp_path / "IXI-T1" / f"{EVERYWHERE[0]}-T1.nii.gz", tmp_path / "IXI-T1.json"
+    if damage == "truncated":
+        scan.write_bytes(scan.read_bytes()[:-9])
+    else:
+        scan.unlink()
+    if damage == "no marker":  # and fewer than the split needs
+        marker.unlink()
+        for name in EVERYWHERE[1:3]:
+            (scan.parent / f"{name}-T1.nii.gz").unlink()
+    if damage == "half a marker":
+        marker.write_text(marker.read_text()[:30])
+    (tmp_path / "IXI-T1" / "my mask.nii.gz").write_bytes(b"mine")
+    ixi.prepare(tmp_path, settings(publisher.url))
+    assert contents(tmp_path / "IXI-T1") == whole | {"my mask.nii.gz": b"mine"}
+    assert not list(tmp_path.rglob(".unpack-*")) and not list(tmp_path.rglob("*.tar"))
+    assert len(publisher.requests) == 4  # and then it is complete
+    ixi.prepare(tmp_path, settings(publisher.url))
+    assert len(publisher.requests) == 4
+
+
+def test_line_6_a_persons_own_version_of_a_scan_is_never_replaced(publisher, tmp_path):
+    own = tmp_path / "IXI-T1" / f"{EVERYWHERE[0]}-T1.nii.gz"
+    own.parent.mkdir()
+    own.write_bytes(b"bias-corrected by hand")
+    with pytest.raises(UserError, match=r"IXI010-Guys-0910-T1\.nii\.gz differs from the file in"):
+        ixi.prepare(tmp_path, settings(publisher.url))
+    assert contents(own.parent) == {own.name: b"bias-corrected by hand"}
+
+
+def test_line_6_the_marker_of_an_earlier_version_is_read(publisher, tmp_path):
+    ixi.prepare(tmp_path, settings(publisher.url))
+    marker = tmp_path / "IXI-T1.json"
+    known = json.loads(marker.read_text())
+    assert known["files"][f"{EVERYWHERE[0]}-T1.nii.gz"] > 100 and len(known["files"]) == 7
+    marker.write_text(json.dumps(known | {"files": 7}))
+    (tmp_path / "IXI-T1" / ".DS_Store").write_bytes(b"x")
+    ixi.prepare(tmp_path, settings(publisher.url))
+    assert len(publisher.requests) == 3
+
+
+def test_line_6_an_archive_that_a_person_put_there_stays(publisher, tmp_path, capsys):
+    own = tmp_path / "IXI-T1.tar"
+    own.write_bytes(publisher.files[own.name])
+    ixi.prepare(tmp_path, settings(publisher.url))
+    assert own.is_file() and "is kept" in capsys.readouterr().err
+    assert {path for path, _ in publisher.requests} == {"/IXI-PD.tar", "/IXI-T2.tar"}
+    assert sorted(path.name for path in tmp_path.glob("*.tar")) == ["IXI-T1.tar"]
+
+
+def by_hand(publisher, folder, flat=False):
+    """Unpacked by a person: with names as in the archives, and what else may be there."""
+    for name, data in publisher.files.items():
+        target = folder if flat else folder / name.removesuffix(".tar")
+        target.mkdir(parents=True, exist_ok=True)
+        with tarfile.open(fileobj=io.BytesIO(data)) as archive:
+            archive.extractall(target, filter="data")
+    (target / "readme.txt").write_text("mine")
+    return folder
+
+
+def test_line_6_folders_unpacked_by_a_person_are_used(publisher, tmp_path, capsys):
+    raw = by_hand(publisher, tmp_path / "raw")
+    before = {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()}
+    brought = ixi.prepare(raw, settings("http://127.0.0.1:9/nobody"))
+    assert brought.used == 20 and publisher.requests == []
+    assert (
+        "IXI-T1 has no marker of mrsr and all scans: it is used as it is" in capsys.readouterr().err
+    )
+    assert {path: path.read_bytes() for path in raw.rglob("*") if path.is_file()} == before
+    # a list decides which scans must be there
+    listed = tmp_path / "ixi.csv"
+    ixi.write_split(raw, listed)
+    (raw / "IXI-T1" / "IXI030-IOP-0555-T1.nii.gz").unlink()
+    assert ixi.prepare(raw, settings("", listed)).used == 19
+    assert publisher.requests == []
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_line_6_a_source_of_unpacked_scans_is_linked_to(publisher, tmp_path, flat):
+    mine = by_hand(publisher, tmp_path / "mine", flat)
+    before = {path: path.read_bytes() for path in mine.rglob("*") if path.is_file()}
+    for _ in range(2):
+        brought = ixi.prepare(tmp_path / "raw", settings(mine))
+        assert brought.used == 20 and publisher.requests == []
+    refs = ixi.list_volumes(tmp_path / "raw", settings(mine), "PD")
+    assert [ref.subject for ref in refs] == EVERYWHERE
+    assert ixi.read_volume(refs[0]).stored.shape == (100, 4, 4)
+    moved = mine.rename(tmp_path / "moved")  # the links lead nowhere; the setting is corrected
+    ixi.prepare(tmp_path / "raw", settings(moved))
+    assert ixi.read_volume(refs[0]).stored.shape == (100, 4, 4)
+    gone = [path for name in EVERYWHERE[:3] for path in moved.rglob(f"{name}*")]
+    for path in gone:
+        path.unlink()
+    with pytest.raises(UserError, match="not those of all subjects"):
+        ixi.prepare(tmp_path / "other", settings(moved))
+    assert len(gone) == 9 and len(before) == 22
+    assert {p.name for p in before} - {p.name for p in moved.rglob("*")} == {p.name for p in gone}

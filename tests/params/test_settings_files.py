@@ -6,6 +6,7 @@ Run: pytest tests/params/test_settings_files.py
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,9 @@ import pytest
 
 from builders import Table, load, parameters, put
 from mrsr import cli
-from mrsr.errors import BAD_INPUT
+from mrsr.errors import BAD_INPUT, UserError
 from mrsr.metrics import evaluate
+from mrsr.params import jobs
 from mrsr.params.settings_files import SettingsFiles
 from mrsr.training import train_autoencoder, train_self, train_sr, train_vit
 
@@ -195,3 +197,48 @@ def test_command_lines_are_short(tmp_path: Path) -> None:
     """That of the paper's tables, with all of its settings, would have 3,000 characters."""
     files = SettingsFiles(load(tmp_path, parameters("paper"), "paper"))
     assert max(map(len, arguments(files).values())) < 120
+
+
+def test_line_5_what_a_setting_names_is_behind_the_digest(
+    tmp_path: Path, tables: dict[str, Table], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Jobs that name no file keep their arguments; others change with the file, and only they."""
+    monkeypatch.chdir(tmp_path)
+    plain = arguments(SettingsFiles(load(tmp_path, tables)))
+    assert not any("+" in argument for argument in plain.values())
+    (tmp_path / "unetr.pt").write_bytes(b"weights")
+    (tmp_path / "people.csv").write_text("subject,split\n")
+    put(tables["params"], "vit weights", "unetr.pt")
+    put(tables["params"], "data datasets phantom_t1 split", {"kind": "csv", "path": "people.csv"})
+    named = {"checkpoints/vit/segmentation", "slices/phantom_t1"}
+    before = arguments(SettingsFiles(load(tmp_path, tables)))
+    assert {name for name in before if "+" in before[name]} == named
+    (tmp_path / "people.csv").write_text("subject,split\na,train\n")
+    (tmp_path / "unetr.pt").unlink()
+    again = SettingsFiles(load(tmp_path, tables))
+    after = arguments(again)
+    assert {name for name in before if before[name] != after[name]} == named
+    assert [before[name].split("+")[0] for name in before] == [
+        after[name].split("+")[0] for name in after
+    ]
+    again.write()  # a job reads its settings whatever stands behind
+    assert jobs.read(jobs.Slicing, after["slices/phantom_t1"]).dataset == "phantom_t1"
+
+
+def test_line_23_a_source_like_another(tmp_path: Path, tables: dict[str, Table]) -> None:
+    tables["params"]["data"]["sources"]["clinic"] = {"like": "folder", "path": "x"}
+    put(tables["params"], "data datasets phantom_knee source", "clinic")
+    files = SettingsFiles(load(tmp_path, tables))
+    assert files.jobs["raw/clinic"]["like"] == "folder"
+    assert files.jobs["raw/clinic"]["fractions"] == [0.7, 0.1, 0.2]
+    for wrong, told in (
+        (
+            {"like": "nothing"},
+            "data.sources.clinic.like: no source 'nothing'; known: fastmri, f",
+        ),
+        ({"like": "folder", "seeds": 1}, "data.sources.clinic.seeds: unknown key"),
+        ({"path": "x"}, "data.sources.clinic: missing file"),
+    ):
+        tables["params"]["data"]["sources"]["clinic"] = wrong
+        with pytest.raises(UserError, match=re.escape(told)):
+            load(tmp_path, tables)

@@ -36,14 +36,16 @@ def raw(
 ) -> None:
     """Download (or simulate) the volumes of a source, verify them and write their manifest."""
     from mrsr import datasets
+    from mrsr.console import account
     from mrsr.params import jobs, loading
     from mrsr.raw.prepare import prepare
 
     given = jobs.read_json(settings)[0] if settings else loading.load(file).source_settings(source)
     manifest = out or Path("data/raw") / source / "manifest.csv"
-    chosen = SimpleNamespace(**given, workers=workers)
-    count = prepare(datasets.source(source), chosen, manifest)
-    print(f"{manifest}: {count} files")
+    chosen = SimpleNamespace(**given, workers=workers, key=source)
+    brought = prepare(datasets.source(datasets.module(source, chosen)), chosen, manifest)
+    account(source, "files", brought.used, brought.left_out)
+    print(f"{manifest}: {brought.used} files")
 
 
 @commands.command()
@@ -65,7 +67,8 @@ def slices(
     given = replace(given, skip_bad=given.skip_bad or skip_bad)
     if not manifest.is_file():
         raise UserError(f"{manifest} does not exist; create it with `mrsr raw {given.source}`")
-    report = slice_dataset(manifest.parent, given, out, _source(source_settings), workers=workers)
+    source = _source(source_settings, given.source)
+    report = slice_dataset(manifest.parent, given, out, source, workers=workers)
     print(json.dumps(report, indent=2))
 
 
@@ -82,7 +85,7 @@ def guides(
     from mrsr.slices.guides import make
 
     given = jobs.read(jobs.Guides, settings)
-    report = make(manifest.parent, given, _source(source_settings), slices, out)
+    report = make(manifest.parent, given, _source(source_settings, given.source), slices, out)
     print(json.dumps(report, indent=2))
 
 
@@ -135,8 +138,8 @@ def pack(
         print(path)
 
 
-def _source(text: str) -> SimpleNamespace:
-    """The settings of a source, which its own file in datasets/ knows."""
+def _source(text: str, key: str) -> SimpleNamespace:
+    """The settings of a source, which its own file in datasets/ knows, and its key."""
     from mrsr.params import jobs
 
-    return SimpleNamespace(**jobs.read_json(text)[0])
+    return SimpleNamespace(**jobs.read_json(text)[0], key=key)

@@ -9,6 +9,10 @@ Each has three functions:
 A source with tissue labels names the organs that have them: `LABELLED = ("brain",)`. Only those can
 be `labelled:` in an experiment; `LABELLED = None` leaves that to the files.
 
+`prepare` may return `mrsr.raw.volume.Brought`: how many scans it found, used and left out. `FILES`
+beside `SETTINGS` names the settings that name files or folders; when those change, the source is
+prepared and sliced again. A source in params.yaml can be `like: folder`: another one of that file.
+
 Your own files go into `datasets/` of a folder listed in MRSR_PLUGINS.
 """
 
@@ -17,11 +21,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 from types import ModuleType
+from typing import Any
 
 from mrsr.errors import UserError
 from mrsr.plugins import PLUGINS, check_plugins
 
 __path__ += [str(folder / "datasets") for folder in PLUGINS]
+
+
+def module(key: str, settings: Any) -> str:
+    """The name of the file of a source: its key in params.yaml, unless it is `like` another."""
+    return str(getattr(settings, "like", "") or key)
 
 
 def source(name: str) -> ModuleType:

@@ -34,7 +34,7 @@ from mrsr.raw.fastmri_file import read_fastmri_file
 from mrsr.raw.fastmri_pairs import choose, hdf5_files
 from mrsr.raw.lists import read_csv
 from mrsr.raw.unpack import fetch_archive
-from mrsr.raw.volume import Volume, VolumeRef, fetched
+from mrsr.raw.volume import Brought, Volume, VolumeRef, fetched
 
 SETTINGS = {
     "source": "",  # a folder of .h5 files; empty: signed links from the environment
@@ -44,6 +44,7 @@ SETTINGS = {
     "validation": 10,  # of the training pairs; public lists have 45
     "seed": 0,  # of the hash that orders the pairs
 }
+FILES = {"source": [".h5"], "pairs": [".csv"]}  # what decides besides
 ARCHIVES = {  # folder -> (environment variable, archive)
     "singlecoil_train": ("FASTMRI_KNEE_TRAIN_URL", "knee_singlecoil_train.tar.xz"),
     "singlecoil_val": ("FASTMRI_KNEE_VAL_URL", "knee_singlecoil_val.tar.xz"),
@@ -51,7 +52,7 @@ ARCHIVES = {  # folder -> (environment variable, archive)
 _COLUMNS = ["pd", "pdfs", "subject", "split", "pair"]
 
 
-def prepare(folder: Path, settings: Any) -> None:
+def prepare(folder: Path, settings: Any) -> Brought:
     """Fetch and unpack, or copy the files of the chosen pairs, then write pairs.csv.
 
     Raises:
@@ -72,14 +73,20 @@ def prepare(folder: Path, settings: Any) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for pair in choose(hdf5_files(origin), settings):
+    left, used = hdf5_files(origin), []
+    for pair in choose(left, settings):
         paths = [scan.path.relative_to(origin) for scan in (pair.pd, pair.pdfs)]
+        left = [path for path in left if path not in (pair.pd.path, pair.pdfs.path)]
+        used += [folder / path for path in paths]
         for path in paths:
             if settings.source:
                 download.fetch(origin / path, folder / path, label=f"fastmri {path.name}")
         names = [path.as_posix() for path in paths]
         writer.writerow([*names, pair.subject, pair.split, pair.key])
     write_text(folder / "pairs.csv", table.getvalue())
+    why = "in no pair that was chosen (data.sources.fastmri: pairs, pairs_train, pairs_test)"
+    left_out = [(path.relative_to(origin).as_posix(), why) for path in left]
+    return Brought(files=[*used, folder / "pairs.csv"], used=len(used), left_out=left_out)
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:

@@ -1,9 +1,25 @@
-"""Your own NIfTI files: every .nii and .nii.gz under a folder, in any orientation.
+"""Your own NIfTI files below a folder: BIDS, a folder for each person, or files side by side.
 
-Nothing is copied: `prepare` checks the folder, and the volumes are read in place. There is one
-contrast, "any", whatever the files contain. The subject is the file's name without suffix unless a
-CSV gives another. (All files of a person must share a subject; otherwise they could end up in
-different splits.) The CSV has a column split and one or both of file and subject:
+Nothing is copied: `prepare` checks the folder, and the volumes are read in place. Links are
+followed, linked folders too. Hidden files and folders and `derivatives`, `sourcedata` and `code`
+are skipped at every level. Two files with the same bytes are refused, and so is a scan that is
+there packed and unpacked. Every command prints how many files it found, used and left out, and why.
+
+The contrast of a dataset is "any" (all but masks and, in BIDS, all but anatomical scans) or a word
+of the files' names: T1w takes sub-01_T1w.nii.gz, FLAIR takes anna/flair.nii.gz. In BIDS it is the
+suffix. So several datasets can share a folder.
+
+The subject of a file comes from the first of these that says it:
+
+1. the CSV's column subject (below);
+2. the setting `subject`: "file" or "folder" if each file, or each folder directly below the
+   root, is another person's; or a regular expression whose first group is the subject:
+   "(pat[0-9]+)";
+3. BIDS: sub-01, whatever the session. Files without sub- in their path are then left out;
+4. the folders' and the file's name, without words such as T1, visit2 or 2024-01-05
+   (`mrsr.raw.subjects`). Names that may still be one person's (anna_1, anna_2, ben_1) are refused.
+
+The CSV (`split`) has a column split and one or both of file and subject:
 
     file,subject,split
     visit1/anna.nii.gz,anna,train
@@ -15,6 +31,8 @@ subject's name, so adding a file does not move others. In params.yaml:
 
     data: {sources: {folder: {path: /scans, split: people.csv, organ: brain}}}
 
+Another folder is a source with a name of its own: `sources: {clinic: {like: folder, path: ...}}`.
+
 Tissue labels, which the ViT's pre-training needs, use the layout of the Medical Segmentation
 Decathlon: `imagesTr/case.nii.gz` goes with `labelsTr/case.nii.gz`, integers on the same grid with 0
 as background (likewise imagesTs and labelsTs, if test cases have labels). If there is a label
@@ -25,100 +43,111 @@ want as a separate file.
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mrsr import listing
+from mrsr.console import account, say
 from mrsr.errors import UserError
-from mrsr.files import write_text
+from mrsr.files import atomic, sha256, write_text
 from mrsr.raw.lists import SPLITS, by_subject, hashed_split, read_csv
-from mrsr.raw.nifti import is_nifti, read_nifti, stem
-from mrsr.raw.volume import Volume, VolumeRef
+from mrsr.raw.nifti import SUFFIXES, read_nifti, stem
+from mrsr.raw.subjects import bids, refuse_unclear, subjects, why_not
+from mrsr.raw.volume import Brought, Volume, VolumeRef
 
 # defaults of data.sources.folder in params.yaml
 SETTINGS: dict[str, Any] = {
     "path": "",  # the folder, searched recursively
     "split": "",  # CSV, or empty for the hash
+    "subject": "",  # where the subject's name is: see above
     "organ": "brain",
     "seed": 0,
     "fractions": [0.7, 0.1, 0.2],  # train, validation, test
 }
 LABELLED = None  # whether there are labels depends on the files
+# what decides besides: what these settings name, and which files count below a folder
+FILES = {"path": [".nii.gz", ".nii"], "split": []}
 CONTRAST = "any"
 LABELS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}  # the Decathlon's folders
 
 
 class Row(NamedTuple):
-    """A row of the CSV, for a file or a subject; empty where it gives nothing."""
+    """A row of the CSV; `subject` is empty where it gives none, `file` where it is a subject's."""
 
     subject: str
     split: str
+    file: str = ""
 
 
-def prepare(folder: Path, settings: Any) -> None:
-    """Check that the user's folder has scans, and write a list of them into `folder`.
+def prepare(folder: Path, settings: Any) -> Brought:
+    """Check the user's folder, and write into `folder` what decides about its scans.
 
-    The list (`files.txt`, names relative to the user's folder) changes the stage's output when
-    files are added or removed.
+    `files.txt` has a line for each scan: its name in the user's folder, SHA-256 and labels, between
+    tabs. `split.csv` is a copy of the list. Both change the stage's output when a file is added,
+    removed or replaced, or the list is edited.
+
+    Raises:
+        UserError: as `list_volumes`, but for contrasts and subjects.
     """
-    refs = list_volumes(folder, settings, CONTRAST)
-    root = Path(settings.path)
+    root, labels, left_out = _scans(settings)
+    _refuse_copies(root, [path for path in labels if not why_not(_inside(root, path), CONTRAST)])
     lines = []
-    for ref in refs:
-        inside = [path.relative_to(root).as_posix() for path in (ref.path, ref.labels) if path]
-        lines.append("\t".join([inside[0], ref.subject, ref.split, *inside[1:]]))
+    for path, label in labels.items():
+        line = [_inside(root, path), sha256(path)]
+        line += [_inside(root, label), sha256(label)] if label else []
+        lines.append(os.fsencode("\t".join(line)).decode("utf-8", "backslashreplace"))
     write_text(Path(folder) / "files.txt", "\n".join(lines) + "\n")
+    written = [Path(folder) / "files.txt"]
+    if settings.split:
+        _read_table(Path(settings.split))
+        written.append(Path(folder) / "split.csv")
+        with atomic(written[1]) as temporary:
+            shutil.copyfile(settings.split, temporary)
+    return Brought(files=written, used=len(labels), left_out=left_out)
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[VolumeRef]:
-    """All scans below `settings.path`, sorted by path, with split and labels.
+    """All scans of a contrast below `settings.path`, sorted by path, with split and labels.
+
+    Prints what was found, used and left out.
 
     Raises:
-        UserError: no such folder, no scans, a CSV that does not match, fractions that do not sum
-            to 1, or an image without a label although its folder has labels.
+        UserError: no such folder, no scans, none of the contrast, the same content twice, subjects
+            that cannot be told apart, a CSV that does not match, fractions that do not sum to 1, or
+            an image without a label although its folder has labels.
     """
-    if contrast != CONTRAST:
-        raise UserError(f"source 'folder' has one contrast, '{CONTRAST}'; found '{contrast}'")
-    if not settings.path:
-        raise UserError("sources.folder.path is empty; set it to the folder with your NIfTI files")
-    root = Path(settings.path)
-    if not root.is_dir():
-        raise UserError(f"sources.folder.path: no folder {root}; check the path")
-    found = sorted(
-        path
-        for path in root.rglob("*")
-        if is_nifti(path) and path.is_file() and not path.name.startswith(".")
-    )
-    labels = _labels(root, found)
-    paths = [path for path in found if path in labels]
+    del folder  # scans are read in place
+    key = getattr(settings, "key", "folder")
+    root, labels, left_out = _scans(settings)
+    inside = {path: _inside(root, path) for path in labels}
+    named = [path for path in labels if bids(inside[path])]
+    for path in labels:
+        if named and not bids(inside[path]):
+            left_out.append((inside[path], "no sub- in its path, as BIDS has it"))
+        elif reason := why_not(inside[path], contrast):
+            left_out.append((inside[path], reason))
+    out = {name for name, _ in left_out}
+    paths = [path for path in labels if inside[path] not in out]
+    account(f"{key}, contrast {contrast}", "scans", len(paths), left_out)
     if not paths:
         raise UserError(
-            f"{root} has no .nii or .nii.gz file{' except labels' if found else ''}; check"
-            " sources.folder.path"
+            f"{root} has no scan of the contrast '{contrast}', but {min(inside.values())} and "
+            f"{len(labels) - 1} more; name a word of the files' names (in BIDS the suffix), or any"
         )
+    _refuse_copies(root, paths)
 
-    table = _read_table(Path(settings.split)) if settings.split else {}
-    assigned = []
-    for path in paths:
-        inside, name = path.relative_to(root).as_posix(), stem(path)
-        if table:
-            row = _find(table, inside)
-        else:
-            row = Row(name, hashed_split(name, settings.fractions, settings.seed))
-        if row is None:
-            raise UserError(
-                f"{settings.split} has no row for {inside}; add its file or its subject, or move"
-                " the file out of the folder"
-            )
-        assigned.append(row)
+    assigned = _assigned(settings, key, [inside[path] for path in paths], contrast)
     visits = Counter(row.subject for row in assigned)
     refs = [
         VolumeRef(
             path=path,
             subject=row.subject,
-            contrast=CONTRAST,
+            contrast=contrast,
             organ=settings.organ,
-            visit=path.relative_to(root).as_posix() if visits[row.subject] > 1 else "",
+            visit=inside[path] if visits[row.subject] > 1 else "",
             split=row.split,
             labels=labels[path],
         )
@@ -131,6 +160,77 @@ def list_volumes(folder: Path, settings: Any, contrast: str = CONTRAST) -> list[
 def read_volume(ref: VolumeRef) -> Volume:
     """One scan, sliced in its finest plane."""
     return read_nifti(ref.path, **ref.names)
+
+
+def _inside(root: Path, path: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _scans(settings: Any) -> tuple[Path, dict[Path, Path | None], list[tuple[str, str]]]:
+    """The root, its scans with their labels or None, and what was left out, with reasons."""
+    key = getattr(settings, "key", "folder")
+    if not settings.path:
+        raise UserError(f"sources.{key}.path is empty; set it to the folder with your NIfTI files")
+    root = Path(settings.path)
+    if not root.is_dir():
+        raise UserError(f"sources.{key}.path: no folder {root}; check the path")
+    found = listing.below(root, SUFFIXES)
+    left_out = [(_inside(root, path), reason) for path, reason in found.left_out]
+    labels = _labels(root, found.files)
+    if not labels:
+        why = " except labels" if found.files else ""
+        why += "".join(f"; {name}: {reason}" for name, reason in left_out[:3])
+        raise UserError(f"{root} has no .nii or .nii.gz file{why}; check sources.{key}.path")
+    first: dict[tuple[Path, str], Path] = {}
+    for path in labels:
+        other = first.setdefault((path.parent, stem(path)), path)
+        if other != path:
+            raise UserError(
+                f"{_inside(root, other)} and {_inside(root, path)} seem to be one scan, packed and "
+                "unpacked; keep one of them"
+            )
+    return root, labels, left_out
+
+
+def _refuse_copies(root: Path, paths: list[Path]) -> None:
+    for one, two in listing.copies(paths):
+        raise UserError(
+            f"{_inside(root, one)} and {_inside(root, two)} have the same content; keep one of them"
+        )
+
+
+def _assigned(settings: Any, key: str, insides: list[str], contrast: str) -> list[Row]:
+    """Subject and split of each file, by the CSV or by rules and hash."""
+    table = _read_table(Path(settings.split)) if settings.split else {}
+    setting = getattr(settings, "subject", "")
+    rows: dict[str, Row] = {}
+    taken: dict[str, str] = {}
+    for inside in insides if table else []:
+        row = _find(table, inside)
+        if row is None:
+            raise UserError(
+                f"{settings.split} has no row for {inside}; add its file or its subject, or move"
+                " the file out of the folder"
+            )
+        if row.file and row.file in taken:
+            raise UserError(
+                f"{settings.split}: the file {row.file} fits {taken[row.file]} and {inside}; give "
+                "their paths in the folder"
+            )
+        taken[row.file] = inside
+        rows[inside] = row
+    idle = sorted(key for key, row in table.items() if row not in rows.values())
+    if idle:
+        say(f"{settings.split}: {len(idle)} rows fit no scan of {contrast}: {', '.join(idle[:20])}")
+    open_ones = [inside for inside in insides if not (inside in rows and rows[inside].subject)]
+    named = subjects(open_ones, setting, contrast) if open_ones else {}
+    if not setting:
+        guessed = {inside: name for inside, name in named.items() if not bids(inside)}
+        refuse_unclear(guessed, {name: row.split for name, row in rows.items()}, key)
+    for inside, name in named.items():
+        split = rows[inside].split if table else ""
+        rows[inside] = Row(name, split or hashed_split(name, settings.fractions, settings.seed))
+    return [rows[inside] for inside in insides]
 
 
 def _labels(root: Path, found: list[Path]) -> dict[Path, Path | None]:
@@ -163,7 +263,7 @@ def _read_table(path: Path) -> dict[str, Row]:
             raise UserError(f"{where}: neither file nor subject; name one in a column of that name")
         if split not in SPLITS:
             raise UserError(f"{where}: split '{split}' is none of {', '.join(SPLITS)}")
-        key, known = file or subject, Row(subject or stem(file), split)
+        key, known = file or subject, Row(subject, split, file)
         if table.setdefault(key, known) != known:
             raise UserError(f"{where}: '{key}' has another row that disagrees; leave one")
     if not table:
@@ -174,7 +274,9 @@ def _read_table(path: Path) -> dict[str, Row]:
 def _find(table: dict[str, Row], inside: str) -> Row | None:
     """The row of a file: by path, by name, or else by the longest matching subject."""
     parts = inside.split("/")
-    for key in (inside, parts[-1], stem(inside)):
+    told = bids(inside)
+    own = (told.subject, told.subject.removeprefix("sub-")) if told else ()
+    for key in (inside, parts[-1], stem(inside), *own):
         if key in table:
             return table[key]
     names = [*parts[:-1], stem(inside)]

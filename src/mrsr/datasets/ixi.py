@@ -2,8 +2,10 @@
 
 Data: the IXI project, Imperial College London, brain-development.org, CC BY-SA 3.0. Three archives
 (14 GB) are downloaded from the publisher, with interrupted downloads resumed, verified by MD5 and
-unpacked to `IXI-T1/`, `IXI-T2/` and `IXI-PD/`. A marker next to each (`IXI-T1.json`) says that it
-is complete. The archive is then deleted to free space, and a second run downloads nothing.
+unpacked to `IXI-T1/`, `IXI-T2/` and `IXI-PD/`. A marker next to each (`IXI-T1.json`) lists its
+files. The archive is then deleted to free space, and a second run downloads nothing. Other files in
+these folders are left alone. A folder without a marker that has the scan of every subject of the
+list (without a list, of 576 subjects) is used as it is: you unpacked it yourself.
 
 Slices run along the third stored axis: T1 is a sagittal stack (256x256x150), T2 and PD are axial
 (256x256x~130) and come from one dual-echo scan, so those two are registered (`pair`).
@@ -16,7 +18,8 @@ The split is the same for all contrasts: subjects who have all three, each with 
 
 If that file is missing, the same list is computed from the scans.
 
-`source`: empty for the publisher, or a base URL or folder with the three archives.
+`source`: empty for the publisher, or a base URL or folder with the three archives. A folder may
+also hold what was in them, in `IXI-T1/` and so on or side by side: it is linked to, not copied.
 """
 
 from __future__ import annotations
@@ -28,18 +31,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.files import write_text
 from mrsr.raw import download
 from mrsr.raw.lists import draw, read_csv
 from mrsr.raw.nifti import read_nifti
 from mrsr.raw.unpack import fetch_archive
-from mrsr.raw.volume import Volume, VolumeRef, fetched
+from mrsr.raw.volume import Brought, Volume, VolumeRef, fetched
 
 SETTINGS = {
-    "source": "",  # a base URL or folder with the three archives; empty: the publisher
+    "source": "",  # a base URL or folder with the archives or scans; empty: the publisher
     "subjects": "workflow/splits/ixi.csv",
 }
+# what decides besides; the archives have their MD5
+FILES = {"source": [".nii.gz"], "subjects": []}
 PUBLISHER = "http://biomedic.doc.ic.ac.uk/brain-development/downloads/IXI"
 MD5 = {
     "PD": "88ecd9d1fa33cb4a2278183b42ffd749",
@@ -52,24 +58,40 @@ _NAME = re.compile(r"(IXI\d{3}-[A-Za-z]+-\d{4})-(PD|T1|T2)\.nii\.gz")
 _MAX_BYTES = 40 * 2**30  # an archive has 3 to 5 GB
 
 
-def prepare(folder: Path, settings: Any) -> None:
+def prepare(folder: Path, settings: Any) -> Brought:
     """Fetch, verify and unpack the three archives, skipping those that are complete.
 
     Raises:
-        UserError: a source that cannot be reached, a wrong checksum, an unsafe or damaged archive.
+        UserError: a source that cannot be reached, a wrong checksum, an unsafe or damaged archive,
+            or a folder of scans that lacks some.
     """
     folder = Path(folder)
     base = settings.source or PUBLISHER
+    files: list[Path] = []
+    left_out: list[tuple[str, str]] = []
     for contrast, md5 in MD5.items():
-        fetch_archive(
-            partial(download.join, base, f"IXI-{contrast}.tar"),
-            folder / f"IXI-{contrast}",
-            f"IXI-{contrast}.tar",
-            only=partial(_subject, contrast),
-            hint=f"file named like IXI002-Guys-0828-{contrast}.nii.gz; check data.sources.ixi",
-            md5=md5,
-            max_bytes=_MAX_BYTES,
-        )
+        target = folder / f"IXI-{contrast}"
+        _link(settings, contrast, target)
+        if not target.with_name(f"{target.name}.json").exists() and _whole(target, settings):
+            say(f"ixi: {target} has no marker of mrsr and all scans: it is used as it is")
+            brought = sorted(_scans(target).values())
+        else:
+            brought = fetch_archive(
+                partial(download.join, base, f"IXI-{contrast}.tar"),
+                target,
+                f"IXI-{contrast}.tar",
+                only=partial(_subject, contrast),
+                hint=f"file named like IXI002-Guys-0828-{contrast}.nii.gz; check data.sources.ixi",
+                md5=md5,
+                max_bytes=_MAX_BYTES,
+            )
+        files += brought
+        left_out += [
+            (f"{target.name}/{path.name}", "not of the archive; it is left alone")
+            for path in sorted(target.iterdir())
+            if path not in brought and not path.name.startswith(".")
+        ]
+    return Brought(files=files, used=len(files), left_out=left_out)
 
 
 def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
@@ -182,9 +204,51 @@ def _subject(contrast: str, name: str) -> str:
 
 def _subjects(folder: Path, contrast: str) -> dict[str, Path]:
     """subject -> file of one contrast."""
-    inside = fetched(folder / f"IXI-{contrast}", "ixi")
-    found = {_subject(contrast, path.name): path for path in inside.iterdir()}
+    return _scans(fetched(folder / f"IXI-{contrast}", "ixi"), contrast)
+
+
+def _scans(inside: Path, contrast: str = "") -> dict[str, Path]:
+    """subject -> file of a folder; by default of the contrast that the folder is named after."""
+    contrast = contrast or inside.name.removeprefix("IXI-")
+    files = sorted(inside.iterdir()) if inside.is_dir() else []
+    found = {_subject(contrast, path.name): path for path in files if path.is_file()}
     return {subject: path for subject, path in found.items() if subject}
+
+
+def _whole(target: Path, settings: Any) -> bool:
+    """Whether a folder has the scans of all subjects of the list, or of as many as are needed."""
+    found = set(_scans(target))
+    if settings.subjects and Path(settings.subjects).is_file():
+        return bool(found) and set(read_split(Path(settings.subjects))) <= found
+    return len(found) >= sum(SIZES.values())
+
+
+def _link(settings: Any, contrast: str, target: Path) -> None:
+    """Link to the unpacked scans of a source that is a folder, if it has them and no archive.
+
+    Raises:
+        UserError: it lacks scans.
+    """
+    root = download.local_path(settings.source) if settings.source else None
+    if root is None or (root / f"IXI-{contrast}.tar").is_file():
+        return
+    for inside in (root / f"IXI-{contrast}", root):
+        scans = _scans(inside, contrast)
+        if not scans:
+            continue
+        target.mkdir(parents=True, exist_ok=True)
+        for path in scans.values():
+            link = target / path.name
+            if link.is_symlink() and not (link.exists() and link.samefile(path)):
+                link.unlink()  # of another source, or of one that is gone
+            if not link.exists():
+                link.symlink_to(path.resolve())
+        if not _whole(target, settings):
+            raise UserError(
+                f"{inside} has {len(scans)} {contrast} scans, not those of all subjects; put the "
+                f"others there, or the archive IXI-{contrast}.tar into {root}"
+            )
+        return
 
 
 def _unfit(path: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from mrsr.params.declared import at, check_source, labelled_organs
+from mrsr.params.declared import at, check_source, labelled_organs, source_module
 from mrsr.params.schema import PRESETS, Dataset, Experiment, Params, Table
 
 T = TypeVar("T")
@@ -101,7 +101,7 @@ def check_experiment(experiment: Experiment, params: Params) -> None:
             if name not in datasets:
                 raise at(f"vit_data.{key}", f"no dataset '{name}'", datasets)
     for name in experiment.vit_data.labelled:
-        _check_labels(name, datasets[name])
+        _check_labels(name, datasets[name], params.data.sources[datasets[name].source])
     organs = {datasets[name].organ for name in experiment.vit_data.pool}
     if len(organs) < 2 and "organ" in (params.vit.pretext, *experiment.vit_data.also):
         raise at(
@@ -111,9 +111,9 @@ def check_experiment(experiment: Experiment, params: Params) -> None:
         )
 
 
-def _check_labels(name: str, dataset: Dataset) -> None:
+def _check_labels(name: str, dataset: Dataset, source: dict[str, Any]) -> None:
     """Check that the source of a dataset has labels for it, as far as its file says."""
-    organs = labelled_organs(dataset.source)
+    organs = labelled_organs(source_module(dataset.source, source))
     if organs is not None and dataset.organ not in organs:
         raise at(
             "vit_data.labelled",

@@ -82,6 +82,36 @@ def labelled_organs(name: str) -> tuple[str, ...] | None:
     return None if value is None else tuple(value)
 
 
+def source_module(key: str, given: dict[str, Any]) -> str:
+    """The file in datasets/ of a source: its key, unless it is `like` another.
+
+    Raises:
+        ValueError: there is no such file.
+    """
+    name = given.get("like", key)
+    if not isinstance(name, str) or package_file("datasets", name) is None:
+        known = [file.stem for root in PACKAGE_FOLDERS for file in root.glob("datasets/[a-z]*.py")]
+        raise at(f"data.sources.{key}.like", f"no source '{name}'", known)
+    return name
+
+
+def source_files(name: str) -> dict[str, list[str]]:
+    """The settings of a source that name files or folders, and which files count in a folder:
+    `FILES` of datasets/<name>.py, such as {"path": [".nii"]}; an empty list stands for all."""
+    path = package_file("datasets", name)
+    node = _literal(path, "FILES") if path else None
+    return {key: list(suffixes) for key, suffixes in ast.literal_eval(node).items()} if node else {}
+
+
+def outside(folder: str, name: str) -> list[Path]:
+    """The plug-in file models/<name>.py or datasets/<name>.py with its helpers (`_*.py` beside it);
+    empty if it is the package's own."""
+    path = package_file(folder, name)
+    if path is None or path.is_relative_to(PACKAGE_FOLDERS[0]):
+        return []
+    return [path, *sorted(path.parent.glob("_*.py"))]
+
+
 def model_options(name: str) -> list[str] | None:
     """The options of models/<name>.py: parameters of its `build` after scale; or None."""
     path = package_file("models", name)
@@ -152,7 +182,9 @@ def learned_losses() -> tuple[str, ...]:
 
 def check_source(name: str, given: dict[str, Any]) -> None:
     """Check that every setting of a source is known and of the right type; else a ValueError."""
-    _check_like(f"data.sources.{name}", given, source_settings(name))
+    known = source_settings(source_module(name, given) if "like" in given else name)
+    own = {key: value for key, value in given.items() if key != "like"}
+    _check_like(f"data.sources.{name}", own, known)
 
 
 def _check_like(where: str, given: dict[str, Any], default: dict[str, Any]) -> None:

@@ -8,7 +8,13 @@ from typing import Any
 
 from mrsr.params import jobs
 from mrsr.params.code import model_code
-from mrsr.params.declared import at, model_options, model_scales, source_settings
+from mrsr.params.declared import (
+    at,
+    model_options,
+    model_scales,
+    source_module,
+    source_settings,
+)
 from mrsr.params.methods import ResolvedMethod, merge
 from mrsr.params.schema import Experiment, Params
 from mrsr.params.typed import build, plain
@@ -131,7 +137,8 @@ class Resolved:
 
     def source_settings(self, source: str) -> dict[str, Any]:
         """Settings for preparing a source: its defaults, overridden by params.yaml."""
-        return merge(source_settings(source), self.params.data.sources[source])
+        given = self.params.data.sources[source]
+        return merge(source_settings(source_module(source, given)), given)
 
     def slicing(self, dataset: str) -> jobs.Slicing:
         """Settings for slicing a dataset."""

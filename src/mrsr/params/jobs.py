@@ -205,7 +205,8 @@ def read(kind: type[T], text: str) -> T:
     """A job's settings from its command line.
 
     Args:
-        text: `@FILE#DIGEST`, as the workflow writes it; `@FILE`; or a JSON object.
+        text: `@FILE#DIGEST`, as the workflow writes it, perhaps with `+DIGEST` of the files that
+            the settings name; `@FILE`; or a JSON object.
 
     Raises:
         UserError: the file cannot be read or has changed, or a setting is missing or wrong.
@@ -221,7 +222,8 @@ def read_json(text: str) -> tuple[dict[str, Any], str]:
     """The JSON object that `--settings` gives, and ' of FILE' if it came from a file."""
     where = ""
     if text.startswith("@"):
-        name, _, planned = text[1:].partition("#")
+        name, _, digests = text[1:].partition("#")
+        planned = digests.partition("+")[0]  # behind it: of the files that the settings name
         where = f" of {name}"
         try:
             text = Path(name).read_text(encoding="utf-8")

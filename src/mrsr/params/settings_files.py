@@ -2,18 +2,32 @@
 
 The files are in results/<experiment>/settings/, named like what the job makes. Snakemake writes
 them when a run starts. A rule's `params:` has `@FILE#DIGEST`, which changes with the settings
-and so decides what runs again.
+and so decides what runs again. Where the settings name files or folders (own scans, a split's CSV,
+weights, a plug-in), the digest is followed by `+` and one of their state: by content if they are
+small, otherwise by names, sizes and times (`mrsr.listing`).
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
+from mrsr import listing
+from mrsr.errors import UserError
 from mrsr.files import write_json
+from mrsr.params import declared
 from mrsr.params.experiment import Resolved
 from mrsr.params.typed import digest, plain
+
+
+class Named(NamedTuple):
+    """A file or folder that a setting names, and which files count in a folder."""
+
+    path: Path
+    suffixes: tuple[str, ...] = ()
 
 
 class SettingsFiles:
@@ -22,10 +36,22 @@ class SettingsFiles:
     def __init__(self, resolved: Resolved, results: str = "results") -> None:
         self.folder = Path(results) / resolved.name / "settings"
         self.jobs = every_job(resolved)
+        self.named = every_file(resolved)
+        self._states: dict[Named, str] = {}  # of one start; looked up for every job that reads them
 
     def argument(self, name: str) -> str:
         """The value of `--settings` on a job's command line."""
-        return f"@{self._path(name)}#{digest(self.jobs[name])}"
+        argument = f"@{self._path(name)}#{digest(self.jobs[name])}"
+        states = [(named.path.name, self._state(named)) for named in self.named.get(name, ())]
+        return f"{argument}+{digest(states)}" if states else argument
+
+    def _state(self, named: Named) -> str:
+        if named not in self._states:
+            try:
+                self._states[named] = listing.digest(named.path, named.suffixes)
+            except UserError:
+                self._states[named] = "unreadable"  # the job that reads it says so in a line
+        return self._states[named]
 
     def write(self) -> None:
         """Write the files that are missing or differ."""
@@ -44,6 +70,39 @@ def _holds(path: Path, value: Any) -> bool:
         return json.loads(path.read_text(encoding="utf-8")) == value
     except (OSError, ValueError):
         return False
+
+
+def every_file(resolved: Resolved) -> dict[str, list[Named]]:
+    """The files and folders that the settings of a job name, by the job's name."""
+    found: dict[str, list[Named]] = {}
+    for source in resolved.sources:
+        given = resolved.source_settings(source)
+        module = declared.source_module(source, given)
+        named = [
+            Named(path, tuple(ends))
+            for key, ends in declared.source_files(module).items()
+            if (path := _local(given.get(key, "")))
+        ]
+        found[f"raw/{source}"] = named + list(map(Named, declared.outside("datasets", module)))
+    for dataset in resolved.datasets:
+        split = resolved.params.data.datasets[dataset].split
+        if split.kind == "csv":
+            found[f"slices/{dataset}"] = [Named(Path(split.path))]
+    if resolved.pool and (weights := _local(resolved.params.vit.weights)):
+        found["checkpoints/vit/segmentation"] = [Named(weights)]
+    for cell in resolved.cells:
+        model = resolved.methods[cell.method].model
+        for stage in ("checkpoints", "metrics"):
+            files_of_model = list(map(Named, declared.outside("models", model)))
+            found[f"{stage}/{cell.dataset}/x{cell.scale}/{cell.method}"] = files_of_model
+    return found
+
+
+def _local(address: str) -> Path | None:
+    """The file or folder of a setting; None if it is empty or a web address."""
+    if address.startswith("file:"):
+        return Path(url2pathname(urlsplit(address).path))
+    return Path(address).expanduser() if address and "://" not in address else None
 
 
 def every_job(resolved: Resolved) -> dict[str, Any]:

@@ -8,10 +8,10 @@ temporary folder first, which is renamed when the last member is out.
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import gzip
 import json
 import lzma
-import shutil
 import stat
 import sys
 import tempfile
@@ -21,6 +21,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.files import write_json
 from mrsr.raw.download import fetch
@@ -47,29 +48,90 @@ def fetch_archive(
     hint: str,
     md5: str = "",
     max_bytes: int = MAX_BYTES,
-) -> None:
+) -> list[Path]:
     """Fetch an archive and unpack the files that `only` accepts into the folder `target`, flat.
 
-    The marker `<target>.json` is written last; then the archive is removed to free its space. What
-    is marked as complete is left alone, and `url` is not asked for.
+    The marker `<target>.json` is written last, with the name and size of each file. If they are all
+    there, nothing is fetched and `url` is not asked for. Otherwise those that are missing or
+    have another size are unpacked again. Whatever else is in the folder is left alone. The archive
+    is removed to free its space, unless it was there before.
+
+    Returns:
+        The files of the archive, sorted.
 
     Raises:
-        UserError: as `fetch` and `safe_extract`; no file is accepted (the message ends in `hint`).
+        UserError: as `fetch` and `safe_extract`; no file is accepted (the message ends in `hint`);
+            a file that this did not write is in the way of another one.
     """
     marker = target.with_name(f"{target.name}.json")
-    # no marker, or a damaged one: unpacked again
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        known = json.loads(marker.read_text(encoding="utf-8"))
-        if (known.get("md5", ""), known["files"]) == (md5, sum(1 for _ in target.iterdir())):
-            return
-    packed = fetch(url(), target.with_name(archive), md5=md5, label=archive)
-    shutil.rmtree(target, ignore_errors=True)  # of a run that ended before its marker was written
-    files = safe_extract(packed, target, only=only, flat=True, max_bytes=max_bytes)
-    if not files:
+    known = _marked(marker, target, md5, only)
+    if known and not _wanting(target, known):
+        return [target / name for name in sorted(known)]
+    packed = target.with_name(archive)
+    was_there = packed.is_file()
+    fetch(url(), packed, md5=md5, label=archive)
+    sizes = _place(packed, target, only, known, max_bytes)
+    if not sizes:
         raise UserError(f"{archive} holds no {hint}")
-    known = {"archive": archive, "md5": md5, "files": len(files)}
-    write_json(marker, {key: value for key, value in known.items() if value})
-    packed.unlink()
+    told = {"archive": archive, "md5": md5, "files": sizes}
+    write_json(marker, {key: value for key, value in told.items() if value})
+    if was_there:
+        say(f"{packed} was there before and is kept; it is no longer needed")
+    else:
+        packed.unlink()
+    return [target / name for name in sorted(sizes)]
+
+
+def _marked(marker: Path, target: Path, md5: str, only: Callable[[str], object]) -> dict[str, int]:
+    """Name and size of the files that were unpacked; empty without a marker, or a damaged one."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+        told = json.loads(marker.read_text(encoding="utf-8"))
+        if told.get("md5", "") != md5:
+            return {}
+        if isinstance(told["files"], int):  # earlier versions counted
+            there = {path.name: path.stat().st_size for path in target.iterdir() if only(path.name)}
+            return there if len(there) == told["files"] else {}
+        return {str(name): int(size) for name, size in told["files"].items()}
+    return {}
+
+
+def _wanting(target: Path, known: dict[str, int]) -> list[str]:
+    """The files that are missing or have another size."""
+    return [
+        name
+        for name, size in known.items()
+        if not (target / name).is_file() or (target / name).stat().st_size != size
+    ]
+
+
+def _place(
+    packed: Path,
+    target: Path,
+    only: Callable[[str], object],
+    known: dict[str, int],
+    max_bytes: int,
+) -> dict[str, int]:
+    """Unpack into `target`, beside what is there; name and size of the archive's files."""
+    if not target.exists():
+        files = safe_extract(packed, target, only=only, flat=True, max_bytes=max_bytes)
+        return {file.name: file.stat().st_size for file in files}
+    with tempfile.TemporaryDirectory(prefix=".unpack-", dir=target) as temporary:
+        inside = Path(temporary) / "files"
+        files = safe_extract(packed, inside, only=only, flat=True, max_bytes=max_bytes)
+        sizes = {file.name: file.stat().st_size for file in files}
+        moving = []
+        for file in files:
+            there = target / file.name
+            if not there.exists() or file.name in known:
+                moving.append(file)
+            elif not filecmp.cmp(file, there, shallow=False):
+                raise UserError(
+                    f"{there} differs from the file in {packed.name} and mrsr did not write it; "
+                    "move it out of the folder"
+                )
+        for file in moving:
+            file.replace(target / file.name)
+    return sizes
 
 
 def safe_extract(

@@ -31,6 +31,19 @@ class VolumeRef:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Brought:
+    """What a source's `prepare` found.
+
+    files: those that the manifest lists; what else lies in the folder is not the program's.
+    used: scans, wherever they lie. left_out: (name, reason) of those that were found besides.
+    """
+
+    files: list[Path]
+    used: int
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Volume:
     """One volume, lossless.
 

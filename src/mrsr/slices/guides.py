@@ -24,6 +24,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from mrsr import datasets, files
+from mrsr.console import account
 from mrsr.errors import UserError
 from mrsr.params.jobs import Guides
 from mrsr.params.schema import SPLITS
@@ -50,7 +51,7 @@ def make(
     Raises:
         UserError: a test volume has no second contrast, or one cannot be used.
     """
-    source = datasets.source(settings.source)
+    source = datasets.source(datasets.module(settings.source, source_settings))
     target, guide = (
         source.list_volumes(raw, source_settings, contrast)
         for contrast in (settings.contrast, settings.guide_contrast)
@@ -71,6 +72,11 @@ def make(
             f"{name} has no {settings.guide_contrast} scan of the same visit; leave it out, or "
             f"take data.datasets.{settings.dataset}.guide away"
         )
+    for split in SPLITS:
+        lost = [
+            (path, f"no {settings.guide_contrast} scan of the same visit") for path in alone[split]
+        ]
+        account(f"guides of {settings.dataset}, {split}", "volumes", len(chosen[split]), lost)
     residuals = {}
     with ExitStack() as stack:
         stack.enter_context(files.alone(out))

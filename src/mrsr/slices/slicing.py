@@ -76,12 +76,17 @@ def slice_dataset(
     """
     raw, out = Path(raw), Path(out)
     contrast, organ = settings.contrast, settings.organ
-    refs = datasets.source(settings.source).list_volumes(raw, source_settings, contrast)
-    refs = [ref for ref in refs if not (organ and ref.organ) or ref.organ == organ]
+    name = datasets.module(settings.source, source_settings)
+    found = datasets.source(name).list_volumes(raw, source_settings, contrast)
+    refs = [ref for ref in found if not (organ and ref.organ) or ref.organ == organ]
     if not refs:
         raise UserError(f"no {contrast} volume of the {organ} in {raw}; check contrast and source")
-    chosen = splits.assign(refs, settings.split, settings.dataset)
-    chosen = splits.first_subjects(chosen, settings.max_volumes)
+    assigned = splits.assign(refs, settings.split, settings.dataset)
+    chosen = splits.first_subjects(assigned, settings.max_volumes)
+    why = {ref.path: f"not of the {organ}" for ref in found}
+    why |= {ref.path: "its subject is in no split" for ref in refs}
+    why |= {ref.path: "beyond max_volumes" for refs in assigned.values() for ref in refs}
+    splits.tell(settings.dataset, found, chosen, why)
 
     skipped: list[dict[str, str]] = []
     report: dict[str, Any] = {"dataset": settings.dataset, "splits": {}, "skipped": skipped}
@@ -97,7 +102,8 @@ def slice_dataset(
             file = stack.enter_context(new_store(stack.enter_context(atomic(out / f"{split}.h5"))))
             _describe(file, settings, split)
             subjects, slices, count = set(), 0, 0
-            for ref, result in _results(of_split, settings, split, pool, 2 * workers):
+            wanted = _wanted(settings, split)
+            for ref, result in _results(name, of_split, wanted, pool, 2 * workers):
                 bar.update()
                 path = relative(ref.path, raw)
                 if isinstance(result, UserError):
@@ -223,10 +229,9 @@ def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
 
 
 def _results(
-    refs: list[VolumeRef], settings: Any, split: str, pool: ProcessPoolExecutor | None, ahead: int
+    source: str, refs: list[VolumeRef], wanted: Cut, pool: ProcessPoolExecutor | None, ahead: int
 ) -> Iterator[tuple[VolumeRef, Sliced | UserError]]:
     """Volumes in their order; a limited number wait in memory."""
-    source, wanted = settings.source, _wanted(settings, split)
     if pool is None:
         yield from ((ref, _read(source, ref, wanted)) for ref in refs)
         return

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from mrsr.console import account, say
 from mrsr.errors import UserError
 from mrsr.params.schema import SPLITS, Split
 from mrsr.raw.lists import by_subject, draw, hashed_split, read_csv
@@ -56,6 +57,27 @@ def first_subjects(
     return {
         name: [ref for ref in refs if ref.subject in few[name]] for name, refs in chosen.items()
     }
+
+
+def tell(
+    dataset: str, refs: list[VolumeRef], chosen: dict[str, list[VolumeRef]], why: dict[Path, str]
+) -> None:
+    """Print how many volumes are used and left out, and the table: split, subject, files.
+
+    why: the reason for those that are in no split of `chosen`.
+    """
+    used = {ref.path for of_split in chosen.values() for ref in of_split}
+    out = [(_shown(ref), why[ref.path]) for ref in refs if ref.path not in used]
+    account(f"dataset {dataset}", "volumes", len(refs) - len(out), out)
+    for split, of_split in chosen.items():
+        say(f"  {split}: {len(_names(of_split))} subjects, {len(of_split)} volumes")
+        for subject in _names(of_split):
+            files = [_shown(ref) for ref in of_split if ref.subject == subject]
+            say(f"    {subject}: {', '.join(files)}")
+
+
+def _shown(ref: VolumeRef) -> str:
+    return "/".join(ref.path.parts[-2:])
 
 
 def _names(refs: Iterable[VolumeRef]) -> list[str]:

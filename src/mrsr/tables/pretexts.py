@@ -17,6 +17,7 @@ from typing import Any, get_args
 
 import pandas
 
+from mrsr.console import account
 from mrsr.errors import UserError
 from mrsr.files import read_log, write_text
 from mrsr.params.schema import Pretext
@@ -45,12 +46,14 @@ def pretext_table(folders: Iterable[Path], out: Path) -> str:
     """
     rows: dict[tuple[str, int], dict[str, Any]] = {}
     common: tuple[dict[str, Any], Path] | None = None
+    left_out: list[tuple[str, str]] = []
     for folder in folders:
         log = folder / "log.jsonl" if folder.is_dir() else folder
         lines = read_log(log)
         start = next((line for line in lines if line.get("event") == "start"), {})
         settings = start.get("settings") or {}
         if settings.get("phase") == "segmentation":
+            left_out.append((str(folder), "a segmentation, no pretext task"))
             continue
         row = _curve(log, lines, settings)
         shared = {key: value for key, value in settings.items() if key not in DIFFERENT}
@@ -69,6 +72,7 @@ def pretext_table(folders: Iterable[Path], out: Path) -> str:
         rows[row["pretext"], row["seed"]] = row
     if not rows:
         raise UserError("no training of a pretext task is given; give .../checkpoints/vit/organ")
+    account("pretext tasks", "trainings", len(rows), left_out)
     ordered = [rows[key] for key in sorted(rows, key=lambda key: (PRETEXTS.index(key[0]), key[1]))]
     frame = pandas.DataFrame(ordered, columns=COLUMNS)
     write_text(out / "pretexts.csv", to_csv(frame))

@@ -146,6 +146,7 @@ class Data(Section):
     """Where volumes come from, and the datasets made of them."""
 
     sources: dict[Name, dict[str, Any]]
-    """A source's own settings; its file in datasets/ has their defaults."""
+    """A source's own settings; its file in datasets/ has their defaults. `like:` takes the file of
+    another one, so that a project can have several folders."""
     datasets: dict[Name, Dataset]
     """The datasets of the tables."""
