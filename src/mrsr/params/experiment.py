@@ -137,6 +137,7 @@ class Resolved:
             guide_contrast=guide.contrast,
             organ=guide.organ,
             normalise=guide.normalise,
+            slice_axis=datasets[dataset].slice_axis,
         )
 
     def super_resolution(self, dataset: str, scale: int, method: str) -> jobs.SuperResolution:
