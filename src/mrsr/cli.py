@@ -28,6 +28,7 @@ from mrsr.commands.options import (
     Results,
     Scale,
     SettingsText,
+    SliceAxis,
 )
 from mrsr.commands.workflow import commands
 from mrsr.errors import BAD_INPUT, UserError, guarded
@@ -237,7 +238,7 @@ def timings(
 
 @app.command()
 def enhance(
-    scan: Annotated[Path, typer.Argument(help="3D NIfTI file.")],
+    scan: Annotated[Path, typer.Argument(help="3D NIfTI or MGH file.")],
     out: Annotated[Path, typer.Argument(help="Enhanced volume: .nii or .nii.gz.")],
     model: Model = "",
     scale: Scale = 0,
@@ -248,6 +249,7 @@ def enhance(
         Path | None, typer.Option("--guide", help="Second contrast, for guided networks.")
     ] = None,
     ensemble: Ensemble = 1,
+    axis: SliceAxis = None,
 ) -> None:
     """Enhance a scan with a trained network."""
     from mrsr.scan.enhance import enhance as run
@@ -262,22 +264,24 @@ def enhance(
         overwrite=overwrite,
         guide=guide,
         ensemble=ensemble,
+        axis=axis,
     )
     print(out)
 
 
 @app.command()
 def degrade(
-    scan: Annotated[Path, typer.Argument(help="3D NIfTI file.")],
+    scan: Annotated[Path, typer.Argument(help="3D NIfTI or MGH file.")],
     out: Annotated[Path, typer.Argument(help="Degraded volume: .nii or .nii.gz.")],
     scale: Annotated[int, typer.Option(help="Scale: 2, 3, 4 or 8.")] = 2,
     kind: Annotated[str, typer.Option(help="Degradation: bicubic or kspace.")] = "bicubic",
     overwrite: Overwrite = False,
+    axis: SliceAxis = None,
 ) -> None:
     """Lower the in-plane resolution of a scan, to test a network against a known reference."""
     from mrsr.scan.degrade import degrade as run
 
-    run(scan, out, scale=scale, kind=kind, overwrite=overwrite)
+    run(scan, out, scale=scale, kind=kind, overwrite=overwrite, axis=axis)
     print(out)
 
 
@@ -286,6 +290,7 @@ def score(
     prediction: Annotated[Path, typer.Argument(help="Volume to score, from any tool.")],
     reference: Annotated[Path, typer.Argument(help="Reference of the same shape.")],
     preset: Annotated[str, typer.Option(help="Metric preset in params.yaml.")] = "slice",
+    axis: SliceAxis = None,
     file: ParamsFile = PARAMS,
 ) -> None:
     """Score a volume against a reference: PSNR, SSIM and NMSE."""
@@ -293,7 +298,7 @@ def score(
     from mrsr.scan.score import score as run
 
     own = loading.load(file).params.metrics.presets if file.is_file() else {}
-    print(json.dumps(run(prediction, reference, jobs.preset(preset, own)), indent=2))
+    print(json.dumps(run(prediction, reference, jobs.preset(preset, own), axis), indent=2))
 
 
 @app.command()

@@ -6,6 +6,10 @@ kernel. torch's own interpolate has a = -0.75 without antialiasing and other bor
 
 `kspace` keeps the central part of k-space, as a shorter acquisition of the same field of view does.
 
+Both are linear for real images, which stay real and keep their sign: a z-scored scan keeps its
+mean, air at -1000 stays there, and the ringing beside an edge may reach a little below zero. Only
+complex images give magnitudes.
+
 Both put LR pixel j over HR pixels s*j .. s*j + s - 1. So a crop of the LR image at (i, j) and of
 the HR image at (s*i, s*j) show the same anatomy, and flipping both keeps that true. Degrade whole
 slices and crop afterwards: a degraded patch is not the patch of a degraded slice.
@@ -110,9 +114,10 @@ def kspace_matrix(n: int, scale: int) -> Tensor:
 def kspace_crop(x: Tensor, scale: int) -> Tensor:
     """Keep the central 1/scale of k-space in both directions; intensities are preserved.
 
-    x: (..., H, W), H and W divisible by scale. A real x gives the real magnitude image
-    (..., H/s, W/s); a complex x gives the complex image, whose mean is the mean of x.
-    Frequencies -h/2 ... h/2 - 1 are kept, as an acquisition of h samples has them.
+    x: (..., H, W), H and W divisible by scale. A real x gives the real image (..., H/s, W/s) with
+    its sign, a complex x the complex image; the mean stays. Frequencies -h/2 ... h/2 - 1 are kept,
+    as an acquisition of h samples has them. Of a real x, -h/2, which has no opposite for even h,
+    counts by half, with its opposite: that is the real part.
     """
     height, width = x.shape[-2:]
     _check_divisible(height, width, scale)
@@ -124,7 +129,7 @@ def kspace_crop(x: Tensor, scale: int) -> Tensor:
     kspace = kspace.index_select(-2, rows).index_select(-1, columns)
     phase = (row_phase[:, None] * column_phase).to(kspace.dtype)
     image = torch.fft.ifft2(kspace * phase, norm="forward")
-    return image if x.is_complex() else image.abs()
+    return image if x.is_complex() else image.real
 
 
 def check(scale: int, kind: str) -> None:
@@ -136,10 +141,12 @@ def check(scale: int, kind: str) -> None:
 
 
 def degrade(hr: Tensor, scale: int, kind: str) -> Tensor:
-    """LR magnitude images (..., H/s, W/s) float32 of whole HR images (..., H, W).
+    """LR images (..., H/s, W/s) float32 of whole HR images (..., H, W).
 
-    hr: real or complex, in any intensity unit, H and W divisible by scale (see `pad_to`).
-    kind: "bicubic" resizes the magnitude; "kspace" crops k-space, then takes the magnitude.
+    hr: real or complex, in any intensity unit, H and W divisible by scale (see `pad_to`). Real
+    images keep their sign.
+    kind: of complex images, "bicubic" resizes the magnitude; "kspace" crops k-space, then takes the
+    magnitude.
 
     Raises:
         UserError: the scale or the kind is not one of `SCALES` and `KINDS`, or sizes do not divide.
@@ -170,14 +177,15 @@ def sampled_lines(width: int, acceleration: int) -> Tensor:
 
 
 def undersample(lr: Tensor, acceleration: int) -> Tensor:
-    """Undersample LR magnitude images (..., h, w) in k-space; the result is aliased.
+    """Undersample real LR images (..., h, w) in k-space; the result is aliased, and has a sign.
 
     Lines are columns of the 2D Fourier transform; what was not sampled is zero. 1 changes nothing.
+    A line that was sampled without its opposite counts by half: that is the real part.
     """
     if acceleration == 1:
         return lr
     lines = sampled_lines(lr.shape[-1], acceleration).to(lr.device)
-    return torch.fft.ifft2(torch.fft.fft2(lr.float()) * lines).abs().to(lr.dtype)
+    return torch.fft.ifft2(torch.fft.fft2(lr.float()) * lines).real.to(lr.dtype)
 
 
 def pad_to(x: Tensor, multiple: int) -> tuple[Tensor, tuple[int, int]]:

@@ -94,6 +94,13 @@ def test_contrasts_and_labels_share_one_grid(made):
     assert mean["CSF"][1] > mean["GM"][1] > mean["WM"][1] > mean["background"][1]
 
 
+@pytest.mark.parametrize("contrast", phantom.CONTRASTS)
+def test_magnitudes_have_no_negative_value(made: Path, contrast: str) -> None:
+    """As a scanner stores them: percentile, ranges and degradation meet no sign."""
+    for ref in phantom.list_volumes(made, SETTINGS, contrast):
+        assert phantom.read_volume(ref).stored.min() >= 0
+
+
 def test_noise_is_as_asked(made):
     """Rayleigh noise in air has a second moment of 2 sigma squared."""
     ref = phantom.list_volumes(made, SETTINGS, "T1")[0]

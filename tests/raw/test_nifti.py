@@ -140,7 +140,10 @@ def colour(path: Path) -> None:
 
 
 def another_format(path: Path) -> None:
-    nibabel.save(nibabel.MGHImage(values(dtype="int32"), np.eye(4)), path)
+    """CIFTI's matrices have NIfTI's name and no place in space."""
+    series = nibabel.cifti2.SeriesAxis(0, 1, 4)
+    labels = nibabel.cifti2.ScalarAxis(["a", "b", "c"])
+    nibabel.save(nibabel.Cifti2Image(values((4, 3), "float32"), (series, labels)), path)
 
 
 BAD = {
@@ -152,7 +155,8 @@ BAD = {
     "zero": (lambda path: saved(path, 0 * values()), "every voxel is 0"),
     "constant": (lambda path: saved(path, 0 * values() + 7), "every voxel is 7"),
     "4D": (lambda path: saved(path, values((4, 4, 4, 3))), "4D"),
-    "2D": (lambda path: saved(path, values((4, 4))), "2D"),
+    "1D": (lambda path: saved(path, values((4,))), "1D"),
+    "a line": (lambda path: saved(path, values((4, 1, 1))), "slices of one line"),
     "no voxels": (no_voxels, "no voxels"),
     "flat affine": (lambda path: placed(path, [1, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0]), "mm is imp"),
     "huge voxels": (lambda path: placed(path, [5e3, 0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0]), "is imp"),
@@ -166,7 +170,7 @@ BAD = {
     "promises too much": (promises_too_much, "truncated"),
     "colour": (colour, "colour"),
     "truncated.nii": (lambda path: path.write_bytes(saved(path, values())[:-10]), "is truncated"),
-    "other format.mgz": (another_format, "not single-file NIfTI"),
+    "other format.nii": (another_format, "is Cifti2Image, not single-file NIfTI"),
 }  # fmt: skip
 
 

@@ -15,6 +15,15 @@ SettingsText = Annotated[str, typer.Option("--settings", help="Settings: JSON, o
 SourceSettings = Annotated[str, typer.Option(help="Settings of the source: JSON, or @FILE.")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an existing output file.")]
+SliceAxis = Annotated[
+    int | None,
+    typer.Option(
+        "--axis",
+        min=0,
+        max=2,
+        help="Axis of the file that slices are stacked along; else length 1, or thickest voxels.",
+    ),
+]
 Workers = Annotated[int, typer.Option(min=1, help="Processes that share the work.")]
 Results = Annotated[Path, typer.Option(help="Folder of the results.")]
 Model = Annotated[

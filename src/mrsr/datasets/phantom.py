@@ -6,7 +6,7 @@ skull and scalp shells, a coil's bias field and Rician noise. File names follow 
 share one template, and table captions must say so: scores here show that the pipeline works, not
 how well a method does on people. `phantom_knee` makes the knee.
 
-    data/raw/phantom/T1/SIM001-Phantom-0001-T1.nii.gz       likewise T2/, PD/; int16
+    data/raw/phantom/T1/SIM001-Phantom-0001-T1.nii.gz       likewise T2/, PD/; int16, magnitudes
     data/raw/phantom/labels/SIM001-Phantom-0001-labels.nii.gz     uint8, see LABELS
     data/raw/phantom/knee/SIMK001-CORPD_FBK.h5              and -CORPDFS_FBK.h5
 

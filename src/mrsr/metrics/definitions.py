@@ -4,6 +4,11 @@ Paper section 4.1 names the three metrics but no convention, and the data range 
 by several decibels. So a `Preset` states the whole convention, and `describe` puts it into the
 caption of every table. A metric is one function and its entry in `METRICS`.
 
+Negative values: a reference that has some (z-scored, air at -1024) is measured from its lowest
+value. It is subtracted from both volumes before anything else, so that ranges, energies and means
+are those of a scan whose air is 0: z-scoring changes no metric. A reference without negative values
+is measured as it is, whatever the prediction has.
+
 By hand: `mrsr score PREDICTION REFERENCE --preset fastmri`.
 """
 
@@ -92,12 +97,12 @@ def per_slice(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, np
         preset: the conventions; its level does not matter here.
 
     Returns:
-        One float64 array (slices,) per metric, NaN for a slice without signal: if the
-        reference has no value above zero, there is no range and no energy to measure against.
+        One float64 array (slices,) per metric, NaN for a slice without signal: if the reference
+        has no value above zero (above its lowest, where that is negative), there is no range and no
+        energy to measure against.
     """
-    pred, ref = _prepared(pred, ref, preset)
+    pred, ref, ranges = _prepared(pred, ref, preset)
     values = {name: np.full(len(ref), math.nan) for name in METRICS}
-    ranges = _ranges(ref, preset)
     for index in np.flatnonzero(has_signal(ref)):
         limits = float(ranges[index])
         p, r = _clipped(pred[index], ref[index], limits, preset)
@@ -126,10 +131,13 @@ def score(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, float]
 
 def volume(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, float]:
     """Every metric of one volume at level "volume"; arguments and errors as in `score`."""
-    pred, ref = _prepared(pred, ref, preset)
-    limits = float(_ranges(ref, preset)[0])
+    pred, ref, ranges = _prepared(pred, ref, preset)
+    limits = float(ranges[0])
     if not (has_signal(ref).any() and limits > 0):
-        raise UserError("the reference volume has no value above zero: nothing to measure against")
+        raise UserError(
+            "the reference volume has no value above zero, or one value everywhere: nothing to "
+            "measure against"
+        )
     pred, ref = _clipped(pred, ref, limits, preset)
     return {
         name: _capped(name, metric(pred, ref, limits, preset)) for name, metric in METRICS.items()
@@ -148,9 +156,14 @@ def mean(values: np.ndarray) -> float:
     return float(valid.mean())
 
 
+def floor(ref: np.ndarray) -> float:
+    """The intensity of (slices, h, w) that counts as no signal: 0, or the lowest if negative."""
+    return min(0.0, float(ref.min()))
+
+
 def has_signal(ref: np.ndarray) -> np.ndarray:
-    """(slices,) bool: which slices of (slices, h, w) have a value above zero."""
-    return ref.max(axis=(1, 2)) > 0
+    """(slices,) bool: which slices of (slices, h, w) have a value above the volume's `floor`."""
+    return ref.max(axis=(1, 2)) > floor(ref)
 
 
 def describe(preset: Preset) -> str:
@@ -178,8 +191,10 @@ def describe(preset: Preset) -> str:
     return "; ".join(parts) + "."
 
 
-def _prepared(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> tuple[np.ndarray, np.ndarray]:
-    """Both volumes as float64 without the preset's border, after the checks."""
+def _prepared(
+    pred: np.ndarray, ref: np.ndarray, preset: Preset
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both volumes as float64 from the reference's floor, without the border; (slices,) ranges."""
     if pred.shape != ref.shape:
         raise UserError(
             f"shapes differ: prediction {pred.shape}, reference {ref.shape}; "
@@ -200,14 +215,16 @@ def _prepared(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> tuple[np.nda
             f"slices of {ref.shape[1]}x{ref.shape[2]} are smaller than the {smallest} pixels that "
             f"preset '{preset.name}' needs (border and SSIM window)"
         )
+    lowest = floor(ref)
     inside = slice(border, -border if border else None)
-    return pred[:, inside, inside], ref[:, inside, inside]
+    pred, ref = (array[:, inside, inside] - lowest for array in (pred, ref))
+    return pred, ref, _ranges(ref, preset, lowest)
 
 
-def _ranges(ref: np.ndarray, preset: Preset) -> np.ndarray:
-    """(slices,) the data range that applies to each slice of (slices, h, w)."""
+def _ranges(ref: np.ndarray, preset: Preset, lowest: float) -> np.ndarray:
+    """(slices,) the data range of each slice of (slices, h, w), which counts from `lowest`."""
     if preset.data_range == "one":
-        return np.ones(len(ref))
+        return np.full(len(ref), 1.0 - lowest)
     maxima = ref.max(axis=(1, 2))
     return maxima if preset.data_range == "slice_max" else np.full(len(ref), maxima.max())
 

@@ -36,9 +36,9 @@ STEPS = (1, 5, 11, 23)  # from a slice to its partners, in the list of slices
 
 
 def psnr(image: Tensor, truth: Tensor) -> Tensor:
-    """(batch,) dB of images (batch, 1, H, W), range the true slice's maximum."""
+    """(batch,) dB of images (batch, 1, H, W), range the true slice's (`batches.reach`)."""
     error = (image - truth).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(truth.amax(dim=(1, 2, 3)).square() / error)
+    return 10 * torch.log10(batches.reach(truth).square() / error)
 
 
 def euclidean(one: Tensor, two: Tensor) -> Tensor:
@@ -54,7 +54,7 @@ def probe(network: AutoEncoder, slices: holding.Slices, limit: int = 64) -> dict
     }
     images: list[Tensor] = []
     for _, lr, hr, *_ in batches.whole(slices, batch=1, limit=limit):
-        if not hr.max() > 0:
+        if not batches.reach(hr).max() > 0:
             continue
         grid = (hr.shape[-2], hr.shape[-1])
         image = prepare(hr, grid, network.size)

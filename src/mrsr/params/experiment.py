@@ -159,6 +159,7 @@ class Resolved:
             guide_contrast=guide.contrast,
             organ=guide.organ,
             normalise=guide.normalise,
+            slice_axis=datasets[dataset].slice_axis,
         )
 
     def _options(self, method: ResolvedMethod, dataset: str) -> dict[str, Any]:

@@ -48,6 +48,7 @@ class Guides:
     guide_contrast: str
     organ: str
     normalise: schema.Normalise = field(default_factory=schema.Normalise)
+    slice_axis: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

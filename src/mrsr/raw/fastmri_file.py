@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrsr.errors import UserError
+from mrsr.raw.hdf5 import as_complex, dataset, is_complex
 from mrsr.raw.volume import Volume, checked
 
 _PLANE = (-2, -1)
@@ -51,12 +52,12 @@ def read_fastmri_file(path: str | Path, **names: Any) -> Volume:
     path = Path(path)
     with _opened(path) as file:
         recon = _recon(path, _header(path, file))
-        kspace = file.get("kspace")
+        kspace = dataset(file, "kspace", path)
         if kspace is None:
             raise UserError(
                 f"{path.name} has no dataset 'kspace'; give single-coil train or val files"
             )
-        if kspace.ndim != 3 or kspace.dtype.kind != "c" or min(kspace.shape) < 1:
+        if kspace.ndim != 3 or not is_complex(kspace.dtype) or min(kspace.shape) < 1:
             raise UserError(
                 f"{path.name}: kspace is {kspace.dtype} {kspace.shape}, but must be complex"
                 " (slices, readout, phase); give single-coil files"
@@ -64,7 +65,8 @@ def read_fastmri_file(path: str | Path, **names: Any) -> Volume:
         shape = tuple(min(a, b) for a, b in zip(recon.shape, kspace.shape[1:], strict=True))
         stored = np.empty((kspace.shape[0], *shape), np.complex64)
         for index in range(kspace.shape[0]):
-            stored[index] = central(image_of(kspace[index].astype(np.complex64)), shape)
+            lines = as_complex(kspace[index]).astype(np.complex64)
+            stored[index] = central(image_of(lines), shape)
         attributes = {
             name: _text(file.attrs[name])
             for name in ("acquisition", "patient_id")
@@ -91,8 +93,8 @@ def describe(path: str | Path) -> tuple[str, str, int]:
                 raise UserError(
                     f"{path.name} has no attribute '{name}'; give files in fastMRI's layout"
                 )
-        kspace = file.get("kspace")
-        if kspace is None or not getattr(kspace, "shape", ()):
+        kspace = dataset(file, "kspace", path)
+        if kspace is None or not kspace.shape:
             raise UserError(f"{path.name} has no readable kspace; copy or download it again")
         return _text(file.attrs["acquisition"]), _text(file.attrs["patient_id"]), len(kspace)
 
@@ -150,10 +152,10 @@ def _text(value: Any) -> str:
 
 
 def _header(path: Path, file: Any) -> bytes:
-    dataset = file.get("ismrmrd_header")
-    if dataset is None or dataset.shape != ():
+    found = dataset(file, "ismrmrd_header", path)
+    if found is None or found.shape != ():
         raise UserError(f"{path.name} has no text 'ismrmrd_header'; give files in fastMRI's layout")
-    value = dataset[()]
+    value = found[()]
     header = value if isinstance(value, bytes) else str(value).encode()
     # a document type could include other files or expand endlessly; ISMRMRD headers have none
     if len(header) > _LONGEST_HEADER or b"<!DOCTYPE" in header or b"<!ENTITY" in header:

@@ -1,6 +1,7 @@
-"""NIfTI files, checked and read without loss, in any orientation -> `Volume`.
+"""NIfTI and FreeSurfer (MGH) files, checked and read without loss, any orientation -> `Volume`.
 
-All NIfTI files are read here, so a broken one gives the same one-line message everywhere. By hand:
+All scans of these formats are read here, so a broken one gives the same one-line message
+everywhere. By hand:
 
     python -c "from mrsr.raw.nifti import read_nifti as r; print(r('a.nii.gz').stored.shape)"
 """
@@ -8,71 +9,93 @@ All NIfTI files are read here, so a broken one gives the same one-line message e
 from __future__ import annotations
 
 import gzip
+import io
 import math
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrsr.errors import UserError
+from mrsr.errors import UserError, one_line
 from mrsr.files import atomic
-from mrsr.raw.volume import Volume, checked
+from mrsr.raw.scan_formats import content, is_nifti, is_scan, not_a_scan, stem, truncated
+from mrsr.raw.volume import Volume, check_range, checked
 
-SUFFIXES = (".nii.gz", ".nii")
+__all__ = ["is_nifti", "is_scan", "load", "read_nifti", "stem", "write_nifti"]
+
 _VOXEL_MM = (1e-3, 1e3)  # micrometre to metre; outside it a header is broken
 _FAR_MM = 1e5  # no scanner is a hundred metres long
-
-
-def is_nifti(path: str | Path) -> bool:
-    """Whether the name ends in .nii or .nii.gz, in any case."""
-    return Path(path).name.lower().endswith(SUFFIXES)
-
-
-def stem(path: str | Path) -> str:
-    """The file's name without .nii or .nii.gz."""
-    name = Path(path).name
-    return next((name[: -len(s)] for s in SUFFIXES if name.lower().endswith(s)), name)
+_UNITS_MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # xyzt_units: metre, millimetre, micrometre; else mm
+_NEAR = 0.8  # the second-thickest voxel size, of the thickest: above it the slice axis is a guess
 
 
 def read_nifti(path: str | Path, *, slice_axis: int | None = None, **names: Any) -> Volume:
-    """Read one 3D scan.
+    """Read one scan: 3D, or 2D as a scan of one slice.
 
     names: subject, contrast, organ and visit of the volume.
-    slice_axis: axis of the stored array (0, 1, 2) that becomes the first one; None takes the axis
-    with the largest voxel size, that is, slices lie in the finest plane (ties: the last axis). Of
-    the other two, the later becomes rows and the earlier columns. Nothing is flipped or resampled:
-    the affine is permuted along, and `attributes["axes"]` ("2,1,0") says which stored axis became
-    slice, row and column, so that a writer can put an array back.
+    slice_axis: axis of the stored array (0, 1, 2) that becomes the first one. None takes an axis of
+    length 1, else the one with the largest voxel size, that is, slices lie in the finest plane
+    (ties: the last axis). Of the other two, the later becomes rows and the earlier columns. Nothing
+    is flipped or resampled: the affine is permuted along.
+
+    `attributes["axes"]` ("2,1,0") says which stored axis became slice, row and column, so that a
+    writer can put an array back; `attributes["guessed"]` is there if the voxels are so nearly
+    isotropic that the choice is a guess, and says which was taken.
 
     Integer files keep their type, slope and intercept. Floating-point files become float32 with
-    slope and intercept applied, complex files complex64.
+    slope and intercept applied, complex files complex64. Millimetres are meant in the affine
+    whatever unit the header has.
 
     Raises:
-        UserError: unreadable, not NIfTI, truncated or corrupt, not 3D, no voxels, colour, NaN or
-            infinite values, the same value everywhere, or an impossible position in space.
+        UserError: unreadable, of another format, truncated or corrupt, not 2D or 3D, no voxels,
+            colour, NaN or infinite values, the same value everywhere, values beyond float32, or an
+            impossible position in space.
     """
     from nibabel.affines import voxel_sizes
 
     path = Path(path)
-    size = _unpacked_size(path)
-    image = _open(path)
-    affine = _affine(path, image.affine)
-    stored, slope, intercept = _voxels(path, image, size)
+    data = content(path)
+    image = load(path)
+    affine = _affine(path, image)
+    stored, slope, intercept = _voxels(path, image, data)
+    stored = checked(stored, path.name)
+    check_range(stored, slope, intercept, path.name)
     sizes = voxel_sizes(affine)
-    # the thickest voxels; sizes within a thousandth tie, and then it is the last axis
-    thickest = int(np.flatnonzero(sizes >= sizes.max() * (1 - 1e-3))[-1])
-    first = thickest if slice_axis is None else slice_axis
-    axes = (first, *(axis for axis in (2, 1, 0) if axis != first))
+    guessed = ""
+    if slice_axis is None:
+        slice_axis, guessed = _slice_axis(stored.shape, sizes, affine)
+    axes = (slice_axis, *(axis for axis in (2, 1, 0) if axis != slice_axis))
+    if min(stored.shape[axis] for axis in axes[1:]) == 1:
+        raise UserError(
+            f"{path.name} ({_times(stored.shape)}) has slices of one line along axis {slice_axis}; "
+            "an image is needed"
+        )
+    attributes = {"axes": ",".join(map(str, axes))}
     return Volume(
-        stored=np.ascontiguousarray(checked(stored, path.name).transpose(axes)),
+        stored=np.ascontiguousarray(stored.transpose(axes)),
         affine=affine[:, [*axes, 3]],
         voxel_size=(float(sizes[axes[0]]), float(sizes[axes[1]]), float(sizes[axes[2]])),
         slope=slope,
         intercept=intercept,
-        attributes={"axes": ",".join(map(str, axes))},
+        attributes=attributes | ({"guessed": guessed} if guessed else {}),
         **names,
     )
+
+
+def _slice_axis(shape: tuple[int, ...], sizes: np.ndarray, affine: np.ndarray) -> tuple[int, str]:
+    """The axis that slices are stacked along, and a sentence about it where it is a guess."""
+    from nibabel.orientations import aff2axcodes
+
+    single = [axis for axis in range(3) if shape[axis] == 1]
+    among = single or [0, 1, 2]
+    # the thickest voxels; sizes within a thousandth tie, and then it is the last axis
+    thick = max(sizes[axis] for axis in among) * (1 - 1e-3)
+    first = [axis for axis in among if sizes[axis] >= thick][-1]
+    if single or sorted(sizes)[1] < _NEAR * sizes.max():
+        return first, ""
+    planes = {"L": "sagittal", "R": "sagittal", "A": "coronal", "P": "coronal"}
+    plane = planes.get(aff2axcodes(affine)[first], "axial")
+    return first, f"axis {first} ({plane} slices)"
 
 
 def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None:
@@ -98,38 +121,30 @@ def write_nifti(path: str | Path, array: np.ndarray, affine: np.ndarray) -> None
             temporary.write_bytes(content)
 
 
-def _unpacked_size(path: Path) -> int:
-    """The file's bytes, unpacked: a gzip file is read to its end, where its checksum is."""
-    if not path.is_file():
-        raise UserError(f"no file {path}; check the path")
-    try:
-        with open(path, "rb") as file:
-            start = file.read(2)
-        if not start:
-            raise UserError(f"{path.name} has no content (0 bytes); copy or download it again")
-        if not path.name.lower().endswith(".gz"):
-            return path.stat().st_size
-        if start != b"\x1f\x8b":
-            raise _no_nifti(path)
-        with gzip.open(path, "rb") as unpacked:
-            return sum(map(len, iter(lambda: unpacked.read(1 << 20), b"")))
-    except (gzip.BadGzipFile, EOFError, zlib.error):
-        raise _truncated(path) from None
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}; check its permissions") from None
+def load(path: Path) -> Any:
+    """The image's header, by nibabel; no voxels are read yet.
 
-
-def _open(path: Path) -> Any:
-    """Parse the header; no voxels are read yet."""
+    Raises:
+        UserError: not a scan that `read_nifti` reads, or a header that makes no sense.
+    """
     import nibabel
     from nibabel.filebasedimages import ImageFileError
-    from nibabel.spatialimages import HeaderDataError
 
     try:
-        image = nibabel.load(path)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, KeyError):
-        raise _no_nifti(path) from None
-    if not isinstance(image, nibabel.Nifti1Image):  # Nifti2Image is one too
+        if path.suffix.lower() in (".mgh", ".mgz"):  # nibabel would leave the file open
+            image: Any = nibabel.MGHImage.from_bytes(content(path))
+        else:
+            image = nibabel.load(path)
+    except UserError:
+        raise
+    except (ImageFileError, OSError, EOFError, KeyError):
+        raise not_a_scan(path) from None
+    except Exception as error:  # HeaderDataError, ValueError and more, as the header has it
+        raise UserError(
+            f"{path.name} has a header that makes no sense ({one_line(str(error))}); correct it, or"
+            " convert the scan again"
+        ) from None
+    if not isinstance(image, nibabel.Nifti1Image | nibabel.MGHImage):  # Nifti2Image is one too
         raise UserError(
             f"{path.name} is {type(image).__name__}, not single-file NIfTI; convert it to .nii.gz"
         )
@@ -137,11 +152,14 @@ def _open(path: Path) -> Any:
 
 
 def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+    given = shape
     if len(shape) > 3 and all(size == 1 for size in shape[3:]):
         shape = shape[:3]  # a time axis of length one
+    if len(shape) == 2:
+        shape = (*shape, 1)  # a scan of one slice
     if len(shape) != 3:
         raise UserError(
-            f"{path.name} is {len(shape)}D {_times(shape)}, a 3D volume is needed;"
+            f"{path.name} is {len(given)}D {_times(given)}, a 3D volume is needed;"
             " save the volume you want as a separate file"
         )
     if min(shape) < 1:
@@ -149,11 +167,17 @@ def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(int(size) for size in shape)
 
 
-def _affine(path: Path, affine: np.ndarray) -> np.ndarray:
+def _affine(path: Path, image: Any) -> np.ndarray:
+    """(4, 4) from voxels to millimetres, in the unit that the header gives."""
     from nibabel.affines import voxel_sizes
 
-    affine = np.asarray(affine, dtype=np.float64)
+    affine = np.asarray(image.affine, dtype=np.float64)
     advice = "; correct sform/qform and voxel size, or convert the scan again"
+    if "xyzt_units" in image.header:
+        code = int(image.header["xyzt_units"]) & 7
+        affine[:3] *= _UNITS_MM.get(code, 1.0)
+        if code in (1, 3):
+            advice = f" (its header says {'metres' if code == 1 else 'microns'}){advice}"
     if not np.isfinite(affine).all():
         raise UserError(f"{path.name}: the affine holds NaN or infinite values{advice}")
     sizes = voxel_sizes(affine)
@@ -167,38 +191,32 @@ def _affine(path: Path, affine: np.ndarray) -> np.ndarray:
     return affine
 
 
-def _voxels(path: Path, image: Any, size: int) -> tuple[np.ndarray, float, float]:
-    """(x, y, z) array, slope, intercept of an image whose file has `size` bytes, unpacked."""
+def _voxels(path: Path, image: Any, data: bytes) -> tuple[np.ndarray, float, float]:
+    """(x, y, z) array, slope, intercept of an image from its file's bytes, unpacked."""
     shape = _shape(path, image.shape)
     dtype, proxy = np.dtype(image.get_data_dtype()), image.dataobj
     if dtype.fields is not None or dtype.kind not in "iufc":
         raise UserError(f"{path.name} holds colour or text voxels; save it as one grey value each")
-    if int(proxy.offset) + math.prod(shape) * dtype.itemsize > size:
-        raise _truncated(path)
-    try:
-        stored = np.array(proxy.get_unscaled()).reshape(shape)  # a copy: the file may be mapped
+    if int(proxy.offset) + math.prod(shape) * dtype.itemsize > len(data):
+        raise truncated(path)
+    try:  # a copy: bytes cannot be written to, and the file's content need not stay
+        stored = np.ndarray(shape, dtype, data, int(proxy.offset), order="F").copy(order="K")
     except MemoryError:
         raise UserError(f"{path.name} ({_times(shape)}) does not fit into memory") from None
     slope, intercept = float(proxy.slope), float(proxy.inter)
+    if "scl_slope" in image.header:  # nibabel takes an infinite slope for none
+        own = image.header_class.from_fileobj(io.BytesIO(data), check=False)["scl_slope"]
+        slope = float(own) if np.isinf(own) else slope
     if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
         raise UserError(
             f"{path.name}: scl_slope {slope:g} and scl_inter {intercept:g} are not a scaling;"
             " correct them or convert the scan again"
         )
     if dtype.kind in "fc" and (slope, intercept) != (1.0, 0.0):
+        wide = np.complex128 if dtype.kind == "c" else np.float64
         with np.errstate(over="ignore", invalid="ignore"):  # found when the values are checked
-            return stored * slope + intercept, 1.0, 0.0
+            return stored.astype(wide) * slope + intercept, 1.0, 0.0
     return stored, slope, intercept
-
-
-def _truncated(path: Path) -> UserError:
-    return UserError(f"{path.name} is truncated or corrupt; copy or download it again")
-
-
-def _no_nifti(path: Path) -> UserError:
-    return UserError(
-        f"{path.name} is not a NIfTI file that can be read; give a .nii or .nii.gz file"
-    )
 
 
 def _times(shape: tuple[int, ...]) -> str:

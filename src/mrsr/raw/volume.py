@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +66,59 @@ class Volume:
 
     @property
     def image(self) -> np.ndarray:
-        """(slices, height, width) float32 physical values; magnitude of complex volumes."""
-        if np.iscomplexobj(self.stored):
-            return (np.abs(self.stored) * self.slope).astype(np.float32)
-        physical = self.stored.astype(np.float32) * np.float32(self.slope)
-        return physical + np.float32(self.intercept)
+        """(slices, height, width) float32 physical values, with their sign.
+
+        Of complex volumes alone the magnitude, which has none.
+        """
+        found = self.physical
+        return np.abs(found) if np.iscomplexobj(found) else found
+
+    @property
+    def physical(self) -> np.ndarray:
+        """(slices, height, width) physical values: float32, or complex64 of complex volumes."""
+        return physical(self.stored, self.slope, self.intercept)
+
+
+def physical(stored: np.ndarray, slope: float, intercept: float) -> np.ndarray:
+    """Stored values as float32, or complex64, scaled in float64 (complex: by the slope alone).
+
+    In float32 a large offset that slope and intercept take away again would cost digits.
+    """
+    if np.iscomplexobj(stored):
+        return (stored * slope).astype(np.complex64)
+    if (slope, intercept) == (1.0, 0.0):
+        return stored.astype(np.float32)
+    return (stored.astype(np.float64) * slope + intercept).astype(np.float32)
+
+
+def along(volume: Volume, axis: int, name: str) -> Volume:
+    """The volume with slices along another axis (0, 1, 2) of its file.
+
+    Raises:
+        UserError: its source has slices of its own, no file whose axes could be chosen.
+    """
+    if "axes" not in volume.attributes:
+        raise UserError(f"{name}: its slices are given; take slice_axis away from the dataset")
+    had = [int(one) for one in volume.attributes["axes"].split(",")]
+    axes = [axis, *(one for one in (2, 1, 0) if one != axis)]
+    order = [had.index(one) for one in axes]
+    sizes = [volume.voxel_size[one] for one in order]
+    attributes = {key: value for key, value in volume.attributes.items() if key != "guessed"}
+    return replace(
+        volume,
+        stored=np.ascontiguousarray(volume.stored.transpose(order)),
+        affine=volume.affine[:, [*order, 3]],
+        voxel_size=(sizes[0], sizes[1], sizes[2]),
+        attributes=attributes | {"axes": ",".join(map(str, axes))},
+    )
 
 
 def checked(stored: np.ndarray, name: str) -> np.ndarray:
     """A 3D array in native byte order: integers as they are, else float32 or complex64.
 
     Raises:
-        UserError: not 3D, no voxels, no numbers, NaN or infinite values, one value everywhere.
+        UserError: not 3D, no voxels, no numbers, NaN or infinite values, one value everywhere, or
+            values beyond float32.
     """
     if stored.ndim != 3:
         raise UserError(
@@ -89,8 +130,6 @@ def checked(stored: np.ndarray, name: str) -> np.ndarray:
     types |= dict.fromkeys("iu", stored.dtype.newbyteorder("="))
     if stored.dtype.kind not in types:
         raise UserError(f"{name} holds {stored.dtype} values; numbers are needed")
-    with np.errstate(over="ignore"):  # found below
-        stored = stored.astype(types[stored.dtype.kind], copy=False)
     bad = stored.size - int(np.isfinite(stored).sum())
     if bad:
         raise UserError(
@@ -99,7 +138,35 @@ def checked(stored: np.ndarray, name: str) -> np.ndarray:
         )
     if (stored == stored.flat[0]).all():
         raise UserError(f"{name} is empty: every voxel is {stored.flat[0]:g}; leave the file out")
-    return stored
+    with np.errstate(over="ignore"):  # found below
+        narrow = stored.astype(types[stored.dtype.kind], copy=False)
+    if not np.isfinite(narrow).all():
+        raise _beyond(name, float(np.abs(stored).max()))
+    if (narrow == narrow.flat[0]).all():
+        raise UserError(
+            f"{name}: its values differ by less than float32 can tell ({stored.min():g} to "
+            f"{stored.max():g}); scale them, or take their offset away"
+        )
+    return narrow
+
+
+def check_range(stored: np.ndarray, slope: float, intercept: float, name: str) -> None:
+    """Raise a `UserError` if physical values lie beyond what float32 holds."""
+    ends = np.array(
+        [np.abs(stored).max()] if np.iscomplexobj(stored) else [stored.min(), stored.max()]
+    )
+    with np.errstate(over="ignore"):
+        largest = float(np.abs(ends.astype(np.float64) * slope + intercept).max())
+    if largest > float(np.finfo(np.float32).max):
+        raise _beyond(name, largest)
+
+
+def _beyond(name: str, largest: float) -> UserError:
+    most = np.finfo(np.float32).max
+    return UserError(
+        f"{name} has values up to {largest:.3g}, beyond the {most:.2g} of float32; divide them, or "
+        "leave the file out"
+    )
 
 
 def fetched(path: Path, source: str) -> Path:

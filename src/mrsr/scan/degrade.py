@@ -13,7 +13,8 @@ import torch
 
 from mrsr import resampling
 from mrsr.errors import UserError
-from mrsr.scan.output import check_output, write_scan
+from mrsr.scan.input import file_axes, read_scan
+from mrsr.scan.output import check_output, header_for, write_scan
 
 
 def degrade(
@@ -23,34 +24,38 @@ def degrade(
     scale: int = 2,
     kind: str = "bicubic",
     overwrite: bool = False,
+    axis: int | None = None,
 ) -> None:
-    """Lower the in-plane resolution of a NIfTI scan, slice by slice; the anatomy does not move.
+    """Lower the in-plane resolution of a scan, slice by slice; the anatomy does not move.
+
+    Real intensities keep their sign. Of complex scans the output is the magnitude, taken before
+    "bicubic" and after "kspace".
 
         from mrsr import degrade
         degrade("scan.nii.gz", "coarse.nii.gz", scale=2)
 
     Args:
-        input: a 3D `.nii` or `.nii.gz` file; sliced as in enhance.
+        input: a scan as for enhance, sliced as there.
         output: the file to write, float32, atomically.
         scale: 2, 3, 4 or 8.
         kind: "bicubic" or "kspace".
         overwrite: replace `output` if it exists.
+        axis: of the file (0, 1, 2), that slices are stacked along, as in enhance.
 
     Raises:
         UserError: the input cannot be used, its plane does not divide by `scale` (enhanced again,
             it would have another size than the scan), or `output` exists.
     """
-    from mrsr.raw.nifti import read_nifti
-
     input, output = Path(input), Path(output)
     check_output(output, overwrite)
     resampling.check(scale, kind)
-    volume = read_nifti(input, subject="", contrast="", organ="")
-    axes = [int(axis) for axis in volume.attributes["axes"].split(",")]
+    volume = read_scan(input, axis)
+    axes = file_axes(volume)
     _, height, width = volume.stored.shape
     if height % scale or width % scale:
         raise UserError(
             f"{input.name}: slices of {height}x{width} do not divide by {scale}; crop it first"
         )
-    coarse = resampling.degrade(torch.from_numpy(volume.image), scale, kind).numpy()
-    write_scan(output, coarse.transpose(np.argsort(axes)), input, axes[1:], 1 / scale)
+    header = header_for(input, axes[1:], 1 / scale)
+    coarse = resampling.degrade(torch.from_numpy(volume.physical), scale, kind).numpy()
+    write_scan(output, coarse.transpose(np.argsort(axes)), header)

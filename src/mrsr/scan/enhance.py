@@ -2,18 +2,20 @@
 
 By hand: `mrsr enhance IN.nii.gz OUT.nii.gz`, or with a network of your own, `--model best.pt`.
 
-Slices are taken in the finest plane, that is along the axis with the largest voxel size (ties: the
-last axis), and each goes through the network separately; the slice direction does not change. As
-for the training volumes, the scan is divided by a high percentile of its intensities; the output
-is multiplied by it.
+Slices are taken along an axis of length 1, else in the finest plane, that is along the axis with
+the largest voxel size (ties: the last axis); `axis` names another. Each goes through the network
+separately; the slice direction does not change. As for the training volumes, the scan is divided by
+a high percentile of its intensities; the output is multiplied by it. Negative intensities (z-scored
+scans, air at -1024) go through with their sign; the percentile must be above zero. Of complex scans
+the magnitude is used.
 
 A guided network also gets a second contrast of the same head, `--guide SCAN2`. It is resampled onto
 the output's grid by the positions in both headers (nothing is registered) and divided by its own
 percentile. A method that learns from the scan itself (type self) is trained on it first.
 
-The output has the input's axes and header, and float32 intensities in the input's scale (a network
-may overshoot a little below zero; nothing is clipped). Each voxel becomes scale x scale new ones in
-the same space, so the anatomy does not move.
+The output has the input's axes and header (of an MGH file, its position), and float32 intensities
+in the input's scale (a network may overshoot a little below zero; nothing is clipped). Each voxel
+becomes scale x scale new ones in the same space, so the anatomy does not move.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ from mrsr.errors import UserError
 from mrsr.inference import apply
 from mrsr.raw.volume import Volume
 from mrsr.scan import boxed
-from mrsr.scan.output import check_output, finer, write_scan
+from mrsr.scan.input import check_axis, file_axes, read_scan
+from mrsr.scan.output import check_output, finer, header_for, write_scan
 
 PERCENTILE = 99.9  # the intensity that becomes 1, unless the checkpoint gives another
 
@@ -46,15 +49,16 @@ def enhance(
     overwrite: bool = False,
     guide: Path | str | None = None,
     ensemble: int = 1,
+    axis: int | None = None,
 ) -> None:
-    """Super-resolve a NIfTI scan of any orientation.
+    """Super-resolve a scan of any orientation.
 
         from mrsr import enhance
         enhance("scan.nii.gz", "finer.nii.gz")
 
     Args:
-        input: a 3D `.nii` or `.nii.gz` file.
-        output: the file to write, atomically.
+        input: a 3D scan, or a 2D one of one slice: .nii, .nii.gz, .nii.bz2, .mgh or .mgz.
+        output: the `.nii` or `.nii.gz` file to write, atomically.
         model: a `best.pt` of a training; or "bicubic" or "pseudo_inverse" (of a bicubic
             degradation), to compare with. Empty: the network of the package.
         scale: 2, 3, 4 or 8 if nothing is trained; of the package's networks 2 (the usual) or what
@@ -64,15 +68,16 @@ def enhance(
         overwrite: replace `output` if it exists.
         guide: a scan of the second contrast, for guided networks, on any grid.
         ensemble: 8 averages over the flips and turns of each slice: better, in 8 times the time.
+        axis: of the file (0, 1, 2), that slices are stacked along; None decides by shape and voxel
+            size, and says so where voxels are nearly isotropic.
 
     Raises:
         UserError: the input, the guide or the checkpoint cannot be used (each says why), `output`
             exists, or it is not named `.nii` or `.nii.gz`.
     """
-    from mrsr.raw.nifti import read_nifti
-
     input, output = Path(input), Path(output)
     check_output(output, overwrite)
+    check_axis(axis)
     if batch < 1:
         raise UserError(f"batch is {batch}, it must be 1 or more")
     if ensemble not in (1, 8):
@@ -95,8 +100,9 @@ def enhance(
             say(f"warning: {model} expects a scan undersampled {times}x in k-space, as it learned")
         if settings.get("type") != "self":
             network = checkpoint.network(model, where)
-    volume = read_nifti(input, subject="", contrast="", organ="")
-    axes = [int(axis) for axis in volume.attributes["axes"].split(",")]
+    volume = read_scan(input, axis)
+    axes = file_axes(volume)
+    header = header_for(input, axes[1:], scale)
 
     image = volume.image
     unit = intensity_unit(image, percentile, input.name)
@@ -111,12 +117,17 @@ def enhance(
     )
     if not np.isfinite(fine).all():
         raise UserError(f"{model} gives NaN or infinite values on {input.name}; train it again")
-    write_scan(output, (fine * unit).transpose(np.argsort(axes)), input, axes[1:], scale)
+    write_scan(output, (fine * unit).transpose(np.argsort(axes)), header)
 
 
 def intensity_unit(image: np.ndarray, percentile: float, name: str) -> np.float32:
     """The intensity that becomes 1: a percentile of the whole volume, as in the slice store."""
     unit = np.float32(np.percentile(image, percentile))
+    if not image.max() > 0:
+        raise UserError(
+            f"{name}: none of its intensities is above zero ({image.min():g} to {image.max():g}), "
+            "and they are divided by a percentile; add an offset, so that air is 0"
+        )
     if not unit > 0:
         raise UserError(
             f"{name}: the {percentile:g} % percentile of its intensities is {unit:g}, there is "
@@ -127,16 +138,15 @@ def intensity_unit(image: np.ndarray, percentile: float, name: str) -> np.float3
 
 def _second(path: Path, volume: Volume, scale: int, percentile: float) -> np.ndarray:
     """The second contrast (slices, scale * h, scale * w), normalised, on the output's grid."""
-    from mrsr.raw.nifti import read_nifti
     from mrsr.slices import guides
 
-    other = read_nifti(path, subject="", contrast="", organ="")
+    other = read_scan(path, sliced=False)
     unit = intensity_unit(other.image, percentile, path.name)
     count, height, width = volume.stored.shape
     to_other = np.linalg.inv(other.affine) @ volume.affine @ finer([1, 2], scale)
     size = (height * scale, width * scale)
     second = guides.resample(other.image, to_other, tuple(range(count)), size)
-    if not second.any():
+    if (second == second.flat[0]).all():
         raise UserError(
             f"{path.name} does not overlap the scan; check the positions in both headers"
         )

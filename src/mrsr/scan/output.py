@@ -1,25 +1,49 @@
-"""Write a scan with another in-plane voxel size and the header of the original scan."""
+"""Write a scan with another in-plane voxel size and the header of the original scan.
+
+`check_output` and `header_for` come before the first slice, so that nothing but a full disk can
+fail after all the work.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import math
+import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.files import atomic
 
+MOST_VOXELS = 32767  # of an axis in NIfTI-1
+
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse an output that has no NIfTI suffix or already exists."""
+    """Refuse an output that has no NIfTI suffix, already exists or cannot be written."""
     from mrsr.raw.nifti import is_nifti
 
     if not is_nifti(output):
         raise UserError(f"output {output} must be named .nii or .nii.gz")
-    if output.exists() and not overwrite:
-        raise UserError(f"{output} exists; give another name, or --overwrite to replace it")
+    try:
+        if output.is_dir():
+            raise UserError(f"output {output} is a folder; give the name of a file")
+        if os.path.lexists(output) and not overwrite:
+            raise UserError(f"{output} exists; give another name, or --overwrite to replace it")
+        folder = output.parent
+        with contextlib.suppress(FileNotFoundError):
+            output.stat()  # fails if no file can have this name, such as one that is too long
+        while not folder.exists():  # `atomic` makes it
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write {output}: {reason}; check folder and disk") from None
 
 
 def finer(plane: list[int], scale: float) -> np.ndarray:
@@ -34,36 +58,92 @@ def finer(plane: list[int], scale: float) -> np.ndarray:
     return refine
 
 
-def write_scan(
-    output: Path, array: np.ndarray, source: Path, plane: list[int], scale: float
-) -> None:
-    """Write (x, y, z) with the source's header and both of its transforms, finer in `plane`.
+def header_for(source: Path, plane: list[int], scale: float) -> Any:
+    """The header of the output: the source's with both of its transforms, finer in `plane`.
 
-    A scale below 1 makes voxels larger.
+    A scale below 1 makes voxels larger. Of an MGH file, a new NIfTI header with its position. A
+    qform that is no rotation is made anew from the sform; an axis that NIfTI-1 cannot count gives
+    NIfTI-2. Both are said.
+
+    Raises:
+        UserError: the source has no header that can be written.
     """
     import nibabel
+    from nibabel.affines import voxel_sizes
 
-    loaded: Any = nibabel.load(source)
-    header = loaded.header.copy()
+    from mrsr.raw.nifti import load
+
+    loaded = load(source)
     refine = finer(plane, scale)
-    zooms = list(header.get_zooms()[:3])
-    for axis in plane:
-        zooms[axis] /= scale
-    qform, qcode = header.get_qform(coded=True)
-    sform, scode = header.get_sform(coded=True)
-    header.set_data_shape(array.shape)
+    shape = [int(size) for size in loaded.shape[:3]]
+    shape = [math.floor(size * scale + 0.5) if axis in plane else size
+             for axis, size in enumerate(shape)]  # fmt: skip
+    if isinstance(loaded, nibabel.MGHImage):
+        header = nibabel.Nifti1Header()
+        header.set_xyzt_units("mm", "sec")
+        header.set_sform(loaded.affine, 1)
+        header.set_qform(loaded.affine, 1)
+    else:
+        header = loaded.header.copy()
+    if max(shape) > MOST_VOXELS and not isinstance(header, nibabel.Nifti2Header):
+        say(f"{source.name}: the output has an axis of {max(shape)} voxels, more than NIfTI-1 can "
+            "count; it is written as NIfTI-2")  # fmt: skip
+        header = _nifti2(header)
+    sform, scode = header.get_sform(), int(header["sform_code"])
+    qform, qcode = _qform(header), int(header["qform_code"])
+    if qcode and qform is None:
+        say(
+            f"warning: {source.name}: its qform is no rotation; the output's is made from the sform"
+        )
+        qform = sform  # without one, the scan could not be read
+    zooms = np.asarray(header.get_zooms()[:3], np.float64)
+    zooms = np.append(zooms, np.ones(3 - len(zooms)))  # a 2D file
+    zooms = np.where(np.isfinite(zooms) & (zooms > 0), zooms, voxel_sizes(loaded.affine))
+    zooms[plane] /= scale
+    header.set_data_shape(shape[: max(2, min(3, len(loaded.shape)))])
     header.set_data_dtype(np.float32)
     header.set_slope_inter(1, 0)
-    header.set_zooms(zooms)
+    header["pixdim"][1:4] = zooms
     if qcode:
-        header.set_qform(qform @ refine, int(qcode))
+        header.set_qform(qform @ refine, 1)
+        header["qform_code"] = qcode  # whatever it is
     if scode:
-        header.set_sform(sform @ refine, int(scode))
+        header.set_sform(sform @ refine, 1)
+        header["sform_code"] = scode
+    return header
+
+
+def write_scan(output: Path, array: np.ndarray, header: Any) -> None:
+    """Write (x, y, z) with a header that `header_for` made."""
+    import nibabel
+
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    array = np.asarray(array, np.float32).reshape(header.get_data_shape())  # 2D stays 2D
     # the header's own best transform: nibabel then keeps its codes
-    image = kind(np.asarray(array, np.float32), header.get_best_affine(), header)
-    content = image.to_bytes()
+    content = kind(array, header.get_best_affine(), header).to_bytes()
     if output.name.lower().endswith(".gz"):
         content = gzip.compress(content, compresslevel=3, mtime=0)
     with atomic(output) as temporary:
         temporary.write_bytes(content)
+
+
+def _qform(header: Any) -> np.ndarray | None:
+    """The header's qform, or None if it is not one."""
+    try:
+        found = header.get_qform()
+    except Exception:  # nibabel raises several for several fields
+        return None
+    usable = np.isfinite(found).all() and abs(np.linalg.det(found[:3, :3])) > 0
+    return np.asarray(found) if usable else None
+
+
+def _nifti2(header: Any) -> Any:
+    """A NIfTI-1 header's fields in a NIfTI-2 header."""
+    import nibabel
+
+    found = nibabel.Nifti2Header()
+    for name in list(header.keys()):
+        if name in found and name not in ("sizeof_hdr", "magic", "vox_offset"):
+            found[name] = header[name]
+    found.extensions = header.extensions
+    return found

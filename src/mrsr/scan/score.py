@@ -2,32 +2,41 @@
 
 By hand: `mrsr score PREDICTION REFERENCE --preset slice`. Each file is one of
 
-- `.nii`, `.nii.gz`: slices are taken along the axis with the reference's largest voxel size;
+- a scan (.nii, .nii.gz, .nii.bz2, .mgh, .mgz): slices are taken along the reference's axis of
+  length 1, else that of its largest voxel size; `axis` names another;
 - `.npy`: (slices, height, width) or one slice (height, width);
 - `.h5`, `.hdf5`: fastMRI's `reconstruction`, `reconstruction_esc` or `reconstruction_rss`, else the
   only dataset of two or three axes; `file.h5:name` names one. Axes as in `.npy`.
 
 Intensities are compared unchanged: nothing is scaled, so both files must have the same unit.
+Negative values keep their sign (`metrics.definitions` says how they are measured); of complex
+values the magnitude is used, and said.
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from mrsr.errors import UserError
+from mrsr.console import say
+from mrsr.errors import UserError, one_line
 from mrsr.metrics import definitions
 from mrsr.params import jobs
 from mrsr.params.jobs import Preset
+from mrsr.scan.input import check_axis, file_axes, read_scan
 
 KINDS = {".npy": "a NumPy array", ".h5": "an HDF5 file", ".hdf5": "an HDF5 file"}
 NAMES = ("reconstruction", "reconstruction_esc", "reconstruction_rss")
 
 
 def score(
-    prediction: Path | str, reference: Path | str, preset: Preset | str = "slice"
+    prediction: Path | str,
+    reference: Path | str,
+    preset: Preset | str = "slice",
+    axis: int | None = None,
 ) -> dict[str, Any]:
     """Score a volume against a reference: PSNR in dB, SSIM and NMSE.
 
@@ -35,21 +44,23 @@ def score(
         score("enhanced.nii.gz", "scan.nii.gz")["psnr"]
 
     Args:
-        prediction, reference: files of the same shape and unit: .nii, .nii.gz, .npy, .h5, or
-            FILE.h5:NAME for one dataset of it.
+        prediction, reference: files of the same shape and unit: a scan, .npy, .h5, or FILE.h5:NAME
+            for one dataset of it.
         preset: the metric convention: `slice`, `volume` or `fastmri`, or your own `Preset`.
+        axis: of scans (0, 1, 2), that slices are stacked along; arrays have slices first.
 
     Returns:
         `preset` (its name), one float per metric, `n_slices`, and `slices_without_signal`: how
-        many slices of the reference have no value above zero.
+        many slices of the reference have no value above zero (above the lowest, if negative).
 
     Raises:
         UserError: there is no such preset, a file cannot be read or has NaN or infinite values,
             shapes differ, or two NIfTI files have different positions.
     """
     rules = jobs.preset(preset) if isinstance(preset, str) else preset
-    truth, affine, axis = _read(Path(reference), None)
-    volume, other, _ = _read(Path(prediction), axis)
+    check_axis(axis)
+    truth, affine, taken = _read(Path(reference), axis)
+    volume, other, _ = _read(Path(prediction), axis, taken)
     if volume.shape != truth.shape:
         ours, theirs = ("x".join(map(str, array.shape)) for array in (volume, truth))
         raise UserError(
@@ -64,18 +75,28 @@ def score(
     return {"preset": rules.name, **values, **counts}
 
 
-def _read(path: Path, axis: int | None) -> tuple[np.ndarray, np.ndarray | None, int | None]:
-    """(slices, height, width) real values; of NIfTI also the affine and the slices' axis."""
-    from mrsr.raw.nifti import is_nifti, read_nifti
+def _read(
+    path: Path, axis: int | None, taken: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None, int | None]:
+    """(slices, height, width) real values; of a scan also the affine and the slices' axis.
 
-    if is_nifti(path):
-        volume = read_nifti(path, subject="", contrast="", organ="", slice_axis=axis)
-        return volume.image, volume.affine, int(volume.attributes["axes"].split(",")[0])
-    stem, _, name = str(path).partition(".h5:")
-    file = Path(f"{stem}.h5") if name else path
+    axis: of the slices, if one was asked for. taken: that of the reference, if both are scans.
+    """
+    from mrsr.raw.hdf5 import as_complex
+    from mrsr.raw.scan_formats import content, format_of, is_scan
+
+    named = re.fullmatch(r"(.+\.(?:h5|hdf5)):(.+)", str(path), flags=re.IGNORECASE)
+    file, name = (path, "") if path.exists() or not named else (Path(named[1]), named[2])
+    if is_scan(file) or format_of(file) or file.is_dir():
+        if not is_scan(file):
+            content(file)  # says what it is
+        volume = read_scan(file, taken if axis is None else axis)
+        return volume.image, volume.affine, file_axes(volume)[0]
     kind = KINDS.get(file.suffix.lower())
     if kind is None:
-        raise UserError(f"{path} is not one of .nii, .nii.gz, .npy, .h5; convert it")
+        raise UserError(
+            f"{path} is not one of .nii, .nii.gz, .nii.bz2, .mgh, .mgz, .npy, .h5; convert it"
+        )
     if not file.is_file():
         raise UserError(f"no file {file}; check the path")
     try:
@@ -83,23 +104,29 @@ def _read(path: Path, axis: int | None) -> tuple[np.ndarray, np.ndarray | None, 
             array = np.load(file, allow_pickle=False)
         else:
             array = _read_hdf5(file, name)
-    except (OSError, ValueError, EOFError) as error:
-        raise UserError(f"{file} is not {kind} that can be read: {error}") from None
+    except (OSError, ValueError, EOFError, RuntimeError) as error:
+        raise UserError(f"{file} is not {kind} that can be read: {one_line(str(error))}") from None
+    except MemoryError:
+        raise UserError(f"{file} does not fit into memory") from None
+    array = as_complex(array)
     if array.dtype.kind not in "biufc" or array.ndim not in (2, 3) or not array.size:
         raise UserError(
             f"{path} holds {array.dtype} of shape {array.shape}; "
             "give numbers as (slices, height, width) or (height, width)"
         )
-    array = array if array.ndim == 3 else array[None]
-    array = np.abs(array) if np.iscomplexobj(array) else array
+    if np.iscomplexobj(array):
+        say(f"{path}: complex values, their magnitude is used")
+        array = np.abs(array)
     if not np.isfinite(array).all():
         raise UserError(f"{path} has NaN or infinite values; replace them first")
-    return array, None, None
+    return (array[None] if array.ndim == 2 else array), None, None
 
 
 def _read_hdf5(path: Path, name: str) -> np.ndarray:
     """The dataset `name`; without a name fastMRI's reconstruction, or the only one of images."""
     import h5py
+
+    from mrsr.raw.hdf5 import dataset
 
     images: list[str] = []
 
@@ -111,13 +138,15 @@ def _read_hdf5(path: Path, name: str) -> np.ndarray:
         file.visititems(collect)
         wanted = [name.strip("/")] if name else [key for key in NAMES if key in images]
         wanted = wanted or (images if len(images) == 1 else [])
-        if not wanted or wanted[0] not in images:
-            found = ", ".join(images[:8]) + (", ..." if len(images) > 8 else "")
+        found = dataset(file, wanted[0], path) if wanted else None
+        if found is None:
+            listed = ", ".join(images[:8]) + (", ..." if len(images) > 8 else "")
+            said = f"it has no '{wanted[0]}'; " if wanted else ""
             raise UserError(
-                f"{path.name}: choose a dataset with {path.name}:NAME; "
-                f"with two or three axes it has: {found or 'none'}"
+                f"{path.name}: {said}choose a dataset with {path.name}:NAME; "
+                f"with two or three axes it has: {listed or 'none'}"
             )
-        return np.asarray(file[wanted[0]])
+        return np.asarray(found)
 
 
 def _check_place(

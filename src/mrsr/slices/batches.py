@@ -211,6 +211,15 @@ def whole(
             yield piece, lr, hr, *second
 
 
+def reach(hr: Tensor) -> Tensor:
+    """(n,) the range of intensities of images (n, 1, H, W): their maximum; 0 for blank ones.
+
+    From the image's lowest value where that is negative, as in `metrics.definitions`.
+    """
+    lowest, highest = hr.flatten(1).aminmax(dim=1)
+    return highest - lowest.clamp(max=0)
+
+
 def seen(slices: Slices, lr: Tensor, second: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """The inputs of a network's forward: the LR images, and the guides of a guided method."""
     return (lr, *second) if slices.role == "guide" else (lr,)

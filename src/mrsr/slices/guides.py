@@ -29,7 +29,7 @@ from mrsr.errors import UserError
 from mrsr.params.jobs import Guides
 from mrsr.params.schema import SPLITS
 from mrsr.params.typed import digest, plain
-from mrsr.raw.volume import Volume, VolumeRef
+from mrsr.raw.volume import Volume, VolumeRef, along
 from mrsr.slices import store
 from mrsr.slices.slicing import relative
 from mrsr.slices.store import Sliced, StoredVolume
@@ -101,13 +101,15 @@ def _write_split(
     shifts, resampled = [], False
     for stored, ref in tqdm(pairs, unit="volume", disable=None, desc="guides"):
         percentile, volume = settings.normalise.percentile, source.read_volume(ref)
+        if settings.slice_axis is not None:
+            volume = along(volume, settings.slice_axis, ref.path.name)
         guide, moved = onto(volume, stored, percentile, ref.path.name)
         resampled |= moved
         names = {"subject": stored.subject, "visit": stored.visit}
         names["path"] = f"{ref.subject}/{ref.path.name}"
         store.write_volume(file, int(stored.key), guide, **names)
-        data = np.abs(store.normalised(store.read_slices(path, stored), stored))
-        image = np.abs(guide.data.astype(np.complex64 if guide.data.dtype.kind == "c" else float))
+        data = _real(store.normalised(store.read_slices(path, stored), stored))
+        image = _real(guide.data).astype(float)
         shifts.append(residual_shift(data, image, stored.voxel_size[1:]))
     described = plain(settings)
     found = [shift for shift in shifts if np.isfinite(shift)]  # blank slices have no edges
@@ -125,6 +127,11 @@ def _write_split(
         residual_mm=json.dumps(residual),
     )
     return residual
+
+
+def _real(image: np.ndarray) -> np.ndarray:
+    """Complex images as magnitudes; real ones keep their sign."""
+    return np.abs(image) if np.iscomplexobj(image) else image
 
 
 def onto(volume: Volume, stored: StoredVolume, percentile: float, name: str) -> tuple[Sliced, bool]:
@@ -147,7 +154,7 @@ def onto(volume: Volume, stored: StoredVolume, percentile: float, name: str) -> 
     else:
         data = resample(volume.image, to_guide, stored.slice_index, stored.shape[1:])
         slope, intercept = 1.0, 0.0
-    if not np.any(data):
+    if (data == data.flat[0]).all():
         raise UserError(f"{name} does not overlap {stored.path}; check the positions in its header")
     sliced = Sliced(
         data=np.ascontiguousarray(data),
@@ -179,7 +186,9 @@ def _whole_voxels(
 def resample(
     image: np.ndarray, to_image: np.ndarray, slices: tuple[int, ...], size: tuple[int, int]
 ) -> np.ndarray:
-    """(slices, rows, columns) of an image (s, h, w) at another grid, float32, zero outside.
+    """(slices, rows, columns) of an image (s, h, w) at another grid, float32.
+
+    Outside of the image it is zero, or the image's lowest value where that is negative (air).
 
     to_image: (4, 4), from (slice, row, column, 1) of that grid to voxels of the image. Cubic
     splines, clipped to the image's own range, since they overshoot at edges. The image ends at the
@@ -189,6 +198,7 @@ def resample(
     rows, columns = np.meshgrid(*(np.arange(n) for n in size), indexing="ij")
     last = np.array(image.shape)[:, None, None] - 1
     result = np.empty((len(slices), *size), np.float32)
+    lowest = min(0.0, float(image.min()))
     for number, index in enumerate(slices):
         grid = np.stack([np.full(rows.shape, index), rows, columns, np.ones(rows.shape)])
         where = np.tensordot(to_image[:3], grid, axes=1)
@@ -196,8 +206,8 @@ def resample(
         value = ndimage.map_coordinates(
             smooth, np.clip(where, 0, last), order=3, prefilter=False, mode="mirror"
         )
-        result[number] = np.where(inside, value, 0)
-    return np.clip(result, min(0.0, float(image.min())), float(image.max()))
+        result[number] = np.where(inside, value, lowest)
+    return np.clip(result, lowest, float(image.max()))
 
 
 def residual_shift(target: np.ndarray, guide: np.ndarray, voxel_size: tuple[float, ...]) -> float:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import zlib
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -28,12 +28,13 @@ import numpy as np
 from tqdm import tqdm
 
 from mrsr import datasets
+from mrsr.console import say
 from mrsr.errors import UserError, one_line
 from mrsr.files import alone, atomic, write_json
 from mrsr.params.jobs import Slicing
 from mrsr.params.typed import digest, plain
 from mrsr.raw.nifti import read_nifti
-from mrsr.raw.volume import Volume, VolumeRef, checked
+from mrsr.raw.volume import Volume, VolumeRef, along, checked, physical
 from mrsr.slices import splits
 from mrsr.slices.store import FORMAT, Sliced, describe, new_store, write_volume
 
@@ -50,8 +51,9 @@ class Cut:
 
     crop: central (height, width), or None. central: number of central slices, or None.
     most: largest number of slices (tiny runs), or None.
-    percentile: of the whole volume; the intensity that becomes 1.
+    percentile: of the whole volume, with its sign; the intensity that becomes 1, above zero.
     foreground: slices with a smaller fraction of tissue are left out; 0 keeps all.
+    slice_axis: of the file, that slices are stacked along; None: as the source reads them.
     """
 
     crop: tuple[int, int] | None = None
@@ -59,6 +61,7 @@ class Cut:
     most: int | None = None
     percentile: float = 99.9
     foreground: float = 0.0
+    slice_axis: int | None = None
 
 
 def slice_dataset(
@@ -89,6 +92,7 @@ def slice_dataset(
     splits.tell(settings.dataset, found, chosen, why)
 
     skipped: list[dict[str, str]] = []
+    guessed: Counter[str] = Counter()
     report: dict[str, Any] = {"dataset": settings.dataset, "splits": {}, "skipped": skipped}
     total = sum(len(of_split) for of_split in chosen.values())
     with ExitStack() as stack:
@@ -113,6 +117,7 @@ def slice_dataset(
                     skipped.append(about | {"reason": one_line(str(result))})
                     continue
                 write_volume(file, count, result, subject=ref.subject, visit=ref.visit, path=path)
+                guessed[result.guessed] += 1
                 subjects.add(ref.subject)
                 slices += len(result.data)
                 count += 1
@@ -124,6 +129,13 @@ def slice_dataset(
             made = {"subjects": sorted(subjects), "volumes": count, "slices": slices}
             report["splits"][split] = made
         write_json(out / SKIPPED, skipped)
+    for choice, count in sorted(guessed.items()):
+        if choice:
+            say(
+                f"{settings.dataset}: {count} of {total} volumes have nearly isotropic voxels and "
+                f"are sliced along {choice}; data.datasets.{settings.dataset}.slice_axis names "
+                "another"
+            )
     return report
 
 
@@ -147,7 +159,7 @@ def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None =
     if not (np.isfinite(scale) and scale > 0):
         raise UserError(
             f"{name}: the {wanted.percentile:g}th percentile of its intensities is {scale:g}, so "
-            "there is nothing to normalise by; leave the file out"
+            f"there is nothing to normalise by; {below_zero(volume)}leave the file out"
         )
 
     start, count = 0, stored.shape[0]
@@ -171,8 +183,8 @@ def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None =
     box = np.s_[start : start + count, top : top + height, left : left + width]
     data = stored[box]
     if wanted.foreground > 0:
-        physical = image[box].astype(np.float32) * volume.slope + volume.intercept
-        keep = (physical > _TISSUE * scale).mean(axis=(1, 2)) >= wanted.foreground
+        values = physical(image[box], volume.slope, volume.intercept)
+        keep = (values > _TISSUE * scale).mean(axis=(1, 2)) >= wanted.foreground
         if not keep.any():
             raise UserError(
                 f"{name}: no slice has the foreground fraction {wanted.foreground:g}; lower it"
@@ -189,7 +201,20 @@ def cut(volume: Volume, wanted: Cut, name: str = "", labels: np.ndarray | None =
         affine=np.asarray(volume.affine, dtype=np.float64) @ shift,
         voxel_size=volume.voxel_size,
         labels=None if labels is None else np.ascontiguousarray(labels[box][index - start]),
+        guessed=volume.attributes.get("guessed", ""),
     )
+
+
+def below_zero(volume: Volume) -> str:
+    """Advice, if no value of a volume is above zero."""
+    ends = (
+        np.array([volume.stored.min(), volume.stored.max()], float)
+        if (volume.stored.dtype.kind in "iuf")
+        else np.ones(1)
+    )
+    if (ends * volume.slope + volume.intercept).max() > 0:
+        return ""
+    return "none of its values is above zero: add an offset, so that air is 0, or "
 
 
 def read_labels(ref: VolumeRef, volume: Volume) -> np.ndarray | None:
@@ -219,6 +244,8 @@ def _read(source: str, ref: VolumeRef, wanted: Cut) -> Sliced | UserError:
     """In a worker: one volume, checked and cut, or the reason why it cannot be used."""
     try:
         volume = datasets.source(source).read_volume(ref)
+        if wanted.slice_axis is not None:
+            volume = along(volume, wanted.slice_axis, ref.path.name)
         return cut(volume, wanted, ref.path.name, read_labels(ref, volume))
     except UserError as error:
         return error
@@ -258,6 +285,7 @@ def _wanted(settings: Slicing, split: str) -> Cut:
         central=settings.central_slices,
         most=settings.max_slices,
         percentile=settings.normalise.percentile,
+        slice_axis=settings.slice_axis,
         # the choice of training slices must not change what is measured
         foreground=settings.foreground if split == "train" else 0.0,
     )

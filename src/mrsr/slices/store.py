@@ -9,8 +9,9 @@ Layout:
     /volumes/0000/labels  the same shape, uint8, where the dataset has labels
 
 A normalised image is (data * slope + intercept) / scale: `scale` is the physical intensity that
-becomes 1. Nothing is clipped. `affine` maps (slice_index - slice_index[0], row, column, 1) to RAS+
-millimetres; `slice_index` counts in the volume before slices were selected.
+becomes 1, and zero stays zero. Nothing is clipped: real volumes keep their negative values.
+`affine` maps (slice_index - slice_index[0], row, column, 1) to RAS+ millimetres; `slice_index`
+counts in the volume before slices were selected.
 
 Everything has checksums: a flipped bit is refused when it is read.
 """
@@ -29,12 +30,20 @@ import numpy as np
 
 from mrsr.errors import UserError
 from mrsr.files import reserve
+from mrsr.raw.volume import physical
 
 FORMAT = 1
 _OVERHEAD = 1 << 16  # bytes that HDF5 may need besides the arrays
 _NUMBERS = ("slope", "intercept", "scale", "slice_index", "affine", "voxel_size")
 Which = Sequence[int] | np.ndarray | None  # positions of slices; None: all
-_DAMAGE = (KeyError, TypeError, ValueError, OSError, RuntimeError)  # h5py's, by what is hit
+_DAMAGE = (
+    KeyError,
+    TypeError,
+    ValueError,
+    AttributeError,
+    OSError,
+    RuntimeError,
+)  # h5py's, by what is hit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +58,7 @@ class Sliced:
     affine: np.ndarray
     voxel_size: tuple[float, float, float]
     labels: np.ndarray | None = None  # uint8, of the same shape as `data`
+    guessed: str = ""  # the slice axis, if it was a guess; not stored
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -264,5 +274,4 @@ def normalised(stored: np.ndarray, volume: StoredVolume) -> np.ndarray:
     """
     if np.iscomplexobj(stored):
         return stored.astype(np.complex64) * np.float32(volume.slope / volume.scale)
-    physical = stored.astype(np.float32) * np.float32(volume.slope) + np.float32(volume.intercept)
-    return physical / np.float32(volume.scale)
+    return physical(stored, volume.slope, volume.intercept) / np.float32(volume.scale)

@@ -27,7 +27,7 @@ def evaluate(
     """The terms that need no discriminator, their weighted sum and the reconstruction's PSNR.
 
     On `validation_slices` whole slices (0: all), each paired with another of its shape, without
-    blank slices. PSNR in dB per slice, data range the slice's maximum.
+    blank slices. PSNR in dB per slice, data range the slice's (`batches.reach`).
     """
     network.eval()
     rows: list[Tensor] = []
@@ -40,7 +40,7 @@ def evaluate(
         total = sum((weights[name] * each[name] for name in weights), start=hr.new_zeros(()))
         grid = (hr.shape[-2], hr.shape[-1])
         error = (unprepare(made[1], grid) - unprepare(made[0], grid)).square()
-        peak = hr.amax(dim=(1, 2, 3)).square()
+        peak = batches.reach(hr).square()
         psnr = (10 * torch.log10(peak / error.mean(dim=(1, 2, 3)))).mean()
         rows.append(torch.stack([*(each[name] for name in weights), total, psnr]) * len(hr))
         counts.append(len(hr))
@@ -61,7 +61,7 @@ def _groups(pieces: Iterable[tuple[Tensor, Tensor]]) -> Iterator[tuple[Tensor, T
     waiting: dict[torch.Size, list[tuple[Tensor, Tensor]]] = {}
     for lr, hr in pieces:
         mine = waiting.setdefault(hr.shape[1:], [])
-        seen = (hr.amax(dim=(1, 2, 3)) > 0).tolist()
+        seen = (batches.reach(hr) > 0).tolist()
         mine += [pair for pair, kept in zip(zip(lr, hr, strict=True), seen, strict=True) if kept]
         while len(mine) >= 2 * GROUP:
             yield _stack(mine[:GROUP])

@@ -49,8 +49,8 @@ def evaluate(
     """Loss terms, unweighted, their weighted `total`, and the PSNR.
 
     Pixel terms and PSNR: means over `validation_slices` whole slices (0: all), each counted once.
-    PSNR in dB per slice, data range the slice's own maximum, on the unpadded area. The other
-    terms: see the module's docstring; they need `frozen` and `discriminator`.
+    PSNR in dB per slice, data range the slice's own (`batches.reach`), on the unpadded area. The
+    other terms: see the module's docstring; they need `frozen` and `discriminator`.
     """
     network.eval()
     rows: list[list[float]] = []
@@ -67,8 +67,9 @@ def evaluate(
         context = losses.Context(lr=lr)
         for one_sr, one_hr in zip(sr.split(1), hr.split(1), strict=True):
             total, each = losses.weighted(pixel, one_sr, one_hr, context)
-            psnr = 10 * torch.log10(one_hr.max() ** 2 / (one_sr - one_hr).square().mean())
-            if one_hr.max() > 0:  # a blank slice has no range
+            peak = batches.reach(one_hr)[0]
+            psnr = 10 * torch.log10(peak**2 / (one_sr - one_hr).square().mean())
+            if peak > 0:  # a blank slice has no range
                 rows.append(torch.stack([*each.values(), total, psnr]).tolist())
     count = max(1, len(rows))
     names = [*pixel, "total", "psnr"]

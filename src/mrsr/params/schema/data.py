@@ -111,6 +111,9 @@ class Cutting(Section):
     """As the source names it: T1, T2, PD, ..."""
     organ: str
     """Class of the organ pretext task: brain, knee, ..."""
+    slice_axis: Annotated[int, Bound(least=0, most=2)] | None = None
+    """Axis of the file (0, 1, 2) that slices are stacked along; without it the source decides, your
+    own scans by an axis of length 1, else by the largest voxel size."""
     crop: tuple[Positive, Positive] | None = None
     """Height and width that slices are cropped to, in pixels (section 4: 240 x 240)."""
     central_slices: Positive | None = None
