@@ -269,7 +269,7 @@ def test_a_method_is_followed_and_zero_weights_drop(
     tmp_path: Path, tables: dict[str, Table]
 ) -> None:
     half = {"like": "srresnet", "losses": {"l1": 0, "l2": 0.5}}
-    more = {"like": "half", "options": {"blocks": 2}, "train": {"steps": 7}}
+    more = {"like": "half", "options": {"blocks": 2}, "train": {"steps": 70}}
     tables["params"]["methods"] |= {"half": half, "more": more}
     tables["demo"]["grid"][0]["methods"] = ["more"]
     method = load(tmp_path, tables).methods["more"]

@@ -17,7 +17,7 @@ from builders import log_lines, preset, record, write_evaluation, write_training
 from mrsr.errors import UserError
 from mrsr.params import jobs
 from mrsr.tables.tables import write_tables
-from mrsr.tracking import delivery, store
+from mrsr.tracking import delivery, reading, store
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +130,7 @@ def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
         preset=preset("slice"),
     )
     local = write_tables(files, settings, tmp_path / "local")
-    stored = write_tables(delivery.from_mlflow("demo", uri), settings, tmp_path / "stored")
+    stored = write_tables(reading.from_mlflow("demo", uri), settings, tmp_path / "stored")
     assert [file.name for file in local] == [file.name for file in stored]
     for left, right in zip(local, stored, strict=True):
         assert left.read_bytes() == right.read_bytes()
@@ -142,10 +142,10 @@ def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
     # an older measurement brought back (dvc checkout) is the current one again
     write_evaluation(tmp_path / "results" / "demo", record("srcnn", 4, 1.0))
     assert delivery.deliver(old, None, uri)
-    current = {(r["method"], r["scale"]): r["psnr"] for r in delivery.from_mlflow("demo", uri)}
+    current = {(r["method"], r["scale"]): r["psnr"] for r in reading.from_mlflow("demo", uri)}
     assert len(current) == 3 and current["srcnn", 4]["mean"] == 1.0
     with pytest.raises(UserError, match="no evaluations of experiment 'paper'"):
-        delivery.from_mlflow("paper", uri)
+        reading.from_mlflow("paper", uri)
 
 
 def test_a_dead_server_costs_one_line_and_seconds(tmp_path, capsys):
@@ -161,7 +161,7 @@ def test_a_dead_server_costs_one_line_and_seconds(tmp_path, capsys):
     assert delivery.sync(tmp_path / "results", uri) == (0, 2)
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as stop:
-        delivery.from_mlflow("demo", uri)
+        reading.from_mlflow("demo", uri)
     assert "secret" not in str(stop.value)
     assert time.monotonic() - began < 60
 
@@ -215,4 +215,4 @@ def test_writers_at_once_on_a_store_nobody_initialised(tmp_path):
         writers.append(subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True))
     for writer in writers:
         assert writer.communicate(timeout=120)[1] == "" and writer.returncode == 0
-    assert len(delivery.from_mlflow("demo", f"sqlite:///{tmp_path / 'mlflow.db'}")) == 4
+    assert len(reading.from_mlflow("demo", f"sqlite:///{tmp_path / 'mlflow.db'}")) == 4

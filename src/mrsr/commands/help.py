@@ -35,6 +35,11 @@ PANELS = {
             "mrsr tables --experiment demo --print",
             "mrsr tables --experiment demo --from-mlflow --out tables",
         ],
+        "compare": [
+            "mrsr compare demo mine",
+            "mrsr compare results/demo/metrics/phantom_t1/x2/proposed.json"
+            " results/demo/metrics/phantom_t1/x2/srresnet.json",
+        ],
         "pretext-table": [
             "mrsr pretext-table results/pretexts_0/checkpoints/vit/organ --out tables",
         ],

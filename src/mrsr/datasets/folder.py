@@ -54,7 +54,8 @@ from mrsr.console import account, say
 from mrsr.errors import UserError
 from mrsr.files import atomic, sha256, write_text
 from mrsr.raw.lists import SPLITS, by_subject, hashed_split, read_csv
-from mrsr.raw.nifti import SUFFIXES, read_nifti, stem
+from mrsr.raw.nifti import read_nifti, stem
+from mrsr.raw.scan_formats import SUFFIXES
 from mrsr.raw.subjects import bids, refuse_unclear, subjects, why_not
 from mrsr.raw.volume import Brought, Volume, VolumeRef
 
@@ -69,7 +70,7 @@ SETTINGS: dict[str, Any] = {
 }
 LABELLED = None  # whether there are labels depends on the files
 # what decides besides: what these settings name, and which files count below a folder
-FILES = {"path": [".nii.gz", ".nii"], "split": []}
+FILES = {"path": [".nii.gz", ".nii", ".nii.bz2", ".mgz", ".mgh"], "split": []}
 CONTRAST = "any"
 LABELS = {"imagesTr": "labelsTr", "imagesTs": "labelsTs"}  # the Decathlon's folders
 

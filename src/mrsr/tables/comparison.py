@@ -165,9 +165,9 @@ def _name(record: Mapping[str, Any]) -> str:
 def _records(given: str, uri: str | None) -> list[dict[str, Any]]:
     """The metrics records that a word of the command line means."""
     if given.startswith("runs:/"):
-        from mrsr.tracking import delivery
+        from mrsr.tracking import reading
 
-        return [delivery.record_of_run(given.removeprefix("runs:/"), uri)]
+        return [reading.record_of_run(given.removeprefix("runs:/"), uri)]
     path = Path(given)
     if path.suffix == ".json":
         return [read_record(path)[0]]
