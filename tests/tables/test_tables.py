@@ -266,6 +266,27 @@ def test_reduced_widths_recipes_guides_and_reasons_are_said(tmp_path):
     assert [row["recipe"] for row in rows] == ["common", "published", "common"]
 
 
+@pytest.mark.parametrize(
+    ("acted", "own", "told"),
+    [
+        ({"l1": 1.0, "vit": 1.0}, {"l1": 1.0, "vit": 1.0}, ""),
+        ({"l1": 1.0, "vit": 0.5}, {"l1": 1.0, "vit": 1.0}, "vit 0.5, not 1"),
+        ({"l1": 1.0}, {"l1": 1.0, "texture": 0.9}, "texture 0, not 0.9"),
+        ({"l1": 1.0, "l2": 2.0}, {"l1": 10000.0}, "l1 1, not 10000, l2 2, not 0"),
+        ({}, {"l1": 1.0}, ""),  # nothing was trained
+        ({"l1": 1.0}, {}, ""),  # a record of an earlier version
+    ],
+)
+def test_line_18_weights_that_acted_and_are_not_the_methods_own_are_said(
+    tmp_path, acted, own, told
+):
+    records = [record(), record(method="proposed", losses=acted, own_losses=own)]
+    write_tables(records, settings(), tmp_path)
+    note = "Proposed\\_1 & 100%: trained with other loss weights than its own: "
+    text = table_text(tmp_path)
+    assert (f"{note}{told}." in text) if told else ("other loss weights" not in text)
+
+
 def test_unequal_effort_and_foreign_measurements_are_said(tmp_path, capsys):
     records = [record(method="srcnn"), record(method="no_vit", steps=10), record(method="other")]
     write_tables(records, settings(), tmp_path)

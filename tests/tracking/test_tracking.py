@@ -15,6 +15,7 @@ import pytest
 
 from builders import log_lines, preset, record, write_evaluation, write_training
 from mrsr.errors import UserError
+from mrsr.method import losses
 from mrsr.params import jobs
 from mrsr.tables.tables import write_tables
 from mrsr.tracking import delivery, reading, store
@@ -70,6 +71,25 @@ def test_a_training_arrives_once_in_whatever_pieces(tmp_path, uri, capsys):
     names = {file.path for file in client.list_artifacts(run.info.run_id)}
     assert names == {"best.pt", "log.jsonl", "curves.png"}
     assert capsys.readouterr().err == ""
+
+
+def test_line_18_a_loss_that_a_run_does_not_have_is_logged_as_0(tmp_path, uri):
+    """MLflow draws a run without the parameter above all others: 1.01 for weights up to 1."""
+    delivery.deliver(write_training(tmp_path / "srcnn", log_lines([1]), end=True), None, uri)
+    weights = {"l1": 1.0, "vit": 0.5}
+    value = record("vit_only") | {"losses": weights, "own_losses": weights | {"texture": 0.9}}
+    delivery.deliver(write_evaluation(tmp_path, value), None, uri)
+    delivery.deliver(write_evaluation(tmp_path, record() | {"losses": {}}), None, uri)  # untrained
+    _, (training,) = runs(uri, "training")
+    assert training.data.params["losses.l2"] == "1.0"
+    _, evaluations = runs(uri, "evaluation")
+    params = {run.data.tags["method"]: run.data.params for run in evaluations}
+    for name in losses.LOSSES:
+        assert name == "l2" or training.data.params[f"losses.{name}"] == "0.0"
+        expected = str(weights.get(name, 0.0))
+        assert params["vit_only"][f"losses.{name}"] == expected
+    assert params["vit_only"]["own_losses.texture"] == "0.9"
+    assert not any(key.startswith("losses.") for key in params["bicubic"])
 
 
 def test_a_delivery_killed_between_two_batches_is_completed(tmp_path, uri, monkeypatch):

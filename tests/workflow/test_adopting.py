@@ -28,6 +28,8 @@ from project import (
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adopting")]
 
 SMALL = {"max_volumes": 1, "max_slices": 4}
+FEW = {"train": 2, "validation": 1, "test": 1}
+PHANTOM = {"subjects": FEW, "knee": FEW, "slices": 16}
 
 
 def all_of(name: str) -> tuple[str, ...]:
@@ -67,7 +69,7 @@ def test_line_15_every_kind_of_experiment_is_pulled_and_adopted(
     given = {"path": str(scans), "split": str(scans / "people.csv")}
     edit_params(project, {
         "data": {
-            "sources": {"folder": given},
+            "sources": {"folder": given, "phantom": PHANTOM},
             "datasets": {"openms_t1": SMALL, "openms_t2": SMALL, "phantom_t1": SMALL},
         },
         "tracked": ["own", "open", "plain", "studies/mine.yaml"],
@@ -114,7 +116,7 @@ def test_line_15_every_kind_of_experiment_is_pulled_and_adopted(
 
 def test_line_15_a_stale_dvc_yaml_is_told_by_dvc_repro(tmp_path: Path) -> None:
     project = copy_project(tmp_path / "project")
-    edit_params(project, {"tracked": ["plain"], "data": {"datasets": {"phantom_t1": SMALL}}})
+    edit_params(project, {"tracked": ["plain"], "data": {"sources": {"phantom": PHANTOM}}})
     edit_experiment(project, "plain", experiment("phantom_t1", "bicubic"))
     run(project, "mrsr", "track")
     edit_experiment(project, "plain", experiment("phantom_t1", "bicubic", "srcnn"))
@@ -132,7 +134,7 @@ def test_line_15_a_stale_dvc_yaml_is_told_by_dvc_repro(tmp_path: Path) -> None:
 def pulled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone of a project whose smoke experiment was recorded; pulled, and not yet adopted."""
     project = copy_project(tmp_path_factory.mktemp("adopting") / "project")
-    edit_params(project, {"tracked": ["smoke"]})
+    edit_params(project, {"tracked": ["smoke"], "data": {"sources": {"phantom": PHANTOM}}})
     run(project, "mrsr", "track")
     run(project, "dvc", "repro")
     run(project, "dvc", "remote", "add", "--default", "local", str(project.parent / "remote"))

@@ -32,8 +32,8 @@ from mrsr.raw.nifti import read_nifti, write_nifti
 from mrsr.raw.smooth import edge, smooth_field
 from mrsr.raw.volume import Volume, VolumeRef
 
-# what params.yaml may say under data.sources.phantom, with the defaults
 LABELLED = ("brain",)  # organs that have tissue labels, for the ViT's pre-training
+# what params.yaml may say under data.sources.phantom, with the defaults
 SETTINGS: dict[str, Any] = {
     "seed": 0,
     "subjects": {"train": 6, "validation": 2, "test": 8},
