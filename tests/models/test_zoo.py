@@ -25,6 +25,7 @@ FULL = loading.load(ROOT / "params.yaml").full_methods
 # what stands for a network in tests: few maps, every part there
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "bicubic": ("bicubic", {}),
+    "pseudo_inverse": ("pseudo_inverse", {}),
     "srcnn": ("srcnn", {"features": [8, 4]}),
     "srresnet": ("srresnet", {"features": 8, "blocks": 2}),
     "lyu": ("lyu", {"features": 4, "blocks": 1}),
@@ -59,9 +60,10 @@ VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "swinir_direct": ("swinir", {**SMALL["swinir"][1], "upsampler": "pixelshuffledirect"}),
 }
 EVERY = SMALL | VARIANTS
-TRAINED = [key for key in EVERY if key != "bicubic"]
+UNTRAINED = ("bicubic", "pseudo_inverse")
+TRAINED = [key for key in EVERY if key not in UNTRAINED]
 CASES = [(key, scale) for key in EVERY for scale in model_scales(EVERY[key][0])]
-TRAINED_CASES = [case for case in CASES if case[0] != "bicubic"]
+TRAINED_CASES = [case for case in CASES if case[0] not in UNTRAINED]
 
 
 def make(key: str, scale: int, seed: int = 0) -> nn.Module:
@@ -125,7 +127,7 @@ def test_no_parameter_is_unused(key: str, scale: int) -> None:
         assert gradient.abs().sum() > 0, name
 
 
-@pytest.mark.parametrize("key", [*list(SMALL)[1:], "srresnet_plain"])
+@pytest.mark.parametrize("key", [*(key for key in SMALL if key in TRAINED), "srresnet_plain"])
 def test_a_batch_is_overfitted_below_bicubic(key: str) -> None:
     network = make(key, 2).train()
     lr, hr = discs(2)
@@ -217,7 +219,9 @@ def test_full_width_is_counted_without_computing(key: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", sorted({method.model for method in FULL.values()} - {"bicubic"}))
+@pytest.mark.parametrize(
+    "model", sorted({method.model for method in FULL.values()} - set(UNTRAINED))
+)
 def test_published_size_takes_a_step(model: str) -> None:
     """Forward, backward and one optimizer step at the width that build() has by default."""
     scale = model_scales(model)[0]

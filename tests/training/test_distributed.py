@@ -94,9 +94,11 @@ def close(one: Path, two: Path) -> None:
     assert sorted(path.name for path in two.iterdir()) == ["best.pt", "last.pt", "log.jsonl"]
 
 
-def test_two_processes_end_as_one(stores: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_two_processes_end_as_one(stores: Path, tmp_path: Path, optimizer: str) -> None:
     """The quickest training; the others are slow."""
     table = builders.sr(precision="fp64", steps=4)
+    table["optimizer"] = {**table["optimizer"], "name": optimizer}
     train_sr.main(command(stores, tmp_path / "one", table))
     in_two(tmp_path, (train_sr.__name__, command(stores, tmp_path / "two", table)))
     close(tmp_path / "one", tmp_path / "two")
