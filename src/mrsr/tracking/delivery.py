@@ -22,9 +22,11 @@ from typing import Any
 from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.tracking.store import (
+    Deleted,
     _answers,
     _client,
     _database,
+    _experiment,
     _held,
     _public,
     _reason,
@@ -64,6 +66,10 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
         with _turn(uri), _held(path):
             send(_client(uri), path, uri)
     except Exception as error:
+        if isinstance(error, Deleted) and str(error) in _failed:
+            return False  # for the other records of the experiment it is the same
+        if isinstance(error, Deleted):
+            _failed[str(error)] = time.monotonic()
         if isinstance(error, (UserError, KeyError, TypeError, ValueError)):
             return _warn(uri, error, path)
         said, _failed[uri] = uri in _failed, time.monotonic()
@@ -87,8 +93,9 @@ def sync(results: Path, uri: str | None = None) -> tuple[int, int]:
     paths = [log.parent for log in sorted(results.rglob("log.jsonl"))]
     paths += [file for file in sorted(results.rglob("*.json")) if _is_record(file)]
     done = 0
+    _failed.clear()  # a person asked for it, so try
     for path in paths:
-        _failed.clear()  # a person asked for it, so try
+        _failed.pop(store_uri(uri), None)
         if deliver(path, None, uri):
             done += 1
         elif not _answers(store_uri(uri)):
@@ -106,8 +113,10 @@ def from_mlflow(experiment: str, uri: str | None = None) -> list[dict[str, Any]]
     try:
         with _turn(uri):
             client = _client(uri)
-            found = client.get_experiment_by_name(experiment)
+            found = _experiment(client, experiment)
             runs = _runs(client, found, "tags.`mrsr.current` = 'true'") if found else []
+    except Deleted as error:
+        raise UserError(f"{_public(uri)}: {error}") from None
     except Exception as error:
         raise UserError(
             f"cannot read {_public(uri)} ({_reason(error)}); start it, or set MLFLOW_TRACKING_URI"
@@ -211,7 +220,7 @@ def _run(
 ) -> Any:
     """The run of this training or evaluation; created if the store has none."""
     key = "/".join([stage, *labels.values(), digest])
-    experiment = client.get_experiment_by_name(labels["experiment"])
+    experiment = _experiment(client, labels["experiment"])
     if experiment is None:
         name, place = labels["experiment"], None
         if (database := _database(uri)) is not None:
