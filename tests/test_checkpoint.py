@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import os
 import pickle
+import re
+import subprocess
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -75,9 +78,44 @@ def test_provenance_names_code_and_versions_but_no_host() -> None:
 
 
 def test_the_commit_comes_from_the_environment_without_git(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "_git", lambda *_: "")
+    monkeypatch.setattr(checkpoint, "_git", lambda *_: ("", "git is not installed"))
     monkeypatch.setenv("MRSR_COMMIT", "abc")
-    assert checkpoint.commit() == "abc"
+    assert checkpoint.commit() == ("abc", "")
+    monkeypatch.delenv("MRSR_COMMIT")
+    assert checkpoint.commit() == ("", "git is not installed")
+
+
+def test_line_16_why_there_is_no_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In repositories of all kinds that git gives no commit for."""
+    (tmp_path / "checkpoint.py").write_text("")
+    monkeypatch.setattr(checkpoint, "__file__", str(tmp_path / "checkpoint.py"))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", os.devnull)
+    for name in ("MRSR_COMMIT", "GIT_DIR", "GIT_CEILING_DIRECTORIES"):
+        monkeypatch.delenv(name, raising=False)
+
+    def why() -> str:
+        found = checkpoint.provenance()
+        assert found["commit"] == "" and str(tmp_path) not in found["no_commit"]
+        return found["no_commit"]
+
+    def git(*words: str) -> None:
+        named = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+        subprocess.run(["git", *named, *words], cwd=tmp_path, check=True, capture_output=True)
+
+    assert why() == "the code is in no git repository"
+    git("init")
+    assert why() == "the code is not tracked by the repository around it"
+    git("add", "--all")
+    assert why() == "the repository has no commit"
+    git("commit", "-m", "all")
+    found = checkpoint.provenance()
+    assert re.fullmatch("[0-9a-f]{40}", found["commit"]) and "no_commit" not in found
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    assert "belongs to another user" in why()
+    monkeypatch.setenv("PATH", "")
+    assert why() == "git is not installed"
+    monkeypatch.setenv("MRSR_COMMIT", "abc")
+    assert checkpoint.provenance()["commit"] == "abc"
 
 
 class Bomb:

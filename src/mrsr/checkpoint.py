@@ -75,40 +75,63 @@ _TYPES = {
 }
 
 
-def _git(*arguments: str) -> str:
-    """Output of a git command about the code that runs; empty when there is no answer."""
+def _git(*arguments: str) -> tuple[str, str]:
+    """What a git command about the code that runs prints, and why it failed; one is empty."""
     try:
         done = subprocess.run(
             ["git", "--no-optional-locks", *arguments],
             cwd=Path(__file__).parent,
+            env=os.environ | {"LC_ALL": "C"},
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=20,
-            check=True,
         )
+    except FileNotFoundError:
+        return "", "git is not installed"
     except (OSError, subprocess.SubprocessError):
-        return ""
-    return done.stdout.strip()
+        return "", "git did not answer"
+    if done.returncode == 0:
+        return done.stdout.strip(), ""
+    return "", next((why for sign, why in NO_ANSWER.items() if sign in done.stderr), "git failed")
 
 
-def commit() -> str:
-    """Commit of the code, `+dirty` when tracked files differ; `MRSR_COMMIT` where git is absent.
+# git's message contains -> what is recorded; its own words would name folders of the machine
+NO_ANSWER = {
+    "dubious ownership": "the repository belongs to another user; allow it with `git config "
+    "--global --add safe.directory` and its folder",
+    "not a git repository": "the code is in no git repository",
+    "did not match any file": "the code is not tracked by the repository around it",
+    "unknown revision": "the repository has no commit",
+    "ambiguous argument": "the repository has no commit",
+}
 
-    Empty when it is not known (an installed package outside a repository).
+
+def commit() -> tuple[str, str]:
+    """Commit of the code, `+dirty` when tracked files differ, and why there is none.
+
+    `MRSR_COMMIT` gives it where git cannot (an installed package outside a repository).
     """
     # an installed copy may lie inside somebody else's repository: only our own counts
-    if _git("ls-files", "--error-unmatch", Path(__file__).name):
-        sha = _git("rev-parse", "HEAD")
+    tracked, why = _git("ls-files", "--error-unmatch", Path(__file__).name)
+    if tracked:
+        sha, why = _git("rev-parse", "HEAD")
         if sha:
-            changed = _git("status", "--porcelain", "--untracked-files=no")
-            return sha + ("+dirty" if changed else "")
-    return os.environ.get("MRSR_COMMIT", "")
+            changed, _ = _git("status", "--porcelain", "--untracked-files=no")
+            return sha + ("+dirty" if changed else ""), ""
+    known = os.environ.get("MRSR_COMMIT", "")
+    return known, "" if known else why
 
 
 def provenance() -> dict[str, Any]:
-    """Where weights come from: commit, versions, threads. No host, user or path."""
+    """Where weights come from: commit, versions, threads. No host, user or path.
+
+    Without a commit, `no_commit` says why there is none.
+    """
+    sha, why = commit()
     return {
-        "commit": commit(),
+        "commit": sha,
+        **({"no_commit": why} if why else {}),
         "torch": str(torch.__version__),  # a str subclass there, which weights_only refuses
         "python": platform.python_version(),
         "threads": torch.get_num_threads(),

@@ -30,7 +30,7 @@ from mrsr.commands.options import (
 )
 from mrsr.commands.results import commands as of_results
 from mrsr.commands.workflow import commands
-from mrsr.errors import BAD_INPUT, UserError, guarded
+from mrsr.errors import BAD_INPUT, UserError, guarded, one_line
 
 app = typer.Typer(
     name="mrsr",
@@ -135,7 +135,9 @@ def sync(
     delivered, failed = delivery.sync(folder)
     print(f"{delivered} delivered, {failed} failed")
     if failed:
-        raise UserError("MLflow did not accept every record; start its server and run this again")
+        raise UserError(
+            "MLflow did not accept every record; the warnings say why; then run this again"
+        )
 
 
 @app.command()
@@ -197,9 +199,18 @@ def score(
 ) -> None:
     """Score a volume against a reference: PSNR, SSIM and NMSE."""
     from mrsr.params import jobs, loading
+    from mrsr.params.schema import PRESETS
     from mrsr.scan.score import score as run
 
-    own = loading.load(file).params.metrics.presets if file.is_file() else {}
+    own: dict[str, Any] = {}
+    if file.is_file():
+        try:
+            own = loading.load(file).params.metrics.presets
+        except UserError as error:  # the folder may be of another project, with its own params.yaml
+            if file != PARAMS or preset not in PRESETS:
+                raise
+            why = one_line(str(error))
+            print(f"mrsr: built-in preset '{preset}'; not mrsr's settings: {why}", file=sys.stderr)
     print(json.dumps(run(prediction, reference, jobs.preset(preset, own), axis), indent=2))
 
 

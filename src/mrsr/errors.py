@@ -48,6 +48,13 @@ def one_line(text: str) -> str:
     return " ".join(str(text).split())
 
 
+def printable() -> None:
+    """Let both streams print every name: what their encoding lacks is shown as an escape."""
+    for stream in (sys.stdout, sys.stderr):
+        if getattr(stream, "errors", "") == "strict":
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+
+
 def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
     """Decorate an entry point: a `UserError` becomes one line on stderr and its exit code.
 
@@ -56,6 +63,7 @@ def guarded(main: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> Any:
+        printable()
         try:
             return main(*args, **kwargs)
         except UserError as error:

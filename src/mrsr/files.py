@@ -145,9 +145,21 @@ def _locked(path: Path) -> int:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write UTF-8 text atomically."""
+    """Write UTF-8 text atomically.
+
+    Raises:
+        UserError: the text has a name of a file that is not UTF-8; or as `atomic`.
+    """
+    try:
+        content = text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        line = text[: error.start].rpartition("\n")[2] + text[error.start :].partition("\n")[0]
+        shown = line[:200].encode("utf-8", "backslashreplace").decode()
+        raise UserError(
+            f"cannot write {path}: a file's name is not UTF-8: {shown}; rename that file"
+        ) from None
     with atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import h5py
 import nibabel
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from mrsr import cli
 from mrsr.errors import UserError, one_line
 from mrsr.metrics import definitions
 from mrsr.params import jobs, schema
@@ -121,3 +124,31 @@ def test_bad_files_get_one_line(tmp_path, arrays, kind, message):
     assert one_line(str(caught.value)) == str(caught.value)
     with pytest.raises(UserError, match="no metrics preset"):
         score(ref, ref, "best")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"train:\n  lr: 0.1\n",
+        b"- 1\n- 2\n",
+        b"\xff\xfea\x00:\x00",
+        "titre: été".encode("latin-1"),
+        b"{unclosed",
+        b"",
+    ],
+)
+def test_line_16_score_beside_the_settings_of_another_project(
+    tmp_path: Path, arrays: tuple[np.ndarray, np.ndarray], content: bytes,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    files = [str(save(tmp_path / f"{n}.npy", one)) for n, one in enumerate(arrays)]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params.yaml").write_bytes(content)
+    done = CliRunner().invoke(cli.app, ["score", *files], catch_exceptions=False)
+    assert json.loads(done.stdout)["psnr"] == score(*files)["psnr"]
+    assert done.stderr.startswith("mrsr: built-in preset 'slice'; not mrsr's settings: params.yaml")
+    assert done.stderr.count("\n") == 1
+    # a preset that only the file could have, and a file that was asked for
+    for words in (["--preset", "mine"], ["--params", "./params.yaml", "--preset", "mine"]):
+        with pytest.raises(UserError, match=r"params\.yaml"):
+            CliRunner().invoke(cli.app, ["score", *files, *words], catch_exceptions=False)

@@ -5,6 +5,7 @@ Run: pytest tests/tracking/test_tracking.py
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -236,3 +237,22 @@ def test_writers_at_once_on_a_store_nobody_initialised(tmp_path):
     for writer in writers:
         assert writer.communicate(timeout=120)[1] == "" and writer.returncode == 0
     assert len(reading.from_mlflow("demo", f"sqlite:///{tmp_path / 'mlflow.db'}")) == 4
+
+
+def test_line_16_an_experiment_that_was_deleted_in_the_store(tmp_path, uri, capsys):
+    files = [write_evaluation(tmp_path / "results" / "demo", record(scale=s)) for s in (2, 4)]
+    assert delivery.deliver(files[0], None, uri)
+    client = store._client(uri)
+    client.delete_experiment(client.get_experiment_by_name("demo").experiment_id)
+    capsys.readouterr()
+    assert delivery.sync(tmp_path / "results", uri) == (0, 2)
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1, "once, not for every record"
+    restore = re.search(r"`mlflow (experiments restore -x \d+)`", told)
+    assert restore and "experiment 'demo' was deleted there" in told
+    with pytest.raises(UserError, match="was deleted there; bring it back with"):
+        reading.from_mlflow("demo", uri)
+    # what the line says to do
+    client.restore_experiment(restore[1].split()[-1])
+    assert delivery.sync(tmp_path / "results", uri) == (2, 0)
+    assert len(reading.from_mlflow("demo", uri)) == 2

@@ -126,6 +126,7 @@ def record(
         "settings_digest": digest(settings),
         "training_digest": digest(training) if origin else None,
         "commit": provenance.get("commit", ""),
+        **({"no_commit": provenance["no_commit"]} if "no_commit" in provenance else {}),
         "precision": settings.precision,
         "threads": torch.get_num_threads(),
         "left_out": f"{left_out} slices without signal are left out" if left_out else "",

@@ -211,8 +211,10 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is not UTF-8; save it as UTF-8 in your editor") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path} is not YAML: {error}") from None
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise UserError(f"{path}: {error}") from None
+    except RecursionError:
+        raise UserError(f"{path} is nested too deeply; it should be a table of tables") from None
     if not isinstance(document, dict):
         raise UserError(f"{path}: must be a table, such as 'sr: {{steps: 100}}'")
     for key in _secrets(document):

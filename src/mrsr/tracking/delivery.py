@@ -23,9 +23,11 @@ from mrsr.errors import UserError
 from mrsr.files import sha256
 from mrsr.tracking.reading import _runs
 from mrsr.tracking.store import (
+    Deleted,
     _answers,
     _client,
     _database,
+    _experiment,
     _held,
     _turn,
     _warn,
@@ -63,6 +65,10 @@ def deliver(path: Path | str, settings: Any = None, uri: str | None = None) -> b
         with _turn(uri), _held(path):
             send(_client(uri), path, uri)
     except Exception as error:
+        if isinstance(error, Deleted) and str(error) in _failed:
+            return False  # for the other records of the experiment it is the same
+        if isinstance(error, Deleted):
+            _failed[str(error)] = time.monotonic()
         if isinstance(error, (UserError, KeyError, TypeError, ValueError)):
             return _warn(uri, error, path)
         said, _failed[uri] = uri in _failed, time.monotonic()
@@ -86,8 +92,9 @@ def sync(results: Path, uri: str | None = None) -> tuple[int, int]:
     paths = [log.parent for log in sorted(results.rglob("log.jsonl"))]
     paths += [file for file in sorted(results.rglob("*.json")) if _is_record(file)]
     done = 0
+    _failed.clear()  # a person asked for it, so try
     for path in paths:
-        _failed.clear()  # a person asked for it, so try
+        _failed.pop(store_uri(uri), None)
         if deliver(path, None, uri):
             done += 1
         elif not _answers(store_uri(uri)):
@@ -186,7 +193,7 @@ def _run(
 ) -> Any:
     """The run of this training or evaluation; created if the store has none."""
     key = "/".join([stage, *labels.values(), digest])
-    experiment = client.get_experiment_by_name(labels["experiment"])
+    experiment = _experiment(client, labels["experiment"])
     if experiment is None:
         name, place = labels["experiment"], None
         if (database := _database(uri)) is not None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from mrsr.errors import UserError
-from mrsr.tracking.store import _client, _public, _reason, _turn, store_uri
+from mrsr.tracking.store import Deleted, _client, _experiment, _public, _reason, _turn, store_uri
 
 
 def from_mlflow(experiment: str, uri: str | None = None) -> list[dict[str, Any]]:
@@ -19,8 +19,10 @@ def from_mlflow(experiment: str, uri: str | None = None) -> list[dict[str, Any]]
     try:
         with _turn(uri):
             client = _client(uri)
-            found = client.get_experiment_by_name(experiment)
+            found = _experiment(client, experiment)
             runs = _runs(client, found, "tags.`mrsr.current` = 'true'") if found else []
+    except Deleted as error:
+        raise UserError(f"{_public(uri)}: {error}") from None
     except Exception as error:
         raise UserError(
             f"cannot read {_public(uri)} ({_reason(error)}); start it, or set MLFLOW_TRACKING_URI"

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mrsr.errors import one_line
+from mrsr.errors import UserError, one_line
 
 DEFAULT_URI = "sqlite:///mlflow.db"
 
@@ -84,6 +84,22 @@ def _client(uri: str) -> Any:
     return MlflowClient(tracking_uri=uri)
 
 
+class Deleted(UserError):
+    """Somebody deleted the experiment in the store; MLflow keeps its name until it is removed."""
+
+
+def _experiment(client: Any, name: str) -> Any:
+    """The store's experiment of this name, or None."""
+    found = client.get_experiment_by_name(name)
+    if found is not None and found.lifecycle_stage == "deleted":
+        raise Deleted(
+            f"experiment '{name}' was deleted there; bring it back with `mlflow experiments "
+            f"restore -x {found.experiment_id}`, or remove it for good with `mlflow gc "
+            f"--experiment-ids {found.experiment_id}`; then `mrsr sync`"
+        )
+    return found
+
+
 def _answers(uri: str) -> bool:
     try:
         with _turn(uri):
@@ -148,6 +164,8 @@ def _public(uri: str) -> str:
 
 def _reason(error: Exception) -> str:
     """What went wrong, short, without the user and password of a URL."""
+    if isinstance(error, UserError):
+        return str(error)
     if isinstance(error, ImportError):
         return f"{error.name or 'mlflow'} is not installed"
     text = re.sub(r"//[^/@\s]+@", "//", one_line(str(error)))

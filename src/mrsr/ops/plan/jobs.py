@@ -82,7 +82,7 @@ def dry_run(target: str, experiment: str, cores: int, fresh: bool = False) -> li
     command = [sys.executable, "-m", "snakemake", "--dry-run", "--nolock", "--rerun-incomplete"]
     command += ["--cores", str(cores), *(["--forceall"] if fresh else []), target]
     command += ["--config", f"experiment={experiment}"]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace")
     if done.returncode:
         raise UserError(refusal(target, done.stdout + done.stderr))
     return parse(done.stdout)
