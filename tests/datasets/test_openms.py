@@ -25,22 +25,22 @@ def synthetic(tmp_path, monkeypatch):
     base = tmp_path / "mirror" / "open_ms_data" / "longitudinal" / "raw"
     random = np.random.default_rng(0)
     pins = {}
-    for name in openms.FILES:
+    for name in openms.SCANS:
         path = base / name
         path.parent.mkdir(parents=True, exist_ok=True)
         data = random.integers(1, 999, (6, 5, 3)).astype(np.uint16)
         nibabel.save(nibabel.Nifti1Image(data, np.diag([1.0, 1.0, 3.0, 1.0])), path)
         pins[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(openms, "FILES", pins)
+    monkeypatch.setattr(openms, "SCANS", pins)
     monkeypatch.delenv("MRSR_MIRROR", raising=False)
     return tmp_path / "mirror"
 
 
 def test_every_file_is_pinned_and_no_other():
-    assert len(openms.FILES) == 22
-    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in openms.FILES.values())
-    assert len(set(openms.FILES.values())) == 22
-    assert {name.partition("/")[0] for name in openms.FILES} == {
+    assert len(openms.SCANS) == 22
+    assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in openms.SCANS.values())
+    assert len(set(openms.SCANS.values())) == 22
+    assert {name.partition("/")[0] for name in openms.SCANS} == {
         f"patient{number}" for number in ("01", "03", "04", "12", "19", "20")
     }
     assert openms.COMMIT in openms.PUBLISHER
@@ -51,11 +51,11 @@ def test_it_comes_from_any_source(synthetic, tmp_path, monkeypatch, kind):
     raw = synthetic / "open_ms_data" / "longitudinal" / "raw"
     out = tmp_path / "out"
     if kind == "http":
-        files = {name: (raw / name).read_bytes() for name in openms.FILES}
+        files = {name: (raw / name).read_bytes() for name in openms.SCANS}
         with serving(files) as publisher:
             openms.prepare(out, settings(publisher.url))
             openms.prepare(out, settings(publisher.url))
-        assert len(publisher.requests) == len(openms.FILES)
+        assert len(publisher.requests) == len(openms.SCANS)
     elif kind == "environment":
         monkeypatch.setenv("MRSR_MIRROR", str(synthetic))
         openms.prepare(out, settings())
@@ -67,7 +67,7 @@ def test_it_comes_from_any_source(synthetic, tmp_path, monkeypatch, kind):
             "raw": raw,
         }
         openms.prepare(out, settings(sources[kind]))
-    for name in openms.FILES:
+    for name in openms.SCANS:
         assert (out / name).read_bytes() == (raw / name).read_bytes()
         assert not (out / name).is_symlink()
 
@@ -98,7 +98,7 @@ def test_what_is_listed(synthetic, tmp_path):
 
 
 def test_another_file_under_the_name_is_refused(synthetic, tmp_path):
-    first = synthetic / "open_ms_data/longitudinal/raw" / next(iter(openms.FILES))
+    first = synthetic / "open_ms_data/longitudinal/raw" / next(iter(openms.SCANS))
     first.write_bytes(b"something else")
     with pytest.raises(UserError, match=r"patient01/study1_FLAIR.*wrong checksum"):
         openms.prepare(tmp_path / "out", settings(synthetic))

@@ -60,7 +60,7 @@ _PINNED = {  # scan below longitudinal/raw -> SHA-256 of its .nii.gz
     "patient19/study2_T1W": "e5a1e44bbf880f74640eda6c03abe6af096e6cf0409be3b5859c1429186afe9c",
     "patient20/study2_T1W": "547488ee9918e90cda99052671e5c59c14e149acddefd72f73ded41797d91a73",
 }
-FILES = {f"{scan}.nii.gz": sha256 for scan, sha256 in _PINNED.items()}
+SCANS = {f"{scan}.nii.gz": sha256 for scan, sha256 in _PINNED.items()}
 # where the files may lie below a folder that serves as the source
 _LAYOUTS = ("", "longitudinal/raw", "open_ms_data/longitudinal/raw")
 
@@ -72,7 +72,7 @@ def prepare(folder: Path, settings: Any) -> None:
         UserError: the source lacks a file, cannot be reached or serves a different file.
     """
     base = _base(settings)
-    for name, sha256 in FILES.items():
+    for name, sha256 in SCANS.items():
         url = download.join(base, *name.split("/"))
         download.fetch(url, Path(folder) / name, sha256=sha256, label=f"openms {name}")
 
@@ -83,18 +83,18 @@ def list_volumes(folder: Path, settings: Any, contrast: str) -> list[VolumeRef]:
     Raises:
         UserError: no such contrast, or a file is missing.
     """
-    del settings  # FILES has the subjects
+    del settings  # SCANS has the subjects
     if contrast not in (*CONTRASTS, ANY):
         known = ", ".join((*CONTRASTS, ANY))
         raise UserError(f"openms has no contrast '{contrast}'; it has {known}")
     names = {weighting: name for name, weighting in CONTRASTS.items()}
     volumes = []
-    for name in sorted(FILES):
+    for name in sorted(SCANS):
         subject, _, file = name.partition("/")
         visit, _, weighting = file.removesuffix(".nii.gz").partition("_")
         if contrast not in (ANY, names[weighting]):
             continue
-        both = all(f"{subject}/{visit}_{one}.nii.gz" in FILES for one in ("T1W", "T2W"))
+        both = all(f"{subject}/{visit}_{one}.nii.gz" in SCANS for one in ("T1W", "T2W"))
         volumes.append(
             VolumeRef(
                 path=fetched(Path(folder) / name, "openms"),
@@ -121,7 +121,7 @@ def _base(settings: Any) -> str:
     root = download.local_path(source)
     if root is None:
         return source
-    first = next(iter(FILES))
+    first = next(iter(SCANS))
     for layout in _LAYOUTS:
         if (root / layout / first).is_file():
             return str(root / layout)
