@@ -184,7 +184,7 @@ SPLIT = {"kind": "subjects", "train": ["patient01", "patient03"], "validation": 
 
 @pytest.mark.parametrize("axis", [None, 0, 1, 2])
 def test_2_a_datasets_setting_names_the_axis(tmp_path, axis, capfd):
-    for name in openms.FILES:
+    for name in openms.SCANS:
         (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
         save(tmp_path / "raw" / name, (12, 14, 16))
     given = {"dataset": "openms_t1", "source": "openms", "contrast": "T1", "organ": "brain"}
@@ -202,7 +202,7 @@ def test_2_a_datasets_setting_names_the_axis(tmp_path, axis, capfd):
 
 def test_2_slicing_says_what_it_guessed_and_takes_single_slices(tmp_path, capfd, monkeypatch):
     """Own scans, of any source that reads them by their voxels."""
-    for name in openms.FILES:
+    for name in openms.SCANS:
         (tmp_path / "raw" / name).parent.mkdir(parents=True, exist_ok=True)
         thin = "patient12" in name
         save(tmp_path / "raw" / name, (40, 44, 1) if thin else (12, 14, 16))

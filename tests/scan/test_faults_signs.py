@@ -202,7 +202,7 @@ def wanted(**changes) -> Slicing:
 
 def sliced(folder: Path, change) -> Path:
     """The test store of four small patients whose intensities `change` has changed."""
-    for number, name in enumerate(sorted(openms.FILES)):
+    for number, name in enumerate(sorted(openms.SCANS)):
         save(folder / "raw" / name, change(anatomy(number)).astype(np.float32))
     slicing.slice_dataset(folder / "raw", wanted(), folder / "out", SimpleNamespace())
     return folder / "out" / "test.h5"

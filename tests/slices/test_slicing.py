@@ -75,7 +75,7 @@ def save(path: Path, stored: np.ndarray, **header) -> None:
 def raw(tmp_path: Path) -> Path:
     """Tiny scans under the names of the openms source: four patients, two with two visits."""
     folder = tmp_path / "raw"
-    for number, name in enumerate(sorted(openms.FILES)):
+    for number, name in enumerate(sorted(openms.SCANS)):
         save(folder / name, scan(number, (9 + number % 2, 12, 14)))
     return folder
 
