@@ -3,10 +3,15 @@ import shlex
 import sys
 from pathlib import Path
 
+from snakemake.logging import logger
+
+from mrsr.errors import UserError, one_line
 from mrsr.ops import cluster
 from mrsr.params import loading
 from mrsr.params.settings_files import SettingsFiles
-from snakemake_logger_plugin_mrsr import words
+from snakemake_logger_plugin_mrsr import last_line, words
+
+last_line.watch(logger, workflow.logger_manager.get_log_handlers())
 
 
 def literal(path):
@@ -27,7 +32,10 @@ shell.prefix(
     "trap 'code=$?; case $code in 75|143) python -m mrsr.ops.cluster;; esac; exit $code' EXIT; "
 )
 
-PARAMS = loading.load(config.get("params", "params.yaml"), config.get("experiment"))
+try:
+    PARAMS = loading.load(config.get("params", "params.yaml"), config.get("experiment"))
+except UserError as error:  # one line, and not the place in this file
+    sys.exit(f"mrsr: error: {one_line(str(error))}")
 SETTINGS = SettingsFiles(PARAMS)
 RESULTS = f"results/{PARAMS.name}"
 LOGS = f"logs/{PARAMS.name}"
