@@ -4,7 +4,7 @@
 #   make demo    train and measure on the embedded phantom, print the table (minutes, no network
 #                beyond the package index)
 #   make test    all tests, with the coverage of src/mrsr
-#   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (15 min)
+#   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (10 min)
 #   make slurm-test   the cluster tests, on a SLURM that it installs and starts (root, Debian)
 #   make lint    ruff, mypy, import-linter, snakefmt, snakemake --lint
 #   make results-check EXPERIMENT=demo   make an experiment's tables again, in a clone, and compare

@@ -3,11 +3,15 @@ import shlex
 import sys
 from pathlib import Path
 
+from mrsr.errors import UserError, one_line
 from mrsr.ops import cluster, provenance, starting, tracked
 from mrsr.params import loading
 from mrsr.params.settings_files import SettingsFiles
+from snakemake.logging import logger
 from snakemake.settings.types import ExecMode
-from snakemake_logger_plugin_mrsr import words
+from snakemake_logger_plugin_mrsr import last_line, words
+
+last_line.watch(logger, workflow.logger_manager.get_log_handlers())
 
 
 def literal(path):
@@ -28,8 +32,11 @@ shell.prefix(
     "trap 'code=$?; case $code in 75|143) python -m mrsr.ops.cluster;; esac; exit $code' EXIT; "
 )
 
-starting.check_config(config)
-PARAMS = loading.load(config.get("params", "params.yaml"), config.get("experiment"))
+try:
+    starting.check_config(config)
+    PARAMS = loading.load(config.get("params", "params.yaml"), config.get("experiment"))
+except UserError as error:  # one line, and not the place in this file
+    sys.exit(f"mrsr: error: {one_line(str(error))}")
 SETTINGS = SettingsFiles(PARAMS)
 RESULTS = f"results/{PARAMS.name}"
 LOGS = f"logs/{PARAMS.name}"

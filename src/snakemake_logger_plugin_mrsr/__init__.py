@@ -20,7 +20,7 @@ from snakemake_interface_logger_plugins.base import LogHandlerBase
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from snakemake_logger_plugin_mrsr.time_left import Progress, Spent, about
-from snakemake_logger_plugin_mrsr.words import error_line, job_words, last_step
+from snakemake_logger_plugin_mrsr.words import job_words, last_step, why
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -205,8 +205,8 @@ class LogHandler(LogHandlerBase):
             self.say("stopped; the same command goes on from here")
         elif self.failed:
             for job in self.failed.values():
-                self.say(f"failed: {job.words}, {job.log or 'no log'}")
-                self.say(error_line(job.log) if job.log else "the rule has no log")
+                for line in why(job.words, job.log):
+                    self.say(line)
         else:
             for error in self.errors:
                 self.say(error)

@@ -68,3 +68,9 @@ def error_line(log: Path) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     ours = [line for line in lines if line.startswith(OURS)]
     return (ours or lines or ["the job's log is empty"])[-1]
+
+
+def why(words: str, log: Path | None) -> list[str]:
+    """What a failed job did, and where its log is; and, last, the line that says why it failed."""
+    last = error_line(log) if log else "the rule has no log"
+    return [f"failed: {words}, {log or 'no log'}", last]

@@ -63,7 +63,7 @@ connect() { # the network, and the file systems that every process expects
   python3 -m pip config list 2>/dev/null | sed -nE "s/^(global|user)\.([a-z-]+)='(.*)'$/\2 = \3/p" \
     | { echo "[global]"; cat; } >"$root/etc/pip.conf"
   for path in $(grep -oE '(file://)?/[^ ]+' "$root/etc/pip.conf"; env | sed -n 's/^PIP_[A-Z_]*=//p'); do
-    path="${path#file://}"
+    case "$path" in file://*) path="$(dirname "${path#file://}")" ;; esac # an index has its files beside it
     if [ -d "$path" ]; then
       mkdir -p "$root$path"
       mount --rbind -o ro "$path" "$root$path"

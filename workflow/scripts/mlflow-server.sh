@@ -16,6 +16,8 @@ set -euo pipefail
 host="${1:-127.0.0.1}" port="${2:-5000}" folder="${3:-.}"
 mkdir -p "$folder"
 folder="$(cd "$folder" && pwd)"
+# the project's own environment, activated or not
+PATH="$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)/.venv/bin:$PATH"
 export MLFLOW_DISABLE_TELEMETRY=true MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 # timeout: writers of one SQLite file wait for each other instead of failing after five seconds
 exec mlflow server --host "$host" --port "$port" --workers "${MLFLOW_WORKERS:-2}" \

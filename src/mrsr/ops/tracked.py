@@ -169,4 +169,6 @@ def _files(resolved: Resolved) -> list[str]:
 
 
 def _command(target: str, experiment: str) -> str:
-    return f"snakemake --cores 2 {target} --config experiment={experiment}"
+    # the commands of .venv, where there is one, activated or not
+    path = 'PATH="$PWD/.venv/bin:$PATH"'
+    return f"{path} snakemake --cores 2 {target} --config experiment={experiment}"
