@@ -94,7 +94,7 @@ def test_a_packed_network_is_half_as_large_and_the_same(
     card = (out / "README.md").read_text()
     for text in (
         digest, "not for diagnosis", "CC BY", "Lesjak", "patient01, patient03", "patient04",
-        "patient12, patient19, patient20", "2.00 (cpu)", "7 of 3 patches, 16 pixels", "bf16",
+        "patient12, patient19, patient20", "2.00 (cpu)", "7 of 3 patches of 16 pixels", "bf16",
         "muon_lr 0.003", "+4.50 (one +4.50, two +4.50)", "other.nii.gz", "Pseudo-inverse", "c0ffee",
     ):  # fmt: skip
         assert text in card, text
