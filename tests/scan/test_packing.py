@@ -56,7 +56,8 @@ def results(tmp_path: Path) -> Path:
     for method, psnr in (("bicubic", 30.0), ("seran_all", 34.5)):
         found = {
             "dataset": "openms_t1", "scale": 2, "method": method, "label": f"The {method}",
-            "psnr": {"mean": psnr}, "ssim": {"mean": 0.9},
+            "psnr": {"mean": psnr, "low": None, "high": None}, "ssim": {"mean": 0.9},
+            "interval": "n too small",
             "per_subject": {"one": {"psnr": psnr - 1}, "two": {"psnr": psnr + 1.25}},
         }  # fmt: skip
         file = root / f"metrics/openms_t1/x2/{method}.json"
@@ -94,7 +95,8 @@ def test_a_packed_network_is_half_as_large_and_the_same(
     card = (out / "README.md").read_text()
     for text in (
         digest, "not for diagnosis", "CC BY", "Lesjak", "patient01, patient03", "patient04",
-        "patient12, patient19, patient20", "2.00 (cpu)", "7 of 3 patches, 16 pixels", "bf16",
+        "patient12, patient19, patient20", "2.00 (cpu)", "3 patches of 16 pixels", "n too small",
+        "bf16",
         "muon_lr 0.003", "+4.50 (one +4.50, two +4.50)", "other.nii.gz", "Pseudo-inverse", "c0ffee",
     ):  # fmt: skip
         assert text in card, text

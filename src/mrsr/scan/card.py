@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,10 +85,11 @@ def _data(resolved: Resolved, home: str) -> str:
     entry = resolved.params.data.datasets[home]
     split: Any = entry.split
     source = datasets.source(entry.source)
+    attribution = getattr(source, "ATTRIBUTION", f"Source: {entry.source}")
     lines = [
         "## Data",
         "",
-        f"{entry.label}. {getattr(source, 'ATTRIBUTION', f'Source: {entry.source}')}.",
+        textwrap.fill(f"{entry.label}. {attribution}.", 100),
         "",
     ]
     if split.kind == "subjects":
@@ -119,7 +121,8 @@ def _training(packed: Sequence[Packed]) -> str:
                 "Scale": f"{each.cell.scale}x",
                 "Network": f"{each.saved.model_name} ({options})",
                 "Losses": ", ".join(f"{name} {value:g}" for name, value in given["losses"].items()),
-                "Steps": f"{given['steps']:,} of {given['batch']} patches, {given['patch']} pixels",
+                "Steps": f"{given['steps']:,}",
+                "A step": f"{given['batch']} patches of {given['patch']} pixels",
                 "Optimizer": f"{optimizer['name']}, "
                 + ", ".join(f"{name} {value:g}" for name, value in rates.items()),
                 "Computed in": str(made.get("precision", "fp32")),
@@ -151,7 +154,7 @@ def _measured(resolved: Resolved, packed: Sequence[Packed], root: Path) -> str:
                 "Test scans": resolved.params.data.datasets[cell.dataset].label,
                 "Scale": f"{cell.scale}x",
                 "Method": found["label"],
-                "PSNR (dB)": f"{found['psnr']['mean']:.2f}",
+                "PSNR (dB)": _mean(found["psnr"]),
                 "SSIM": f"{found['ssim']['mean']:.4f}",
                 "Gain over bicubic (dB)": _gain(found, base),
             }
@@ -159,10 +162,18 @@ def _measured(resolved: Resolved, packed: Sequence[Packed], root: Path) -> str:
     if not rows:
         return ""
     about = (
-        "Whole test scans, degraded and enhanced slice by slice; means over subjects. In brackets "
-        "the gain of each subject. There are fewer than six subjects, so there is no interval.\n\n"
+        "All slices of the test scans, degraded and enhanced: means over subjects, in brackets the "
+        "gain of each subject. The interval of a mean PSNR, over subjects: "
     )
+    intervals = sorted({record["interval"] for record in by_cell.values()})
+    about = textwrap.fill(f"{about}{', '.join(intervals)}.", 100) + "\n\n"
     return "## Measured\n\n" + about + pipes(pandas.DataFrame(rows), "lllrrl")
+
+
+def _mean(psnr: dict[str, Any]) -> str:
+    if psnr["low"] is None:
+        return f"{psnr['mean']:.2f}"
+    return f"{psnr['mean']:.2f} [{psnr['low']:.2f}, {psnr['high']:.2f}]"
 
 
 def _gain(found: dict[str, Any], base: dict[str, Any] | None) -> str:
