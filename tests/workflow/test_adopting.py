@@ -353,5 +353,5 @@ def test_line_20_a_deleted_checkpoint_comes_back_by_its_stage_or_by_force(copy: 
     (copy / "results/smoke/checkpoints/phantom_t1/x2/srcnn/best.pt").unlink()
     name = ("--config", "experiment=smoke")
     assert planned_jobs(snakemake(copy, "--dry-run", "checkpoints", *name))["train_sr"] == 1
-    forced = snakemake(copy, "--dry-run", "--forcerun", "train_sr", "--", "all", *name)
+    forced = snakemake(copy, "--dry-run", "all", "--forcerun", "train_sr", *name)
     assert planned_jobs(forced)["train_sr"] == 3

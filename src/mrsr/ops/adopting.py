@@ -55,14 +55,16 @@ def adopt(experiment: str | None = None) -> str:
     steps = [
         # the tracking store belongs to this clone and is not recorded
         [f"results/{name}/tracking.ready"],
-        *([["--touch", "--forceall", *raw]] if raw else []),
+        *([[*raw, "--touch", "--forceall"]] if raw else []),
         # everything after the raw scans
-        ["--touch", "--forcerun", "slice_dataset", "--", "all"],
+        ["all", "--touch", "--forcerun", "slice_dataset"],
     ]
     for arguments in steps:
         done = _run(["snakemake", "--cores", "1", *arguments, "--config", where])
         if done.returncode != 0:
-            raise UserError(f"snakemake {arguments[0]} failed: {done.stderr.strip()[-400:]}")
+            raise UserError(
+                f"`snakemake {' '.join(arguments)}` failed: {done.stderr.strip()[-400:]}"
+            )
     return name
 
 
