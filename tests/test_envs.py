@@ -8,6 +8,9 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +18,7 @@ from types import ModuleType
 import pytest
 import yaml
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from project import ROOT
 
@@ -75,8 +79,52 @@ def test_apptainer_definition_has_the_pins() -> None:
 
 
 def test_untried_files_say_so() -> None:
-    for name in ("conda.yaml", "apptainer.def"):
-        assert "UNTESTED" in (ENVS / name).read_text()
+    assert "UNTESTED" in (ENVS / "conda.yaml").read_text()
+    text = (ENVS / "apptainer.def").read_text()
+    assert "tests/fresh/debian.sh bookworm container" in text
+    assert "container) step" in (ROOT / "tests/fresh/debian.sh").read_text()
+
+
+def test_line_26_every_python_from_3_11_to_3_14_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By make, and by pip when it installs the package."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = SpecifierSet(project["requires-python"])
+    condition = re.search(r"sys\.exit\((.*)\)'", (ROOT / "Makefile").read_text())
+    for version in (
+        (3, 10, 14),
+        (3, 11, 2),
+        (3, 12, 3),
+        (3, 13, 5),
+        (3, 14, 0),
+        (3, 15, 0),
+        (4, 0),
+    ):
+        monkeypatch.setattr("sys.version_info", version)
+        taken = (3, 11) <= version < (3, 15)
+        assert (not eval(condition[1], {"sys": sys})) == taken, version
+        assert wanted.contains(".".join(map(str, version))) == taken, version
+
+
+def test_line_26_without_such_a_python_make_says_what_to_install(tmp_path: Path) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("make", "bash", "touch"):
+        (tools / name).symlink_to(shutil.which(name))
+    # one that is too old, and one without ensurepip, as Debian has it without python3-venv
+    for name in ("python3.11", "python3"):
+        (tools / name).write_text("#!/bin/bash\nexit 1\n")
+        (tools / name).chmod(0o755)
+    for name in ("Makefile", "pyproject.toml", "envs/requirements.lock"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    done = subprocess.run(
+        ["make", "venv"], cwd=tmp_path, env={"PATH": str(tools)}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith(
+        "mrsr: error: no Python 3.11 to 3.14 with venv found; install one"
+    )
+    assert "apt install python3-venv" in done.stderr and not (tmp_path / ".venv").exists()
 
 
 def test_derived_files_are_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

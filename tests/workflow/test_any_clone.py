@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -20,7 +21,8 @@ from project import ROOT, copy_project, edit_params
 
 pytestmark = pytest.mark.slow
 
-PATHS = ('a {x} "q" `touch no` $HOME c', "it's $(touch no) {dataset} 50% & #1; é \\ *?[a] ~")
+# DVC cannot format its own progress bar where the path has braces, so only the second has them
+PATHS = ('a "q" `touch no` $HOME c', "it's $(touch no) {dataset} {x} 50% & #1; é \\ *?[a] ~")
 COMMANDS = ("mrsr", "snakemake", "dvc", "mlflow")
 EVALUATION = "results/mini/metrics/phantom_t1/x2/bicubic.json"
 MINI = """
@@ -81,14 +83,6 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_line_13_a_dry_run_under_another_path(tmp_path: Path) -> None:
-    folder = copy_project(tmp_path / PATHS[1])
-    environment(folder)
-    config = ("--config", "experiment=smoke")
-    shown = there(folder, ".venv/bin/snakemake", "--cores", "1", "--dry-run", "all", *config)
-    assert any(line.startswith("This was a dry-run") for line in shown)
-
-
 def test_line_13_the_whole_chain_under_such_a_path(clone: Path) -> None:
     snakemake = (".venv/bin/snakemake", "--cores", "2")
     there(clone, *snakemake, "all", "--config", "experiment=mini")
@@ -100,6 +94,19 @@ def test_line_13_the_whole_chain_under_such_a_path(clone: Path) -> None:
     best = "results/mini/checkpoints/phantom_t1/x2/srcnn/best.pt"
     scan = next(str(file) for file in sorted((clone / "data/raw/phantom").rglob("*.nii*")))
     there(clone, ".venv/bin/mrsr", "enhance", scan, "finer.nii.gz", "--model", best)
+
+
+def test_line_13_braces_and_other_signs_in_the_path(clone: Path, tmp_path: Path) -> None:
+    folder = copy_project(tmp_path / PATHS[1])
+    environment(folder)
+    shutil.copytree(clone / "data/raw", folder / "data/raw")
+    (folder / "workflow/experiments/mini.yaml").write_text(MINI)
+    snakemake = (".venv/bin/snakemake", "--cores", "2")
+    shown = there(folder, *snakemake, "--dry-run", "all", "--config", "experiment=smoke")
+    assert any(line.startswith("This was a dry-run") for line in shown)
+    there(folder, *snakemake, EVALUATION, "--config", "experiment=mini")
+    assert (folder / EVALUATION).is_file()
+    assert not list(folder.rglob("no")) and not (folder.parent / "no").exists()
 
 
 def test_line_14_dvc_and_mlflow_find_their_commands(clone: Path) -> None:
