@@ -35,6 +35,7 @@ def project(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
     files = (loading.EXPERIMENTS / f"{name}.yaml" for name in ("demo", "openms_ablation", "smoke"))
     for file in ("params.yaml", *files):
         shutil.copy(root / file, tmp_path / file)
+    shutil.copytree(root / loading.SIZES, tmp_path / loading.SIZES)
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(OWN))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "80")

@@ -25,7 +25,7 @@ from mrsr.cli import app
 from mrsr.datasets import folder
 from mrsr.errors import UserError
 from mrsr.params.schema import SPLITS
-from mrsr.raw.nifti import SUFFIXES
+from mrsr.raw.scan_formats import SUFFIXES
 from mrsr.raw.subjects import may_be_one, subjects
 from mrsr.slices import store
 from project import ROOT

@@ -104,7 +104,7 @@ for line in open(sys.argv[1], encoding="utf-8"):
 PY
   inside root "python3 -m venv /opt/python"
   inside_path=/opt/python/bin:/usr/bin:/bin:/usr/sbin:/sbin \
-    inside root "export DEBIAN_FRONTEND=noninteractive; cd /home/person/mrsr; set -x; $(cat "$folder/steps")"
+    inside root "export DEBIAN_FRONTEND=noninteractive; cd ~person/mrsr; set -x; $(cat "$folder/steps")"
   inside_path=/opt/python/bin:/usr/bin:/bin inside person \
     "cd ~/mrsr && mrsr --version && snakemake --logger mrsr --cores 2 all --config experiment=smoke"
 }

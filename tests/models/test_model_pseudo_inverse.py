@@ -65,7 +65,7 @@ def test_zero_filling_by_hand() -> None:
 def test_the_matrix_is_the_crop() -> None:
     image = torch.rand(12, 16, dtype=torch.float64)
     found = kspace_matrix(12, 2) @ image.to(torch.complex128) @ kspace_matrix(16, 2).mT
-    torch.testing.assert_close(found.abs(), kspace_crop(image, 2))
+    torch.testing.assert_close(found.real, kspace_crop(image, 2))
 
 
 def test_an_experiment_inverts_each_datasets_own_degradation() -> None:

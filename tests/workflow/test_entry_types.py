@@ -171,7 +171,6 @@ def test_recipes(tmp_path: Path, tables: dict[str, Table]) -> None:
         },
     }  # fmt: skip
     tables["params"]["methods"]["twice"]["published"] = {"note": "nothing is known"}
-    tables["params"]["methods"]["own"]["recipe"] = "published"  # it has none
     common = load(tmp_path, tables).methods
     assert (common["plain"].recipe, common["plain"].losses) == ("common", {"l1": 1.0})
     assert (common["plain"].training.steps, common["plain"].training.optimizer.lr) == (11, 0.25)
@@ -190,6 +189,7 @@ def test_recipes(tmp_path: Path, tables: dict[str, Table]) -> None:
     assert resolved.super_resolution("phantom_t2", 2, "plain").recipe == "published"
 
     tables["params"]["methods"]["plain"]["recipe"] = "common"  # an entry's own choice wins
+    tables["params"]["methods"]["guided"]["published"] = {"steps": 9}
     assert load(tmp_path, tables).methods["plain"] == common["plain"]
 
 
