@@ -15,13 +15,12 @@ import pytest
 import torch
 
 from builders import evaluation, read
-from mrsr import checkpoint, compute, models
+from mrsr import checkpoint, compute, enhance, models
 from mrsr.errors import UserError
 from mrsr.method import features
 from mrsr.metrics import evaluate, probe
 from mrsr.models import unetr
 from mrsr.params import jobs
-from mrsr.scan import enhance
 from mrsr.tables import timings
 from mrsr.training import resume, vit_networks
 
