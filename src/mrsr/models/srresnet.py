@@ -5,8 +5,8 @@ convolutions, one convolution and a skip around them all, stages that double the
 convolution. 16 blocks of 64 maps have 1,380,993 parameters for one channel at 2x.
 
 The paper has batch normalisation and no skip from the input: `norm: batch`, `skip: none`, the
-defaults here. `norm: none` with `skip: bicubic` learns the difference from the interpolated image
-and is several dB better after the same number of steps (figures in docs/replication.md).
+defaults here. `norm: none` with `skip: bicubic` learns the difference from the interpolated image.
+What each costs: docs/replication.md.
 ReLU replaces SRResNet's PReLU, as appendix E says.
 
 Initialisation: He, scaled for depth. Without normalisation the second convolution of each block is
