@@ -6,7 +6,7 @@
 #
 #   SUITE    bookworm (Debian 12, Python 3.11), trixie (13, 3.13), or another that debootstrap knows
 #   WHAT     readme      `make demo` and `make test`, as the README has them
-#            smoke       `make venv` and the experiment `smoke` (.ci/run does this on bookworm)
+#            smoke       `make venv` and the experiment `smoke`
 #            container   the steps of envs/apptainer.def, then `smoke` with what they installed
 #            root        nothing; the root stays for a look around
 #   FOLDER   for the root, which is used again if it is there; by default a new one, removed at the end
