@@ -51,7 +51,7 @@ make_root() {
   debootstrap --variant=minbase --include=python3,python3-venv,git,make,ca-certificates \
     "$suite" "$root" "$mirror" >"$folder/$suite.log" 2>&1 ||
     fail "debootstrap failed: $(tail -n 1 "$folder/$suite.log")"
-  chroot "$root" useradd --create-home person
+  chroot "$root" useradd --create-home --uid 31415 person
 }
 
 connect() { # the network, and the file systems that every process expects

@@ -25,6 +25,8 @@ pytestmark = pytest.mark.slow
 PATHS = ('a "q" `touch no` $HOME c', "it's $(touch no) {dataset} {x} 50% & #1; é \\ *?[a] ~")
 COMMANDS = ("mrsr", "snakemake", "dvc", "mlflow")
 EVALUATION = "results/mini/metrics/phantom_t1/x2/bicubic.json"
+ONE = {"train": 1, "validation": 1, "test": 1}
+SMALL = {"data": {"sources": {"phantom": {"subjects": ONE, "knee": ONE, "slices": 16}}}}
 MINI = """
 like: smoke
 grid:
@@ -79,6 +81,7 @@ def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone under the first path, with the experiment `mini`."""
     folder = copy_project(tmp_path_factory.mktemp("clone") / PATHS[0])
     (folder / "workflow/experiments/mini.yaml").write_text(MINI)
+    edit_params(folder, SMALL)
     environment(folder)
     return folder
 
@@ -101,6 +104,7 @@ def test_line_13_braces_and_other_signs_in_the_path(clone: Path, tmp_path: Path)
     environment(folder)
     shutil.copytree(clone / "data/raw", folder / "data/raw")
     (folder / "workflow/experiments/mini.yaml").write_text(MINI)
+    edit_params(folder, SMALL)
     snakemake = (".venv/bin/snakemake", "--cores", "2")
     shown = there(folder, *snakemake, "--dry-run", "all", "--config", "experiment=smoke")
     assert any(line.startswith("This was a dry-run") for line in shown)

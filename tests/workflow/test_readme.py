@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from project import ENVIRONMENT, ROOT, copy_project, run
+from project import ENVIRONMENT, ROOT, copy_project, edit_params, run
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
 
@@ -58,10 +58,16 @@ def smoke(command: str) -> str:
     return command
 
 
+# a smaller phantom: what the commands do does not depend on it
+SOME = {"train": 2, "validation": 1, "test": 2}
+SMALL = {"data": {"sources": {"phantom": {"subjects": SOME, "knee": SOME, "slices": 16}}}}
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A clone after `make demo`, which stands for the experiment that is run first."""
     folder = copy_project(tmp_path_factory.mktemp("reader"))
+    edit_params(folder, SMALL)
     run(folder, "snakemake", "--cores", "2", "all", "--config", "experiment=smoke")
     scan = sorted((folder / "data/raw/phantom").rglob("*T1.nii.gz"))[0]
     shutil.copy(scan, folder / "scan.nii.gz")
