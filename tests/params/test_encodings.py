@@ -80,13 +80,13 @@ COMMANDS = """
 import os, sys
 from mrsr import cli
 folder = sys.argv[1]
-for name in (b"m\\xfcller", "müller é 雪".encode()):
+for name in (b"m\\xfcller", "m\\u00fcller \\u00e9 \\u96ea".encode()):
     scan = os.path.join(folder, os.fsdecode(name + b".nii"))
     out = os.path.join(folder, os.fsdecode(name + b"-out.nii"))
     for words in (
         ["enhance", scan, out, "--model", "bicubic", "--scale", "2", "--overwrite"],
         ["score", out, out],
-        ["enhance", scan + "no", out, "--model", "bicubic", "--scale", "2"],
+        ["enhance", "no" + scan, out, "--model", "bicubic", "--scale", "2", "--overwrite"],
     ):
         sys.argv = ["mrsr", *words]
         try:
