@@ -44,8 +44,8 @@ dependencies:
 
 APPTAINER = """\
 # Made by `make lock` from requirements.in; do not edit.
-# Apptainer was not available where this file was made; `tests/fresh/debian.sh bookworm container`
-# runs the steps below in a bare Debian. From the project's root:
+# UNTESTED: Apptainer was not available where this file was made. `tests/fresh/debian.sh bookworm
+# container` runs the steps below in a bare Debian. From the project's root:
 #     apptainer build mrsr.sif envs/apptainer.def
 #     apptainer exec --nv mrsr.sif snakemake --cores 4 all --config experiment=demo
 # A container is read-only: data/ and results/ are written where the project is mounted.
