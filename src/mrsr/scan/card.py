@@ -33,8 +33,9 @@ LIMITS = """## Limits
 - They learned heads of few people with multiple sclerosis, from one publisher, in three contrasts.
   On other anatomy, scanners and contrasts the figures above do not hold: degrade a scan of that
   kind, enhance it and score it before you rely on them (docs/howto/enhance-your-scan.md).
-- They learned to undo {degradation}. Where another degradation was measured above, its figures are
-  there; a scan that the scanner has interpolated or filtered is another one too.
+- They learned to undo {degradation}. Do not use them where a figure above is
+  below that of bicubic or of the pseudo-inverse. A scan that the scanner has interpolated or
+  filtered is another degradation too.
 - They learned from LR images with {noise}; more noise may be sharpened with the image.
 - They may invent or remove small structures. Never use an enhanced image for a diagnosis, to count
   lesions, or as ground truth.
