@@ -168,6 +168,11 @@ def test_a_mistake_in_params_is_told_by_its_path(
         ("grid", [], "grid: must have at least one block"),
         *(("grid 0 scales", [scale], "grid.0.scales.0: ") for scale in (0, 1, 5, -2, "two")),
         ("grid 0 datasets", ["nosuch"], "grid.0.datasets: no 'nosuch'; known: fastmri, "),
+        (
+            "set data",
+            {"datasets": {"phantom_t1": {"degradation": "mixed"}}},
+            "grid: dataset 'phantom_t1' is degraded in two ways",
+        ),
         ("grid 0 methods", ["nosuch"], "grid.0.methods: no method 'nosuch'; known: "),
         ("tables", {"table1": []}, "tables: dataset 'phantom_t1' is in no table"),
         ("tables", {"../t": ["phantom_t1"]}, "tables.../t"),

@@ -5,6 +5,7 @@ Run: pytest tests/slices/test_batches.py
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -12,9 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+import builders
 from builders import noise, write_store
 from mrsr import resampling
+from mrsr.compute import Machine
 from mrsr.errors import UserError
+from mrsr.params.jobs import SuperResolution
 from mrsr.slices import batches, holding, store
 
 SHAPES = ((5, 22, 31), (3, 24, 24), (4, 17, 40))
@@ -252,6 +256,38 @@ SECOND = [
     ("clean", 2, "bicubic", "float32"),
     ("clean", 2, "kspace", "complex64"),
 ]
+
+
+@pytest.mark.parametrize("place", ["device", "stream"])
+def test_mixed_degradations_take_turns_within_a_volume(path: Path, place: str) -> None:
+    slices = load(path, degradation="mixed", place=place)
+    for piece, lr, _ in batches.whole(slices, batch=2):
+        number = slices.volumes.index(piece.volume)
+        height, width = piece.size
+        for image, position in zip(lr, piece.positions, strict=True):
+            kind = resampling.KINDS[position % 2]
+            alone = slice_pair(path, number, position, 2, kind)[1]
+            assert torch.equal(image[0, : -(-height // 2), : -(-width // 2)], alone), (kind, number)
+
+
+def test_noise_is_a_function_of_the_step_and_on_lr_alone(path: Path) -> None:
+    settings = builders.read(
+        SuperResolution, builders.sr(batch=4, patch=8, noise=0.5, steps=9, seed=3)
+    )
+    clean = replace(settings, noise=0.0)
+    slices = load(path)
+    one = Machine(torch.device("cpu"))
+    halves = [replace(one, rank=rank, world=2) for rank in (0, 1)]
+    lr, hr = batches.draw(slices, settings, 1, one)
+    before, truth = batches.draw(slices, clean, 1, one)
+    assert torch.equal(hr, truth)
+    levels = (lr - before).std(dim=(1, 2, 3))
+    assert len(set(levels.tolist())) == 4 and levels.min() > 0 and levels.max() < 0.7
+    assert torch.equal(batches.draw(slices, settings, 1, one)[0], lr)
+    again = [batches.draw(slices, settings, 1, machine)[0] for machine in halves]
+    assert torch.equal(torch.cat(again), lr)
+    other = batches.draw(slices, settings, 2, one)[0] - batches.draw(slices, clean, 2, one)[0]
+    assert not torch.equal(other, lr - before)
 
 
 @pytest.mark.parametrize("patch", [12, 0])

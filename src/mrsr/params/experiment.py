@@ -84,6 +84,9 @@ class Resolved:
         datasets = params.data.datasets
         self.sources = list(dict.fromkeys(datasets[name].source for name in self.datasets))
         listed = {name for names in experiment.tables.values() for name in names}
+        mixed = [name for name in self.measured if datasets[name].degradation == "mixed"]
+        if mixed:
+            raise at("grid", f"dataset '{mixed[0]}' is degraded in two ways: only train on it")
         lost = [name for name in self.measured if name not in listed]
         if lost:
             raise at("tables", f"dataset '{lost[0]}' is in no table")

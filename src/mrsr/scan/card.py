@@ -33,9 +33,10 @@ LIMITS = """## Limits
 - They learned heads of few people with multiple sclerosis, from one publisher, in three contrasts.
   On other anatomy, scanners and contrasts the figures above do not hold: degrade a scan of that
   kind, enhance it and score it before you rely on them (docs/howto/enhance-your-scan.md).
-- They learned to undo one degradation, {degradation}. Where another was measured above, its figures
-  are there; a scan that the scanner has interpolated or filtered is another one too.
-- They learned from images without added noise; noise of the input may be sharpened with it.
+- They learned to undo {degradation}. Do not use them where a figure above is
+  below that of bicubic or of the pseudo-inverse. A scan that the scanner has interpolated or
+  filtered is another degradation too.
+- They learned from LR images with {noise}; more noise may be sharpened with the image.
 - They may invent or remove small structures. Never use an enhanced image for a diagnosis, to count
   lesions, or as ground truth.
 """
@@ -55,14 +56,23 @@ class Packed:
 
 def text(resolved: Resolved, packed: Sequence[Packed], root: Path) -> str:
     """The card in Markdown. root: the experiment's folder of results."""
-    degradation = str(packed[0].saved.settings["degradation"])
+    given = packed[0].saved.settings
+    degradation = {
+        "bicubic": "bicubic reduction alone",
+        "kspace": "truncation of k-space alone",
+        "mixed": "bicubic reduction and truncation of k-space",
+    }[given["degradation"]]
+    noise = given.get("noise", 0)
+    added = (
+        f"added noise of at most {noise:g} of the intensity scale" if noise else "no added noise"
+    )
     parts = [
         HEAD + _files(packed),
         _data(resolved, packed[0].cell.dataset),
         _training(packed),
         _measured(resolved, packed, root),
         _others(packed),
-        LIMITS.format(degradation=degradation),
+        LIMITS.format(degradation=degradation, noise=added),
     ]
     return "\n".join(part for part in parts if part)
 

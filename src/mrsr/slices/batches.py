@@ -156,7 +156,19 @@ def draw(slices: Slices, settings: SuperResolution, step: int, machine: Machine)
         rank=machine.rank,
         world=machine.world,
     )
+    if settings.noise:
+        images[0] = images[0] + _noise(images[0], settings, step, machine)
     return [image.to(machine.dtype) for image in images]
+
+
+def _noise(lr: Tensor, settings: SuperResolution, step: int, machine: Machine) -> Tensor:
+    """This process's share of the noise of a step: a pure function of seed and step, as batches."""
+    random = np.random.default_rng([settings.seed, step, 2])
+    shape = (settings.batch, *lr.shape[1:])
+    levels = settings.noise * random.random((settings.batch, 1, 1, 1), dtype=np.float32)
+    noise = levels * random.standard_normal(shape, dtype=np.float32)
+    mine = slice(machine.rank * len(lr), (machine.rank + 1) * len(lr))
+    return torch.from_numpy(noise[mine]).to(lr)
 
 
 def _crop(

@@ -16,6 +16,8 @@ from mrsr.slices import store
 from mrsr.slices.memory import memory_available
 from mrsr.slices.store import StoredVolume
 
+MIXED = "mixed"  # slices of a volume are degraded in each way of `resampling.KINDS` in turn
+
 
 @dataclass(kw_only=True, eq=False)
 class Slices:
@@ -114,7 +116,7 @@ def load(
     """
     if guide and acceleration > 1:
         raise UserError("a guided method takes no undersampled input; leave acceleration at 1")
-    resampling.check(scale, degradation)
+    resampling.check(scale, resampling.KINDS[0] if degradation == MIXED else degradation)
     volumes = store.read_store(path)
     device = torch.device(device)
     role = "guide" if guide else "clean" if acceleration > 1 else ""
@@ -186,7 +188,7 @@ def _images(
     slices: Slices, file: h5py.File, volume: StoredVolume, which: np.ndarray | None = None
 ) -> list[Tensor]:
     """HR (n, H, W), LR (n, H/s, W/s) and the second image of a volume's slices, on the device."""
-    hr, lr = _pair(slices, volume, store.read_slices(file, volume, which))
+    hr, lr = _pair(slices, volume, store.read_slices(file, volume, which), which)
     if slices.role == "clean":
         less = torch.stack([resampling.undersample(one, slices.acceleration) for one in lr])
         return [hr, less, lr]
@@ -201,14 +203,24 @@ def _images(
     return [hr, lr, image.to(slices.dtype)]
 
 
-def _pair(slices: Slices, volume: StoredVolume, stored: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Stored slices (n, h, w) -> HR (n, H, W) and LR (n, H/s, W/s) magnitudes on the device."""
+def _pair(
+    slices: Slices, volume: StoredVolume, stored: np.ndarray, which: np.ndarray | None
+) -> tuple[Tensor, Tensor]:
+    """Stored slices (n, h, w) -> HR (n, H, W) and LR (n, H/s, W/s) magnitudes on the device.
+
+    which: their positions in the volume; None: all of them.
+    """
     image = torch.from_numpy(store.normalised(stored, volume)).to(slices.device)
     image, _ = resampling.pad_to(image, slices.scale)
     # one slice at a time: a matrix product over many may round differently with their number, and
     # then streaming would not give the bits that the resident slices give
+    ways = resampling.KINDS if slices.degradation == MIXED else (slices.degradation,)
+    positions = range(len(image)) if which is None else which
     lr = torch.stack(
-        [resampling.degrade(one.clone(), slices.scale, slices.degradation) for one in image]
+        [
+            resampling.degrade(one.clone(), slices.scale, ways[position % len(ways)])
+            for one, position in zip(image, positions, strict=True)
+        ]
     )
     hr = image.abs() if image.is_complex() else image
     return hr.to(slices.dtype), lr.to(slices.dtype)

@@ -22,7 +22,7 @@ class Section:
     __pydantic_config__ = CONFIG
 
 
-Degradation = Literal["bicubic", "kspace"]
+Degradation = Literal["bicubic", "kspace", "mixed"]
 SPLITS = ("train", "validation", "test")
 
 
@@ -139,7 +139,8 @@ class Dataset(Cutting):
     label: str = ""
     """Its name in the tables; the key without one."""
     degradation: Degradation = "bicubic"
-    """How LR slices are made (section 4: bicubic for IXI, k-space truncation for fastMRI)."""
+    """How LR slices are made (section 4: bicubic for IXI, k-space truncation for fastMRI). mixed:
+    both, slice by slice in turn; for training alone."""
     guide: Name | None = None
     """The dataset of the second contrast of the same scan, for guided methods."""
 

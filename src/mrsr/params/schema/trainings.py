@@ -151,6 +151,9 @@ class Training(Loop):
     """Side of a square patch in HR pixels; 0: whole slices."""
     augment: bool = True
     """Flips and rotations by 90 degrees."""
+    noise: AtLeast = 0.0
+    """Largest standard deviation of the Gaussian noise on LR patches, where 1 is the intensity that
+    `normalise` makes 1; each patch has its own, from 0 to this."""
     validation_slices: Count
     """Slices to choose the best step by; 0: all."""
     test_curve: bool = True
