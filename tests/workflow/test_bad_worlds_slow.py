@@ -330,7 +330,7 @@ TROUBLE = {
     "nobody there": "gave up after",
     "half": "damaged",
     "a web page": "damaged",
-    "no scans": "contains no .h5 files",
+    "no scans": "holds no .h5 files",
     "link": "nothing was unpacked",
     "outside": "nothing was unpacked",
     "not a URL": "not a usable address",
