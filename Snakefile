@@ -13,20 +13,14 @@ from snakemake_logger_plugin_mrsr import last_line, words
 
 last_line.watch(logger, workflow.logger_manager.get_log_handlers())
 
-
-def literal(path):
-    """A path for where Snakemake replaces names in braces: those of a folder stay as they are."""
-    return str(path).replace("{", "{{").replace("}", "}}")
-
-
-CONDA = literal(Path(workflow.basedir) / "envs/conda.yaml")
+CONDA = starting.literal(Path(workflow.basedir) / "envs/conda.yaml")
 
 # `mrsr` and `python` in the rules are those of the environment that runs this workflow. A signal
 # does not end the shell before the training in it has written its state; what was stopped (75 with a
 # state, 143 without) goes back to the queue, where there is one. glibc keeps what it freed up to a GiB
 # for the next image, instead of handing it back and having the kernel zero it anew (docs/design.md).
 shell.prefix(
-    f'export PATH={literal(shlex.quote(str(Path(sys.executable).parent)))}:"$PATH" '
+    f'export PATH={starting.literal(shlex.quote(str(Path(sys.executable).parent)))}:"$PATH" '
     "MALLOC_MMAP_THRESHOLD_=${{MALLOC_MMAP_THRESHOLD_:-1073741824}} "
     "MALLOC_TRIM_THRESHOLD_=${{MALLOC_TRIM_THRESHOLD_:-1073741824}}; trap : TERM USR1; "
     "trap 'code=$?; case $code in 75|143) python -m mrsr.ops.cluster;; esac; exit $code' EXIT; "

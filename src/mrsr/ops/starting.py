@@ -22,6 +22,11 @@ KEYS = {
 GPU = "A100"  # assumed for a cluster whose login node has none
 
 
+def literal(path: object) -> str:
+    """A path for where Snakemake replaces names in braces: those of a folder stay as they are."""
+    return str(path).replace("{", "{{").replace("}", "}}")
+
+
 def check_config(config: Mapping[str, Any]) -> None:
     """Refuse a key of `--config` that nothing reads.
 
