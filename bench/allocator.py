@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from mrsr.params import loading
+from mrsr.params.typed import plain as plain_values
 
 KINDS = ("kept", "glibc's own")
 
@@ -38,10 +39,9 @@ def main() -> None:
     given = parser.parse_args()
     dataset, scale, method = given.cell
     results = Path("results") / given.experiment
-    settings = loading.load("params.yaml", given.experiment).evaluate_settings(
-        dataset, int(scale), method
-    )
-    settings["tracking"] = {"enabled": False}
+    resolved = loading.load("params.yaml", given.experiment)
+    settings = plain_values(resolved.evaluation(dataset, int(scale), method))
+    settings["tracking"]["enabled"] = False
     saved = results / "checkpoints" / dataset / f"x{scale}" / method / "best.pt"
     common = [sys.executable, "-m", "mrsr.metrics.evaluate", "--settings", json.dumps(settings)]
     common += ["--slices", str(results / "slices" / dataset / "test.h5")]

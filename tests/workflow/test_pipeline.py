@@ -136,7 +136,7 @@ def test_tables_from_the_tracking_store_are_identical(copy: Path) -> None:
     again = copy / "again"
     run(copy, "mrsr", "tables", "-e", "smoke", "--from-mlflow", "--out", str(again))
     made = digests(again)
-    assert set(made) == {"results.csv", "table1.csv", "table1.md", "table1.tex"}
+    assert set(made) == {"results.csv", "differences.csv", "table1.csv", "table1.md", "table1.tex"}
     assert made == {name: digest for name, digest in digests(tables).items() if name in made}
 
 
