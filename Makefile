@@ -4,6 +4,7 @@
 #   make demo    train and measure on the embedded phantom, print the table (minutes, no network
 #                beyond the package index)
 #   make test    all tests, with the coverage of src/mrsr
+#   make test-long   tests of minutes each: adoption, strange folders, the README's commands
 #   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (10 min)
 #   make slurm-test   the cluster tests, on a SLURM that it installs and starts (root, Debian)
 #   make lint    ruff, mypy, import-linter, snakefmt, snakemake --lint
@@ -33,11 +34,11 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help venv demo test test-fast test-slow slurm-test soak lint results-check weights bench lock \
-  clean
+.PHONY: help venv demo test test-fast test-slow test-long slurm-test soak lint results-check weights \
+  bench lock clean
 
 help:
-	@sed -n '4,16s/^# \{0,1\}//p' Makefile
+	@sed -n '4,17s/^# \{0,1\}//p' Makefile
 
 venv: $(STAMP)
 
@@ -74,6 +75,10 @@ test-fast: $(STAMP)
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadgroup -m slow --cov=src/mrsr --cov-append --cov-report=term \
 	  || [ $$? -eq 5 ]
+
+# minutes each, so not in CI: run them before a release
+test-long: $(STAMP)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup -m long
 
 soak: $(STAMP)
 	$(BIN)/python tests/soak.py --seed $(or $(SEED),0) --kills $(or $(KILLS),20)

@@ -219,7 +219,8 @@ def test_a_dead_process_ends_the_job_and_the_next_start_goes_on(
     # to the end, and beside it a run that nothing disturbed: bit for bit the same
     for name in ("killed", "whole"):
         job = launched(tmp_path, "mrsr.training.train_sr", *command(stores, tmp_path / name, LONG))
-        assert job.wait(timeout=300) == 0, job.communicate()[0]
+        text = job.communicate(timeout=300)[0]
+        assert job.returncode == 0, text
     same(tmp_path / "killed", tmp_path / "whole")
 
 

@@ -19,7 +19,7 @@ from pip._vendor.distlib.scripts import ScriptMaker
 
 from project import ROOT, copy_project, edit_params
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 # DVC cannot format its own progress bar where the path has braces, so only the second has them
 PATHS = ('a "q" `touch no` $HOME c', "it's $(touch no) {dataset} {x} 50% & #1; é \\ *?[a] ~")

@@ -21,7 +21,7 @@ from builders import TOY_NETWORK, TOY_SOURCE
 from mrsr.ops.plan.jobs import parse
 from project import copy_project, edit_experiment, edit_params, snakemake
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.long
 
 RUN = ("all", "--config", "experiment=named")
 

@@ -1,6 +1,6 @@
 """The commands of the README and of how-tos, run as a reader would, in their order.
 
-With `smoke` for the longer experiments, as the README says. Run: pytest -m slow
+With `smoke` for the longer experiments, as the README says. Run: pytest -m long
 tests/workflow/test_readme.py
 """
 
@@ -18,7 +18,7 @@ import pytest
 
 from project import ENVIRONMENT, ROOT, copy_project, edit_params, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
+pytestmark = [pytest.mark.long, pytest.mark.xdist_group("smoke")]
 
 # what the README says to put in place of longer experiments
 SMOKE = {
