@@ -3,7 +3,7 @@
 #
 #   make demo    train and measure on the embedded phantom, print the table (minutes, no network
 #                beyond the package index)
-#   make test    all tests, with the coverage of src/mrsr
+#   make test    fast and slow tests, with the coverage of src/mrsr
 #   make test-long   tests of minutes each: adoption, strange folders, the README's commands
 #   make soak    kill jobs, Snakemake and the MLflow server at random, compare the tables (10 min)
 #   make slurm-test   the cluster tests, on a SLURM that it installs and starts (root, Debian)

@@ -55,7 +55,7 @@ def test_each_function_says_what_it_takes(name: str) -> None:
 
 def test_what_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="module 'mrsr' has no attribute 'sharpen'"):
-        mrsr.sharpen  # noqa: B018
+        _ = mrsr.sharpen
     from mrsr import models  # a submodule, as ever
 
     assert models.__name__ == "mrsr.models"

@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -51,8 +52,8 @@ def one_line(text: str) -> str:
 def printable() -> None:
     """Let both streams print every name: what their encoding lacks is shown as an escape."""
     for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", "") == "strict":
-            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="backslashreplace")
 
 
 def guarded(main: Callable[..., Any]) -> Callable[..., Any]:

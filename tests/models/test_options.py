@@ -137,17 +137,18 @@ def test_a_network_of_ones_own_is_checked_as_far_as_it_says(
         assert isinstance(sides, tuple)
         return nn.Conv2d(1, width, 3)
 
-    def unknown(scale: int, width: Elsewhere = 3) -> nn.Module:  # type: ignore[name-defined] # noqa: F821
+    # a plugin may import the type for type checkers alone, so that the name is absent here
+    def unknown(scale: int, width: Elsewhere = 3) -> nn.Module:  # noqa: F821
         return nn.Conv2d(1, width, 3)
 
     own = ModuleType("mrsr.models.own")
     monkeypatch.setattr(models, "module", lambda name: own)
-    own.build = build  # type: ignore[attr-defined]
+    own.build = build
     assert models.build("own", 2, {"width": 4, "name": 7, "sides": [1]}).out_channels == 4
     with pytest.raises(UserError, match="own: width must be of type int, not '4'"):
         models.build("own", 2, {"width": "4"})
     with pytest.raises(UserError, match=r"cannot be built with options \{'width': -1\}"):
         models.build("own", 2, {"width": -1})
-    own.build = unknown  # type: ignore[attr-defined]
+    own.build = unknown
     assert models.build("own", 2, {"width": 5}).out_channels == 5
     assert "mrsr.models.own" not in sys.modules
