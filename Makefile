@@ -11,7 +11,7 @@
 #   make results-check EXPERIMENT=demo   make an experiment's tables again, in a clone, and compare
 #                them with docs/results.md (real scans: set MRSR_MIRROR)
 #   make weights  train the networks of the package again and pack them (hours; open scans)
-#   make bench   images per second of the demo's trainings, and what pays: ratios, side by side
+#   make bench   how fast: our ways beside others', ratios timed side by side (20 minutes)
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
 #   make clean   remove caches (results, data and .venv stay)
 
@@ -110,8 +110,7 @@ weights: $(STAMP)
 	@$(BIN)/mrsr pack --experiment best $(addprefix --other ,$(OTHER))
 
 bench: $(STAMP)
-	@$(BIN)/python bench/rates.py
-	@$(BIN)/python bench/allocator.py
+	@OMP_NUM_THREADS=$(CORES) $(BIN)/python bench/all.py
 
 # pins that requirements.in still allows stay as they are
 lock: $(STAMP)

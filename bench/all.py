@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from side_by_side import Row, plain
 
 from mrsr import checkpoint
 from mrsr.files import write_text
-from side_by_side import Row, plain
 
 HERE = Path(__file__).parent
 OUT = Path("results/bench")
