@@ -52,6 +52,29 @@ def fill_bias(layer: nn.Conv2d | nn.Linear, value: float) -> None:
         nn.init.constant_(layer.bias, value)
 
 
+class ToOneMap(nn.Conv2d):
+    """A convolution with one output map, on CPUs as a column of taps and then a row of them.
+
+    The column's convolution has one output for each of the `kernel` columns; the row's adds the
+    outputs, each shifted to its place. The products are the same. CPU libraries compute several
+    outputs at a time, so that a single one takes two to three times as long as its share of the
+    arithmetic (bench/output_layer.py).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        size, padding = self.kernel_size[0], self.kernel_size[0] // 2
+        plain = size == 1 or self.padding_mode != "zeros" or x.device.type != "cpu"
+        if (
+            plain
+            or x.dtype not in (torch.float32, torch.float64)
+            or torch.is_autocast_enabled("cpu")
+        ):
+            return super().forward(x)  # in bf16 the column's outputs would be rounded in between
+        columns = F.conv2d(x, self.weight[0].permute(2, 0, 1)[..., None], padding=(padding, 0))
+        place = torch.eye(size, dtype=x.dtype)[None, :, None]
+        return F.conv2d(columns, place, self.bias, padding=(0, padding))
+
+
 def convolution(
     inputs: int, outputs: int, kernel: int = 3, gain: float = 1.0, **options: Any
 ) -> nn.Conv2d:
@@ -59,7 +82,8 @@ def convolution(
 
     options: of `nn.Conv2d`, such as `bias` and `padding_mode`.
     """
-    layer = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, **options)
+    kind = ToOneMap if outputs == 1 else nn.Conv2d
+    layer = kind(inputs, outputs, kernel, padding=kernel // 2, **options)
     nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
     fill_bias(layer, 0.0)
     with torch.no_grad():

@@ -80,27 +80,38 @@ def judge(
     return logits
 
 
-def set_rate(opponent: Opponent, job: SuperResolution | Autoencoder, step: int) -> None:
-    """Set the discriminator's learning rate for a step (counted from 1) of the training."""
+def update(
+    opponent: Opponent,
+    step: int,
+    real: Tensor,
+    fake: Tensor,
+    job: SuperResolution | Autoencoder,
+    machine: compute.Machine,
+) -> Tensor:
+    """The discriminator's updates in one step, counted from 1, of the training.
+
+    real, fake: true and generated images, (batch, 1, H, W) each. job: the training's settings, for
+    its `schedule`, `steps`, `micro_batch` and `clip_gradient`.
+
+    Returns:
+        The terms named in `TERMS`, before the last update, averaged over the processes.
+    """
     schedule = opponent.settings.schedule or job.schedule
     rate = optimizers.learning_rate(step - 1, job.steps, opponent.settings.lr, schedule)
     optimizers.set_rate(opponent.optimizer, rate)
+    scores = torch.zeros(len(TERMS), dtype=machine.dtype, device=machine.device)
+    for _ in range(opponent.settings.updates):
+        scores = _update(opponent, real, fake, job, machine)
+    return scores
 
 
-def update(
+def _update(
     opponent: Opponent,
     real: Tensor,
     fake: Tensor,
     job: SuperResolution | Autoencoder,
     machine: compute.Machine,
 ) -> Tensor:
-    """One step of the discriminator on true and generated images, (batch, 1, H, W) each.
-
-    job: the training's settings, for its `micro_batch` and `clip_gradient`.
-
-    Returns:
-        The terms named in `TERMS`, before the step, averaged over the processes.
-    """
     network = opponent.discriminator
     opponent.optimizer.zero_grad()
     scores = torch.zeros(len(TERMS), dtype=machine.dtype, device=machine.device)

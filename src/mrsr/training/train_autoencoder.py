@@ -112,11 +112,9 @@ def train(settings: Autoencoder, stores: dict[str, Path], out: Path) -> None:
 
             # discriminator
             if active:
-                opponent.set_rate(active, settings, step)
-                for _ in range(discriminating.updates):
-                    scores = opponent.update(
-                        active, torch.cat(real), torch.cat(fake), settings, machine
-                    )
+                scores = opponent.update(
+                    active, step, torch.cat(real), torch.cat(fake), settings, machine
+                )
                 terms, names = torch.cat([terms, scores]), [*names, *opponent.TERMS]
             session.add(terms, names)
 

@@ -65,20 +65,20 @@ def train(
     machine = compute.start(settings)
     compute.share(settings.batch, machine)
     compute.seed(settings.seed)
-    model = settings.model
-    network = models.trainable(model.name, settings.scale, model.options)
+    name, options = settings.model.name, settings.model.options
+    network = models.trainable(name, settings.scale, options)
     network = compute.synchronised(machine.place(network), machine)
     forward = torch.compile(network) if settings.compile else network
     optimizer = optimizers.optimizer_for(network, settings.optimizer)
     parts = {"network": network, "optimizer": optimizer}
     frozen = features.load(weights, settings.features, frozen_paths, machine, settings.seed)
     compared = frozen.settings
-    adversary = None
+    adversary = discriminator = None
     if "adversarial" in weights and settings.adversarial:
         patches = compared.validation_patches
         adversary = opponent.build(settings, settings.adversarial, machine, patches)
-        parts |= {"discriminator": adversary.discriminator, "opponent": adversary.optimizer}
-    discriminator = adversary.discriminator if adversary else None
+        discriminator = adversary.discriminator
+        parts |= {"discriminator": discriminator, "opponent": adversary.optimizer}
     compute.seed(settings.seed + 1, machine.rank)
     slices = batches.load_for(settings, stores["train"], machine, guide)
     held = held_out(settings, stores, machine, guide)
@@ -109,7 +109,7 @@ def train(
                 given = batches.seen(slices, lr_part, second_part)
                 with machine.autocast():
                     sr, side = models.outputs((network if norms_are_due else forward)(*given))
-                models.check_size(model.name, sr, lr_part, settings.scale)
+                models.check_size(name, sr, lr_part, settings.scale)
                 sr = sr.to(hr.dtype)
                 context = losses.Context(
                     lr=lr_part,
@@ -130,9 +130,8 @@ def train(
 
             # discriminator: true images against the generator's new ones
             if adversary and "adversarial" in acting:
-                opponent.set_rate(adversary, settings, step)
-                for _ in range(adversary.settings.updates):
-                    scores = opponent.update(adversary, hr, torch.cat(generated), settings, machine)
+                fake = torch.cat(generated)
+                scores = opponent.update(adversary, step, hr, fake, settings, machine)
                 terms, names = torch.cat([terms, scores]), [*names, *opponent.TERMS]
             session.add(terms, names)
 
@@ -146,21 +145,16 @@ def train(
             session.log({"lr": rate}, norms, due=step == warmup)  # because the terms change
             if session.validation_is_due:
                 with session.paused():
-                    for split, slices_of in held.items():
+                    for split, of_split in held.items():
                         metrics = evaluate(
-                            network, slices_of, machine, settings, weights, frozen, discriminator
+                            network, of_split, machine, settings, weights, frozen, discriminator
                         )
                         score = [metrics["psnr"]]
                         session.validated(split, metrics, score=score, network=network)
             session.save()
         for remark in remarks(network, held, machine, settings, session.best["metrics"]):
             session.remark(remark)
-        session.finish(
-            network=network,
-            model_name=model.name,
-            options=model.options,
-            scale=settings.scale,
-        )
+        session.finish(network=network, model_name=name, options=options, scale=settings.scale)
 
 
 def _guides(stores: dict[str, Path], guide: Path | None) -> list[Path]:
