@@ -33,7 +33,7 @@ grid:
   - datasets: [phantom_t1]
     scales: [2]
     methods: [bicubic, srcnn]
-vit: null
+vit_data: null
 """
 
 

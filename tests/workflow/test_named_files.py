@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from builders import TOY_NETWORK, TOY_SOURCE
+from mrsr.ops import provenance
 from mrsr.ops.plan.jobs import parse
 from project import copy_project, edit_experiment, edit_params, snakemake
 
@@ -81,12 +82,14 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
                      {"datasets": ["phantom_t1"], "scales": [2],
                       "methods": ["plugged", "srcnn", "vit_only"]}],
             "tables": {"table1": used},
-            "vit": {"labelled": ["phantom_t1"], "pool": ["phantom_t1", "phantom_knee"]},
+            "vit_data": {"labelled": ["phantom_t1"], "pool": ["phantom_t1", "phantom_knee"]},
             "set": {"tracking": {"enabled": False}},
         })  # fmt: skip
         for job in parse(snakemake(folder, "--dry-run", *RUN)):
             for output in job.outputs:
                 write(folder / output, "made\n")
+                # else the workflow asks the file itself what made it
+                write(folder / provenance.record(Path(output), "metadata"), "{}\n")
         snakemake(folder, "--touch", "--forceall", *RUN)
         assert "Nothing to be done" in snakemake(folder, "--dry-run", *RUN)
         yield folder, outside

@@ -54,12 +54,16 @@ def check_unrecorded(resolved: Resolved, results: Path = Path("results")) -> Non
 
 def is_recorded(path: Path) -> bool:
     """Whether Snakemake knows the job that made a file, or that the job did not end."""
+    return any(record(path, kind).exists() for kind in ("metadata", "incomplete"))
+
+
+def record(path: Path, kind: str) -> Path:
+    """Where Snakemake keeps what it knows of an output, relative to the project's root."""
     from snakemake.persistence.file import FilePersistence
 
     record_path: Any = FilePersistence._record_path
     itself = SimpleNamespace(_fetch_max_len=lambda folder: 255)  # all that it asks for
-    folders = (".snakemake/metadata", ".snakemake/incomplete")
-    return any(Path(record_path(itself, folder, str(path))).exists() for folder in folders)
+    return Path(record_path(itself, f".snakemake/{kind}", str(path)))
 
 
 def saved_in_checkpoint(path: Path) -> dict[str, Any] | None:
