@@ -2,6 +2,7 @@
 import os
 from pathlib import Path
 
+from mrsr.params.repeats import frozen_home
 from mrsr.params.schema import SPLITS
 
 BEST = f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt"
@@ -71,7 +72,7 @@ def train_inputs(wildcards):
     if "vit" in method.frozen:
         inputs["vit"] = f"{VIT}/{PARAMS.params.vit.pretext}/best.pt"
     if "autoencoder" in method.frozen:
-        cell = {"dataset": wildcards.dataset, "scale": wildcards.scale}
+        cell = {"dataset": frozen_home(wildcards.dataset), "scale": wildcards.scale}
         inputs["autoencoder"] = BEST.format(**cell, method="autoencoder")
     return inputs
 

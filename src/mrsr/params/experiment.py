@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,6 +17,7 @@ from mrsr.params.declared import (
     source_settings,
 )
 from mrsr.params.methods import ResolvedMethod, merge
+from mrsr.params.repeats import frozen_home, origin
 from mrsr.params.schema import Experiment, Params
 from mrsr.params.typed import build, plain
 
@@ -79,11 +81,13 @@ class Resolved:
             self.pool = list(experiment.vit_data.pool)
             self.labelled = list(experiment.vit_data.labelled)
         homes = [self.methods[cell.method].home(cell.dataset)[0] for cell in self.cells]
+        homes += [dataset for dataset, _ in self.autoencoders()]
         self.datasets = list(dict.fromkeys((*self.measured, *homes, *self.pool, *self.labelled)))
         self.scales = sorted({cell.scale for cell in self.cells})
         datasets = params.data.datasets
         self.sources = list(dict.fromkeys(datasets[name].source for name in self.datasets))
         listed = {name for names in experiment.tables.values() for name in names}
+        listed |= {name for name in self.measured if origin(name).dataset in listed}
         mixed = [name for name in self.measured if datasets[name].degradation == "mixed"]
         if mixed:
             raise at("grid", f"dataset '{mixed[0]}' is degraded in two ways: only train on it")
@@ -123,7 +127,7 @@ class Resolved:
     def autoencoders(self) -> list[tuple[str, int]]:
         """(dataset, scale) of every auto-encoder that a cell needs."""
         needed = [
-            (self.methods[cell.method].home(cell.dataset)[0], cell.scale)
+            (frozen_home(self.methods[cell.method].home(cell.dataset)[0]), cell.scale)
             for cell in self.cells
             if "autoencoder" in self.methods[cell.method].frozen
         ]
@@ -179,6 +183,8 @@ class Resolved:
             given["adversarial"] = given["features"] = None  # a job gets only what it reads
         if chosen.training.patch_lr:
             given["patch"] = chosen.training.patch_lr * scale
+        if (seed := origin(dataset).seed) is not None:
+            given["seed"] = seed
         return jobs.SuperResolution(
             experiment=self.name,
             dataset=dataset,
@@ -274,9 +280,16 @@ class Resolved:
             tracking=self.params.tracking,
         )
 
+    @property
+    def repeats(self) -> dict[str, int]:
+        """How many folds and seeds each dataset has that has any."""
+        made = [name for name in self.measured if origin(name).dataset != name]
+        return dict(Counter(origin(name).dataset for name in made))
+
     def tables(self) -> jobs.Tables:
         """Settings of the tables."""
-        labels = {name: self.params.data.datasets[name].label or name for name in self.measured}
+        names = dict.fromkeys(origin(name).dataset for name in self.measured)
+        labels = {name: self.params.data.datasets[name].label or name for name in names}
         return jobs.Tables(
             experiment=self.name,
             tables={str(key): names for key, names in self.experiment.tables.items()},
@@ -287,11 +300,17 @@ class Resolved:
                 for m in self.methods.values()
             ),
             absent=tuple(
-                jobs.Absent(
-                    dataset=cell.dataset, scale=cell.scale, method=cell.method, reason=reason
+                dict.fromkeys(
+                    jobs.Absent(
+                        dataset=origin(cell.dataset).dataset,
+                        scale=cell.scale,
+                        method=cell.method,
+                        reason=reason,
+                    )
+                    for cell, reason in self.absent.items()
                 )
-                for cell, reason in self.absent.items()
             ),
+            repeats=self.repeats,
             preset=self.preset(),
         )
 

@@ -190,6 +190,7 @@ class Tables:
     scales: tuple[int, ...]
     methods: tuple[MethodName, ...]
     absent: tuple[Absent, ...] = ()
+    repeats: dict[str, int] = field(default_factory=dict)
     preset: Preset
 
 

@@ -23,6 +23,7 @@ from mrsr.params.checking import adapter, check_experiment, check_keys, check_pa
 from mrsr.params.declared import at, loss_names, model_names
 from mrsr.params.experiment import Resolved
 from mrsr.params.methods import merge, resolve_all
+from mrsr.params.repeats import expand
 from mrsr.params.schema import Experiment, Params
 from mrsr.plugins import check_plugins
 
@@ -101,9 +102,10 @@ def load(path: str | Path = "params.yaml", experiment: str | Path | None = None)
         methods = resolve_all(changed, merged["methods"], chosen.recipe)
     with _told(file):
         check_experiment(chosen, changed)
+        changed, repeated = expand(changed, chosen)
         # at full width, with its own weights: what `size` and `set` change is told in the tables
         as_written = resolve_all(params, document["methods"], chosen.recipe)
-        resolved = Resolved(replace(changed, experiment=file.stem), chosen, methods, as_written)
+        resolved = Resolved(replace(changed, experiment=file.stem), repeated, methods, as_written)
         check_acting(resolved)
         check_size(resolved, chosen.set, params, sized)
         return resolved

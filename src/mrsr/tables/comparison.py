@@ -23,6 +23,7 @@ import pandas
 
 from mrsr.errors import UserError
 from mrsr.tables.formats import METRICS
+from mrsr.tables.pooling import pooled
 from mrsr.tables.records import read_record
 
 COLUMNS = [
@@ -174,7 +175,7 @@ def _records(given: str, uri: str | None) -> list[dict[str, Any]]:
     for folder in (path, Path("results") / given):
         files = sorted((folder / "metrics").rglob("*.json"))
         if files:
-            return [read_record(file)[0] for file in files]
+            return pooled(read_record(file)[0] for file in files)
     raise UserError(
         f"nothing to compare at {given}: expected a metrics file (.json), an experiment with "
         "results, or an MLflow run (runs:/<id>)"

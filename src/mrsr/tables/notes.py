@@ -46,6 +46,7 @@ def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, 
                 f"{name}: n = {record['n_subjects']} test subjects, {record['n_slices']} slices"
                 f"{'; n too small for intervals and tests' if few else ''}."
             )
+            lines += _repeats(name, record)
     if any(dataset.startswith("phantom") for dataset in datasets):
         lines.append("All subjects of a phantom share one template: they differ less than people.")
     lines.append("Best measured value of each column in bold; intervals are in results.csv.")
@@ -55,6 +56,14 @@ def caption(shown: dict[Key, dict[str, Any]], table: Table, datasets: dict[str, 
             "not define."
         )
     return lines
+
+
+def _repeats(name: str, record: dict[str, Any]) -> list[str]:
+    """How often each method was trained, where that is more than once."""
+    folds, seeds = record.get("folds", 1), record.get("seeds", 1)
+    parts = [f"{folds} folds, each testing subjects that it did not train on"] * (folds > 1)
+    parts += [f"{seeds} seeds, averaged within a subject"] * (seeds > 1)
+    return [f"{name}: {words(parts)}."] if parts else []
 
 
 def _effort(shown: dict[Key, dict[str, Any]], labels: dict[str, str]) -> list[str]:
@@ -101,6 +110,9 @@ def notes(
         if record.get("left_out"):
             found.append(f"{where}: {record['left_out']}.")
         found += [f"{where}: {remark}." for remark in record.get("warnings", [])]
+        if by_seed := record.get("psnr_by_seed"):
+            each = ", ".join(f"{psnr:.2f}" for psnr in by_seed.values())
+            found.append(f"{where}: {each} dB with seeds {words(map(str, by_seed))}.")
         if reduced(record):
             options = record.get("model", {}).get("options", {})
             found.append(f"{name}: reduced to {', '.join(f'{k} {v}' for k, v in options.items())}.")

@@ -18,10 +18,12 @@ import pandas
 from mrsr.errors import UserError
 from mrsr.files import write_text
 from mrsr.params.jobs import Tables
+from mrsr.params.repeats import origin
 from mrsr.params.typed import plain
 from mrsr.tables.comparison import differences
 from mrsr.tables.formats import METRICS, Table, to_csv, to_latex, to_markdown
 from mrsr.tables.notes import Key, caption, label, notes, reduced, words
+from mrsr.tables.pooling import pooled
 from mrsr.tables.published import DECIMALS, paper
 from mrsr.tables.records import read_record
 
@@ -89,7 +91,11 @@ def _by_labels(
                 f"{where} is of experiment '{record['experiment']}', not '{spec['experiment']}'; "
                 "give one experiment's metrics files"
             )
-        if key[0] not in datasets or key[1] not in spec["scales"] or key[2] not in methods:
+        if (
+            origin(key[0]).dataset not in datasets
+            or key[1] not in spec["scales"]
+            or key[2] not in methods
+        ):
             ignored += 1
             continue
         if key in found:
@@ -100,8 +106,12 @@ def _by_labels(
         found[key] = (record, where)
     if ignored:
         print(f"mrsr: note: left out {ignored} measurements not in the settings", file=sys.stderr)
-    order = sorted(found, key=lambda k: (datasets.index(k[0]), k[1], methods.index(k[2])))
-    return {key: found[key][0] for key in order}
+    together = pooled((record for record, _ in found.values()), spec["repeats"])
+    records = {
+        (record["dataset"], record["scale"], record["method"]): record for record in together
+    }
+    order = sorted(records, key=lambda k: (datasets.index(k[0]), k[1], methods.index(k[2])))
+    return {key: records[key] for key in order}
 
 
 def long_table(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> pandas.DataFrame:

@@ -21,6 +21,7 @@ from typing import Any
 
 from mrsr.errors import UserError
 from mrsr.files import sha256
+from mrsr.params.repeats import origin
 from mrsr.tracking.reading import _runs
 from mrsr.tracking.store import (
     Deleted,
@@ -114,6 +115,7 @@ def _training(client: Any, folder: Path, uri: str) -> None:
     known = ("experiment", "dataset", "scale", "method", "phase", "pretext")
     labels = {key: str(settings[key]) for key in known if key in settings}
     tags = labels | {"commit": provenance.get("commit"), "digest": start["digest"]}
+    tags |= _repeat(labels)
     run = _run(client, uri, "training", labels, start["digest"], tags, start["time"])
     _params(client, run, {**_with_zeros(settings), "provenance": provenance})
 
@@ -149,12 +151,22 @@ def _training(client: Any, folder: Path, uri: str) -> None:
         client.set_terminated(run.info.run_id, "FINISHED", end_time=_milliseconds(ended))
 
 
+def _repeat(labels: dict[str, str]) -> dict[str, str]:
+    """Tags of a run that is one of several: the dataset that it repeats, its fold and seed."""
+    name = labels.get("dataset", "")
+    of = origin(name)
+    numbers = {"fold": of.fold, "seed": of.seed}
+    found = {key: str(number) for key, number in numbers.items() if number is not None}
+    return {"repeats": of.dataset, **found} if found else {}
+
+
 def _evaluation(client: Any, file: Path, uri: str) -> None:
     text = file.read_bytes()
     record = json.loads(text)
     labels = {key: str(record[key]) for key in ("experiment", "dataset", "scale", "method")}
     digest = hashlib.sha256(text).hexdigest()[:12]  # another measurement is another run
     tags = labels | {"commit": record.get("commit"), "digest": record.get("settings_digest")}
+    tags |= _repeat(labels)
     written = file.stat().st_mtime
     run = _run(client, uri, "evaluation", labels, digest, tags, written)
     known = {k: v for k, v in record.items() if not k.startswith("per_")}

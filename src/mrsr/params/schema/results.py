@@ -204,6 +204,10 @@ class Experiment(Section):
     """The datasets of each of the paper's two tables: table1, table2."""
     recipe: Recipe = "common"
     """Of methods that do not choose one themselves."""
+    folds: dict[Name, tuple[str, ...]] = field(default_factory=dict)
+    """Leave-one-subject-out: a dataset of the grid, and the subjects that are tested in turn."""
+    seeds: tuple[Count, ...] = ()
+    """Train every method once with each, in place of `sr.seed`; tables average over them."""
     vit_data: VitData | None = None
     """Needed where a method has the loss `vit`."""
     set: dict[str, Any] = field(default_factory=dict)
