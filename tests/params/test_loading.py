@@ -55,17 +55,17 @@ def test_choices_differ_from_what_they_are_like_by_one_thing() -> None:
     methods = {key: asdict(method) for key, method in choices.methods.items()}
     grid = {
         (methods[key]["options"]["norm"], methods[key]["options"]["skip"])
-        for key in ("srresnet", "srresnet_printed", "srresnet_norm", "srresnet_no_skip")
+        for key in ("srresnet", "srresnet_published", "srresnet_norm", "srresnet_no_skip")
     }
     assert len(grid) == 4
     for key, method in methods.items():
         like = choices.params.methods[key].like
-        if like is None or key == "srresnet_printed":
+        if like is None or key == "srresnet_published":
             continue
         names = ("options", "losses", "training")
         changed = [name for name in names if method[name] != methods[like][name]]
         assert len(changed) == 1, key
-    for key, factor in (("proposed_x10", 10), ("proposed_x100", 100)):
+    for key, factor in (("proposed_features_10", 10), ("proposed_features_100", 100)):
         for name, weight in methods["proposed"]["losses"].items():
             times = factor if name in ("vit", "structure", "texture") else 1
             assert methods[key]["losses"][name] == pytest.approx(times * weight)
