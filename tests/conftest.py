@@ -11,6 +11,8 @@ os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import pytest
 
+from project import copy_project, snakemake
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -30,3 +32,14 @@ def mirror() -> Path:
     if os.environ.get("CI") == "true":
         pytest.fail(f"{reason}, and CI must have it")
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A project in which the smoke experiment has run once; tests leave it as they find it.
+
+    Tests that use it are in one xdist group, `smoke`, so that it runs once in all.
+    """
+    folder = copy_project(tmp_path_factory.mktemp("project"))
+    snakemake(folder, "all", "--config", "experiment=smoke")
+    return folder

@@ -114,7 +114,7 @@ def test_line_13_braces_and_other_signs_in_the_path(clone: Path, tmp_path: Path)
 
 
 def test_line_14_dvc_and_mlflow_find_their_commands(clone: Path) -> None:
-    there(clone, ".venv/bin/dvc", "repro", "--force", "--single-item", "raw@phantom")
+    there(clone, ".venv/bin/dvc", "repro", "--force", "--single-item", "raw-phantom")
     assert (clone / "dvc.lock").is_file()
     there(clone, ".venv/bin/mlflow", "--version")
     there(clone, ".venv/bin/mrsr", "params", "--experiment", "mini")
@@ -153,8 +153,8 @@ def test_line_21_so_is_a_wrong_settings_line(clone: Path) -> None:
         assert there(clone, run[0], "--logger", "mrsr", *run[1:], code=1)[-1] == wanted
         *_, ours, own = there(clone, "make", "demo", code=2)
         assert ours == wanted and own.startswith("make: *** ")
-        repro = (".venv/bin/dvc", "repro", "--force", "--single-item", "raw@phantom")
+        repro = (".venv/bin/dvc", "repro", "--force", "--single-item", "raw-phantom")
         *_, ours, own = there(clone, *repro, code=255)
-        assert ours == wanted and own.startswith("ERROR: failed to reproduce 'raw@phantom'")
+        assert ours == wanted and own.startswith("ERROR: failed to reproduce 'raw-phantom'")
     finally:
         (clone / "params.yaml").write_text(kept)

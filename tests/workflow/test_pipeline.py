@@ -18,7 +18,6 @@ from mrsr.params import loading
 from project import (
     check_long_table,
     commit,
-    copy_project,
     edit_experiment,
     edit_params,
     planned_jobs,
@@ -29,14 +28,6 @@ from project import (
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
 
 SMOKE = ("all", "--config", "experiment=smoke")
-
-
-@pytest.fixture(scope="module")
-def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A project in which the smoke experiment has run once; tests leave it as they find it."""
-    folder = copy_project(tmp_path_factory.mktemp("project"))
-    snakemake(folder, *SMOKE)
-    return folder
 
 
 @pytest.fixture
