@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mrsr import models
 from mrsr.errors import UserError
-from mrsr.method import discriminator
 from mrsr.params.declared import model_is_guided, model_scales
 from mrsr.params.methods import ResolvedMethod
 from mrsr.tables.formats import pipes
@@ -65,7 +64,7 @@ def count(
 def _count(model: str, text: str, scale: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """The same, for options as JSON: many methods share a network."""
     with torch.device("meta"):
-        network = build(model, text, scale).eval()
+        network = models.build(model, scale, json.loads(text)).eval()
         images = [torch.empty(1, 1, *(side // scale for side in shape))]
         if model_is_guided(model):
             images.append(torch.empty(1, 1, *shape))
@@ -77,13 +76,6 @@ def _count(model: str, text: str, scale: int, shape: tuple[int, ...]) -> tuple[i
             raise models.failed(model, f"cannot compute an image of {sides}", error) from error
     parameters = sum(p.numel() for p in network.parameters())
     return parameters, counter.get_total_flops() // 2
-
-
-def build(model: str, options: str, scale: int) -> torch.nn.Module:
-    """A network, or the discriminator; options as JSON."""
-    if model == "discriminator":  # no generator, so not among the models
-        return discriminator.build(scale, **json.loads(options))
-    return models.build(model, scale, json.loads(options))
 
 
 def entries(methods: list[ResolvedMethod], scale: int) -> list[Entry]:

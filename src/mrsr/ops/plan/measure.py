@@ -19,7 +19,7 @@ from mrsr.errors import UserError
 from mrsr.files import write_json
 from mrsr.ops.plan import rates, work
 from mrsr.ops.plan.jobs import Place
-from mrsr.ops.plan.networks import Network, per_pixel
+from mrsr.ops.plan.networks import Network, build, per_pixel
 from mrsr.ops.plan.rates import Rate
 from mrsr.params.declared import model_is_guided
 
@@ -72,13 +72,12 @@ def pace(network: Network, kind: str) -> float:
     import torch
 
     from mrsr import models
-    from mrsr.tables import network_sizes
 
     torch.set_num_threads(1)
-    model, options, scale, sides = network
+    model, _, scale, sides = network
     flat = len(sides) == 2
     layout = torch.channels_last if flat else torch.contiguous_format
-    learner = network_sizes.build(model, options, scale).to(kind)
+    learner = build(network).to(kind)
     learner.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub
     batch = BATCH[kind] if flat else VOLUMES
     shapes = [[side // scale for side in sides], sides][: 1 + model_is_guided(model)]

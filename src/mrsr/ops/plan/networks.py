@@ -80,7 +80,7 @@ def per_pixel(network: Network) -> tuple[int, float]:
 def _key(network: Network) -> str:
     model, options, scale, sides = network
     code = model_code(model)
-    if model == "discriminator":  # no generator, so not in models/
+    if model == "discriminator":
         path = package_file("method", model)
         text = path.read_bytes() if path else b""
         code = hashlib.sha256(text).hexdigest()[:12]
@@ -102,6 +102,17 @@ def _write(path: Path, found: dict[str, Any]) -> None:
     write_text(path, "{\n" + ",\n".join(lines) + "\n}\n")
 
 
+def build(network: Network) -> Any:
+    """The network itself; the discriminator is no generator, so not among the models."""
+    from mrsr import models
+    from mrsr.method import discriminator
+
+    model, options, scale, _ = network
+    if model == "discriminator":
+        return discriminator.build(scale, **json.loads(options))
+    return models.build(model, scale, json.loads(options))
+
+
 def measure(network: Network) -> Counts:
     """Count a network on the meta device.
 
@@ -113,9 +124,8 @@ def measure(network: Network) -> Counts:
     from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
     from mrsr import models
-    from mrsr.tables import network_sizes
 
-    model, options, scale, sides = network
+    model, _, scale, sides = network
 
     class Traffic(TorchDispatchMode):
         """Adds up what operations read and write; views and new tensors move nothing."""
@@ -139,7 +149,7 @@ def measure(network: Network) -> Counts:
             return result
 
     with torch.device("meta"):
-        built = network_sizes.build(model, options, scale).eval()
+        built = build(network).eval()
         images = [torch.empty(1, 1, *(side // scale for side in sides))]
         if model_is_guided(model):
             images.append(torch.empty(1, 1, *sides))
