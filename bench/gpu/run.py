@@ -39,6 +39,7 @@ LEAST = 20.0  # seconds of a training: in less there is no time for more than it
 LAST = 3.0  # seconds for the end
 GRACE = 2.0  # seconds between the request to end and the end
 
+TRAINING = Path(__file__).with_name("training.py")
 PROBE = """
 import json, torch
 name = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
@@ -117,6 +118,10 @@ def tests(run: Run, whole: float) -> None:
     """The tests of tests/gpu; none of the others, nor their conftest, which need more packages."""
     if run.found.get("tests", {}).get("state") == "done":
         return
+    if run.found["machine"]["device"] == "cpu":
+        run.found["tests"] = vars(Done("skipped", 0.0, ["torch sees no GPU here"]))
+        run.write()
+        return
     folder = ROOT / "tests/gpu"
     command = [sys.executable, "-m", "pytest", "-c", str(folder / "pytest.ini"), str(folder)]
     command += ["--confcutdir", str(folder), "-p", "no:cacheprovider", "-rs", "-q"]
@@ -155,7 +160,7 @@ def trainings(run: Run, pack: Path, jobs: list[dict[str, Any]]) -> None:
         del table[name]  # cut off or not started: from the beginning
     work = run.out / "work"
     todo = [job for job in jobs if job["name"] not in table]
-    while todo:
+    while todo:  # what ends early leaves its time to the others
         job = todo.pop(0)
         name, left = job["name"], run.left()
         shares = job["share"] + sum(other["share"] for other in todo)
@@ -163,7 +168,7 @@ def trainings(run: Run, pack: Path, jobs: list[dict[str, Any]]) -> None:
         if seconds > left:
             table[name] = {"state": "not started: no time was left"}
             continue
-        command = [sys.executable, str(Path(__file__).with_name("training.py"))]
+        command = [sys.executable, str(TRAINING)]
         command += [
             "--pack",
             str(pack),
@@ -308,7 +313,8 @@ def main(arguments: list[str] | None = None) -> int:
         code = 75
     finally:
         run.write()
-    shutil.rmtree(run.out / "work", ignore_errors=True) if not code else None
+    if not code:
+        shutil.rmtree(run.out / "work", ignore_errors=True)
     print((run.out / "results.md").read_text(encoding="utf-8"))
     return code
 
