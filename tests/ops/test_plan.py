@@ -12,9 +12,9 @@ import pytest
 
 from mrsr import cli
 from mrsr.errors import UserError
-from mrsr.ops.plan import estimate, measure, networks, rates, report, sizes, work
+from mrsr.ops.plan import costs, estimate, measure, networks, rates, report, sizes, work
 from mrsr.ops.plan import jobs as plan_jobs
-from mrsr.ops.plan.estimate import Cost
+from mrsr.ops.plan.costs import Cost
 from mrsr.ops.plan.jobs import Job, Place, wall
 from mrsr.ops.plan.rates import Rate, Seconds, choose
 from mrsr.ops.plan.report import stages
@@ -302,7 +302,7 @@ def test_disk_is_the_networks(demo: Resolved) -> None:
 
     options = demo.methods["srcnn"].options
     count = sum(p.numel() for p in models.build("srcnn", 2, options).parameters())
-    assert estimate.cost(demo, train(), ONE, []).disk == 8 * count
+    assert costs.cost(demo, train(), ONE, []).disk == 8 * count
 
 
 def test_the_report_adds_up(demo: Resolved) -> None:
@@ -336,7 +336,7 @@ def test_rows_and_cards_add_up(demo: Resolved) -> None:
     text = report.tables([report.Recipe("common budget", demo, jobs)], place, [], brief=False)
     on_card = [job for job in jobs if place.on_gpu(job) and job.rule != "tracking_store"]
     hours = {
-        job.outputs[0]: estimate.cost(demo, job, place, []).seconds.likely / 3600 for job in on_card
+        job.outputs[0]: costs.cost(demo, job, place, []).seconds.likely / 3600 for job in on_card
     }
     own = sum(value for path, value in hours.items() if "/x2/srcnn" in path and "_t1/" in path)
     row = next(line for line in text.splitlines() if line.startswith("SRCNN"))
@@ -365,8 +365,8 @@ def test_every_method_of_the_paper_is_answered(root: Path) -> None:
     ):
         wildcards = {"dataset": dataset, "scale": "2", "method": method}
         outputs = ("results/paper/checkpoints/x/best.pt",)
-        found = estimate.cost(paper, Job(rule, wildcards, (), outputs), Place("H200"), [])
-        assert estimate.START < found.seconds.low < found.seconds.likely < found.seconds.high
+        found = costs.cost(paper, Job(rule, wildcards, (), outputs), Place("H200"), [])
+        assert costs.START < found.seconds.low < found.seconds.likely < found.seconds.high
         assert found.origin == "assumed"
 
 

@@ -87,7 +87,7 @@ def test_the_packages_counts_are_of_todays_code(root: Path) -> None:
         for name in EXPERIMENTS
         for network in work.networks(loading.load(root / "params.yaml", name))
     }
-    command = f"python -m mrsr.ops.plan.networks {' '.join(EXPERIMENTS)}"
+    command = f"python -m mrsr.ops.plan.work {' '.join(EXPERIMENTS)}"
     assert every == set(kept), f"run {command}"
 
 

@@ -1,72 +1,20 @@
-"""The cost of each job of a target, and the text that `mrsr plan` prints.
-
-Includes pauses of Snakemake, imports and the upload to MLflow, but not waiting in a queue.
-"""
+"""`mrsr plan`: what a target costs, before it is run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from mrsr.errors import UserError
 from mrsr.ops import provenance
-from mrsr.ops.plan import jobs, measure, rates, sizes, work
-from mrsr.ops.plan.jobs import Job, Place
-from mrsr.ops.plan.networks import per_pixel
-from mrsr.ops.plan.rates import GUESSED, Rate, Seconds
+from mrsr.ops.plan import jobs, measure, rates, report, work
+from mrsr.ops.plan.costs import costs
+from mrsr.ops.plan.jobs import Place
+from mrsr.ops.plan.rates import GUESSED
 from mrsr.params import loading
-from mrsr.params.experiment import Resolved
 
-# seconds on one core of an AMD EPYC server, measured: of a rule's job, of others; of a store and of
-# a megapixel in it; a job's imports and delivery to MLflow; to degrade and score a megapixel
-SMALL, ELSE = {"tracking_store": 7.0, "frozen_table": 2.0, "probe_autoencoder": 10.0}, 3.0
-STORE, MEGAPIXEL = {"slice_dataset": 3.5, "guide_dataset": 15.0}, 0.07
-START, SCORING = 9.0, 0.2
-# bytes that a job writes, and of a parameter in best.pt and last.pt
-BYTES, KEPT = {"evaluate": 300e3, "loss_curves": 80e3, "write_tables": 100e3}, 2 * 4
 PUBLISHED = "_published"  # an experiment NAME with the published recipes is NAME_published
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Of a job; NaN: not known before slicing. disk: bytes."""
-
-    seconds: Seconds
-    origin: str = "constants"
-    disk: float = 0.0
-
-
-def cost(resolved: Resolved, job: Job, place: Place, known: Sequence[Rate]) -> Cost:
-    """What one job takes and writes."""
-    threads, size = min(job.threads, place.cores), work.geometry(resolved, job)
-    fixed, disk = SMALL.get(job.rule, ELSE), BYTES.get(job.rule, 0.0)
-    if job.rule == "raw_source":
-        source = sizes.RAW.get(job.wildcards["source"], {})
-        disk = source.get("bytes", math.nan)
-        fixed = disk / source.get("bytes_per_second", math.nan) / threads
-    elif job.rule in STORE:
-        megapixels = size.megapixels() if size else math.nan
-        fixed = STORE[job.rule] + MEGAPIXEL * megapixels / threads
-        disk = megapixels * 1e6 * (size.pixel_bytes if size else 1)
-    elif work.works(job):
-        parts, uses = work.load(resolved, job)
-        rate = rates.choose(known, job.rule, place.device, work.image(parts))
-        fixed = START
-        if job.rule == "evaluate":
-            fixed += SCORING * (size.megapixels("test") if size else math.nan)
-        else:  # SMORE's file has a network for every volume
-            each = (size.volumes["test"] / 2 if size else math.nan) if "self" in job.rule else 1
-            disk = KEPT * each * per_pixel(uses[0].network)[0]
-        found = rates.seconds(uses, place.device, rate, place.waits)
-        return Cost(Seconds(*(fixed + value for value in found)), rate.origin, disk)
-    return Cost(Seconds(fixed, fixed, fixed), disk=disk)
-
-
-def costs(resolved: Resolved, of: Iterable[Job], place: Place, known: Sequence[Rate]) -> list[Cost]:
-    """Of several jobs."""
-    return [cost(resolved, job, place, known) for job in of]
 
 
 def plan(
@@ -89,8 +37,6 @@ def plan(
     Raises:
         UserError: nothing makes the target; measuring another device than this computer's.
     """
-    from mrsr.ops.plan import report
-
     if not Path("Snakefile").is_file():
         raise UserError("no Snakefile here; run `mrsr plan` in the project's root")
     resolved = loading.load(file, experiment)

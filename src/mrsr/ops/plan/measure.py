@@ -78,7 +78,7 @@ def pace(network: Network, kind: str) -> float:
     flat = len(sides) == 2
     layout = torch.channels_last if flat else torch.contiguous_format
     learner = build(network).to(kind)
-    learner.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub
+    learner.to(memory_format=layout)
     batch = BATCH[kind] if flat else VOLUMES
     shapes = [[side // scale for side in sides], sides][: 1 + model_is_guided(model)]
     images = [torch.rand(batch, 1, *shape, device=kind) for shape in shapes]

@@ -1,11 +1,10 @@
 """What one forward pass of a network costs: multiply-adds, elements moved through memory, kernels.
 
-    python -m mrsr.ops.plan.networks paper paper_published demo openms smoke   # makes networks.json
-
 Networks are counted on torch's meta device: tensors have shapes and no values. That still takes 20
 seconds of a processor for the networks of `paper`, and torch alone 4 to import, so counts are kept:
 those of the package's experiments in networks.json beside this file, yours in logs/networks.json.
-Both are found by the digest of the network's code; changed code is counted again.
+Both are found by the digest of the network's code; changed code is counted again
+(`python -m mrsr.ops.plan.work` does it for networks.json).
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import functools
 import hashlib
 import json
 import math
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,6 +93,11 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def keep(found: dict[Network, Counts], path: Path) -> None:
+    """Write a file of counts."""
+    _write(path, {_key(network): asdict(each) for network, each in found.items()})
 
 
 def _write(path: Path, found: dict[str, Any]) -> None:
@@ -178,19 +181,3 @@ def _tensors(values: Iterable[Any]) -> list[Any]:
 
 def _storage(tensor: Any) -> int:
     return int(tensor.untyped_storage()._cdata)
-
-
-def main(experiments: Sequence[str]) -> None:
-    """Count every network of these experiments anew and write networks.json."""
-    from mrsr.ops.plan import work
-    from mrsr.params import loading
-
-    every: dict[Network, None] = {}
-    for name in experiments:
-        every |= dict.fromkeys(work.networks(loading.load(experiment=name)))
-    _write(SHIPPED, {_key(network): asdict(measure(network)) for network in every})
-    print(f"{SHIPPED.name}: {len(every)} networks")
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Column, Table
 
-from mrsr.ops.plan.estimate import Cost, costs
+from mrsr.ops.plan.costs import Cost, costs
 from mrsr.ops.plan.jobs import BETWEEN, STAGES, Job, Place, wall
 from mrsr.ops.plan.rates import ASSUMED, GUESSED, Rate
 from mrsr.params.experiment import Resolved

@@ -1,18 +1,21 @@
 """Which networks work in a job, and how much: pixels of their forward passes, number of calls.
 
 A backward pass counts as two forward ones.
+
+    python -m mrsr.ops.plan.work paper paper_published demo    # counts their networks anew
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from mrsr.ops.plan import jobs, sizes
 from mrsr.ops.plan.jobs import Job
-from mrsr.ops.plan.networks import PATCH, Network, named, per_pixel
+from mrsr.ops.plan.networks import PATCH, SHIPPED, Network, keep, measure, named, per_pixel
 from mrsr.ops.plan.sizes import Geometry
 from mrsr.params.experiment import Resolved
 from mrsr.params.typed import plain
@@ -183,3 +186,16 @@ def geometry(resolved: Resolved, job: Job) -> Geometry | None:
     """The size of a job's dataset; None if it has none."""
     dataset = job.wildcards.get("dataset")
     return sizes.geometry(resolved, dataset) if dataset else None
+
+
+def main(experiments: Sequence[str]) -> None:
+    """Count every network of these experiments anew and write networks.json."""
+    from mrsr.params import loading
+
+    every = {one: None for name in experiments for one in networks(loading.load(experiment=name))}
+    keep({network: measure(network) for network in every}, SHIPPED)
+    print(f"{SHIPPED.name}: {len(every)} networks")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
