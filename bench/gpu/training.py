@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pack", type=Path, required=True)
     parser.add_argument("--job", required=True)
     parser.add_argument("--until", type=float, required=True, help="when to end; Unix time")
+    parser.add_argument("--steps", type=int, default=10**9, help="at most")
     parser.add_argument("--out", type=Path, required=True)
     given = parser.parse_args(arguments)
     content = json.loads((given.pack / "jobs.json").read_text(encoding="utf-8"))
@@ -123,7 +124,7 @@ def main(arguments: list[str] | None = None) -> None:
     aside = spent - TRIAL * step  # loading, one validation; the next one has chosen its kernels
     shutil.rmtree(trial)
     left = given.until - time.time()
-    steps = int((SLACK * left - (1 + CHECKS / 2) * aside) / step)
+    steps = min(given.steps, int((SLACK * left - (1 + CHECKS / 2) * aside) / step))
     if steps < CHECKS:
         raise UserError(
             f"'{given.job}': {left:.0f} s are left and a step takes {step:.2g} s; give it more time"
