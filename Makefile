@@ -12,6 +12,8 @@
 #                them with docs/results.md (real scans: set MRSR_MIRROR)
 #   make weights  train the networks of the package again and pack them (hours; open scans)
 #   make bench   how fast: our ways beside others', ratios timed side by side (20 minutes)
+#   make gpu MINUTES=8   tests, benchmarks and trainings on a GPU, without network or .venv; needs
+#                what `python bench/gpu/pack.py` made (docs/cluster.md)
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
 #   make clean   remove caches (results, data and .venv stay)
 
@@ -35,10 +37,10 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help venv demo test test-fast test-slow test-long slurm-test soak lint results-check weights \
-  bench lock clean
+  bench gpu lock clean
 
 help:
-	@sed -n '4,17s/^# \{0,1\}//p' Makefile
+	@sed -n '4,19s/^# \{0,1\}//p' Makefile
 
 venv: $(STAMP)
 
@@ -111,6 +113,10 @@ weights: $(STAMP)
 
 bench: $(STAMP)
 	@OMP_NUM_THREADS=$(CORES) $(BIN)/python bench/all.py
+
+# no .venv: the machine has a Python with torch and no network
+gpu:
+	@$(or $(PYTHON),python3) bench/gpu/run.py --minutes $(or $(MINUTES),8) $(if $(OUT),--out $(OUT))
 
 # pins that requirements.in still allows stay as they are
 lock: $(STAMP)

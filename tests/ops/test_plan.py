@@ -5,57 +5,23 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
 from mrsr import cli
 from mrsr.errors import UserError
-from mrsr.ops.plan import estimate, measure, rates, sizes
+from mrsr.ops.plan import costs, estimate, measure, networks, rates, report, sizes, work
 from mrsr.ops.plan import jobs as plan_jobs
-from mrsr.ops.plan.estimate import report
-from mrsr.ops.plan.jobs import Job, Place, parse, wall
-from mrsr.ops.plan.rates import ASSUMED, Rate, choose
+from mrsr.ops.plan.costs import Cost
+from mrsr.ops.plan.jobs import Job, Place, wall
+from mrsr.ops.plan.rates import Rate, Seconds, choose
+from mrsr.ops.plan.report import stages
 from mrsr.params import loading
 from mrsr.params.experiment import Resolved
-from mrsr.tables import network_sizes
 from project import copy_project, planned_jobs, run, snakemake
 
-DRY = """\
-Building DAG of jobs...
-Job stats:
-job      count
------  -------
-total        3
-
-[Sun Nov 22 12:32:43 2026]
-localrule raw_source:
-    output: data/raw/phantom/manifest.csv
-    jobid: 4
-    reason: Missing output files: data/raw/phantom/manifest.csv
-    wildcards: source=phantom
-    threads: 2
-    resources: tmpdir=/tmp, mem_mb=3000
-[Sun Nov 22 12:32:45 2026] Group job figures (jobs in lexicogr. order):
-
-    [Sun Nov 22 12:32:45 2026]
-    rule loss_curves:
-        input: results/d/checkpoints/phantom_t1/x2/srcnn/best.pt
-        output: results/d/figures/phantom_t1_x2_srcnn.png
-        wildcards: training=phantom_t1_x2_srcnn
-[Sun Nov 22 12:32:46 2026]
-rule train_sr:
-    input: results/d/slices/phantom_t1/train.h5, results/d/slices/phantom_t1/test.h5
-    output: results/d/checkpoints/phantom_t1/x2/srcnn/best.pt
-    priority: 2
-    wildcards: dataset=phantom_t1, scale=2, method=srcnn
-[Sun Nov 22 12:32:46 2026]
-rule all:
-    input: results/d/figures/phantom_t1_x2_srcnn.png
-    jobid: 0
-Job stats:
-"""
 ONE = Place("cpu", cores=1)
 
 
@@ -70,36 +36,8 @@ def train(method: str = "srcnn", scale: str = "2") -> Job:
     return Job("train_sr", cell, outputs=(path,))
 
 
-def test_a_dry_run_is_read() -> None:
-    jobs = parse(DRY)
-    assert [job.rule for job in jobs] == ["raw_source", "loss_curves", "train_sr"]
-    assert [job.stage for job in jobs] == ["raw", "tables", "checkpoints"]
-    assert [job.threads for job in jobs] == [2, 1, 1]
-    assert [job.priority for job in jobs] == [0, 0, 2]
-    assert jobs[2].wildcards == {"dataset": "phantom_t1", "scale": "2", "method": "srcnn"}
-    assert len(jobs[2].inputs) == 2
-    assert jobs[1].inputs == jobs[2].outputs
-
-
 def test_nothing_to_do_costs_nothing(demo: Resolved) -> None:
-    assert parse("Building DAG of jobs...\nNothing to be done.\n") == []
-    assert report("all", demo, [], pd.DataFrame(), ONE).endswith("nothing to do\n")
-
-
-@pytest.mark.parametrize(
-    ("said", "line"),
-    [
-        (
-            "MissingRuleException:\nNo rule to produce tabels (if\n",
-            "nothing makes 'tabels'; targets are all, raw, slices, checkpoints, metrics, tables, "
-            "or a file of the experiment",
-        ),
-        ("Error\n  the last line\n", "snakemake cannot plan 'tabels': the last line"),
-        ("", "snakemake cannot plan 'tabels': no reason given"),
-    ],
-)
-def test_a_refusal_is_one_line(said: str, line: str) -> None:
-    assert plan_jobs.refusal("tabels", said) == line
+    assert stages("all", demo, [], [], ONE).endswith("nothing to do\n")
 
 
 @pytest.mark.parametrize(
@@ -139,8 +77,8 @@ def test_what_others_wait_for_goes_first(monkeypatch: pytest.MonkeyPatch) -> Non
         assert wall(work, [10, 10, 20, 5], place) == seconds
 
 
-def work_of(of: Resolved, method: str, scale: str = "2") -> float:
-    return network_sizes.work(*estimate.work_of(of, train(method, scale)))
+def image(of: Resolved, method: str, scale: str = "2") -> float:
+    return work.image(work.load(of, train(method, scale)).parts)
 
 
 def test_work_counts_the_networks_of_a_step(demo: Resolved) -> None:
@@ -148,71 +86,109 @@ def test_work_counts_the_networks_of_a_step(demo: Resolved) -> None:
     are three passes over 64x64 pixels."""
     features = demo.methods["srcnn"].options["features"]
     each = 81 * features[0] + features[0] * features[1] + 25 * features[1]
-    assert each < work_of(demo, "srcnn") / (3 * 64**2) < 1.1 * each  # and the enlargement
+    assert each < image(demo, "srcnn") / (3 * 64**2) < 1.1 * each  # and the enlargement
 
 
-def test_frozen_networks_and_the_discriminator_count(root: Path, demo: Resolved) -> None:
+def test_frozen_networks_and_the_discriminator_count(demo: Resolved) -> None:
     parts = {
-        method: [part[0][0] for part in network_sizes.parts(*estimate.work_of(demo, train(method)))]
+        method: [(part.network[0], part.passes) for part in work.load(demo, train(method)).parts]
         for method in ("srresnet", "no_vit", "proposed")
     }
-    assert parts["srresnet"] == ["srresnet"]
-    assert parts["no_vit"] == ["srresnet", "discriminator", "autoencoder"]
-    assert parts["proposed"] == ["srresnet", "discriminator", "unetr", "autoencoder"]
-    assert work_of(demo, "srresnet") < work_of(demo, "no_vit") < work_of(demo, "proposed")
-    # which codes are compared, weights, steps and seeds do not change what a step takes
-    assert work_of(demo, "no_structure") == work_of(demo, "no_texture")
-    rule, settings, *rest = estimate.work_of(demo, train("srresnet"))
-    other = {**settings, "steps": 9, "seed": 3, "batch": 2, "losses": {"l1": 7}}
-    assert network_sizes.work(rule, other, *rest) == work_of(demo, "srresnet")
-    assert work_of(demo, "srresnet", "4") != work_of(demo, "srresnet")
+    assert parts["srresnet"] == [("srresnet", 3)]
+    assert parts["no_vit"] == [*parts["srresnet"], ("discriminator", 8), ("autoencoder", 3)]
+    assert [name for name, _ in parts["proposed"]][2] == "unetr"
+    assert image(demo, "srresnet") < image(demo, "no_vit") < image(demo, "proposed")
+    # which codes are compared does not change what a step takes
+    assert image(demo, "no_structure") == image(demo, "no_texture")
+    assert image(demo, "srresnet", "4") != image(demo, "srresnet")
 
 
-def test_multiply_adds_of_a_job(demo: Resolved) -> None:
-    rule, settings, networks, pixels = estimate.work_of(demo, train("srresnet"))
+def test_pixels_and_calls_of_a_job(demo: Resolved) -> None:
+    settings, frozen = work.settings_of(demo, train("srresnet")), work.frozen_options(demo)
     size = sizes.geometry(demo, "phantom_t1", Path("absent"))
-    assert size is not None and pixels == 224 * 192
-    image = network_sizes.work(rule, settings, networks, pixels)
-    # 300 steps of 8 images; 3 validations of 8 slices of two splits, forward only
-    steps, checks = 300 * 8 * image, 3 * 2 * 8 * image / 3 * pixels / 64**2
-    assert rates.total(rule, settings, networks, size) == pytest.approx(steps + checks)
-    once = {**settings, "steps": 1, "validate_every": 1, "batch": 1}
-    by_volume = rates.total("train_self", once, networks, size)
-    assert by_volume == pytest.approx(8 * image)  # volumes
-    slices = rates.total("evaluate", settings, networks, size)
-    assert slices == pytest.approx(256 * network_sizes.work("evaluate", settings, networks, pixels))
+    assert size is not None and work.pixels(size) == 224 * 192
+    steps, checks = work.total("train_sr", settings, frozen, size)
+    # 300 steps of 8 images in one call each; 3 validations of 8 slices of two splits, forward only
+    assert (steps.pixels, steps.calls) == (3 * 300 * 8 * 64**2, 3 * 300)
+    assert (checks.pixels, checks.calls) == (3 * 2 * 8 * 224 * 192, 3 * 2 * 8)
+    parts = work.total("train_sr", {**settings, "micro_batch": 3}, frozen, size)
+    assert (parts[0].pixels, parts[0].calls) == (steps.pixels, 3 * steps.calls)
+    (itself,) = work.total("train_self", {**settings, "steps": 2, "batch": 1}, frozen, size)
+    assert itself.pixels == 2 * 8 * 3 * 64**2  # volumes
+    (slices,) = work.total("evaluate", {**settings, "batch": 8}, frozen, size)
+    assert (slices.pixels, slices.calls) == (256 * 224 * 192, 32)
     for unsliced in ("evaluate", "train_self"):
-        assert math.isnan(rates.total(unsliced, settings, networks, None))
+        assert math.isnan(work.total(unsliced, settings, frozen, None)[0].pixels)
 
 
 def test_the_nearest_rate_is_chosen_and_scaling_is_said() -> None:
-    measured = Rate("train_sr", "cpu", 100.0, 2.0, "measured")
-    other = Rate("train_sr", "cpu", 1000.0, 3.0, "run demo")
-    ran = Rate("train_sr", "cpu", 100.0, 4.0, "run demo")
-    vit = Rate("train_vit_pretext", "cpu", 100.0, 5.0, "run demo")
+    measured = Rate("train_sr", "cpu", 100.0, 0.2, "measured")
+    other = Rate("train_sr", "cpu", 1000.0, 0.3, "run demo")
+    ran = Rate("train_sr", "cpu", 100.0, 0.4, "run demo")
+    vit = Rate("train_vit_pretext", "cpu", 100.0, 0.5, "run demo")
     gpu = Rate("train_sr", "NVIDIA H100", 100.0, 0.1, "run demo")
-    rated = Rate("evaluate", "cpu", 100.0, 6.0, "run demo")
+    rated = Rate("evaluate", "cpu", 100.0, 0.6, "run demo")
     everything = [rated, gpu, vit, ran, measured, other]
-    assert choose(everything, "train_sr", "cpu", 101.0).pace == 4  # of equals the first
+    assert choose(everything, "train_sr", "cpu", 101.0).fraction == 0.4  # of equals the first
     assert choose(everything, "train_sr", "cpu", 101.0).origin == "run demo"
     assert choose([gpu, measured], "train_sr", "cpu", 100.0).origin == "measured"
     far = choose(everything, "train_sr", "cpu", 900.0)
-    assert (far.pace, far.origin) == (3, "scaled from run demo on cpu")
-    assert choose(everything, "train_autoencoder", "cpu", 100.0).pace == 5  # nearest of others
-    assert choose(everything, "evaluate", "cpu", 7.0).pace == 6
+    assert (far.fraction, far.origin) == (0.3, "scaled from run demo on cpu")
+    assert (
+        choose(everything, "train_autoencoder", "cpu", 100.0).fraction == 0.5
+    )  # nearest of others
+    assert choose(everything, "evaluate", "cpu", 7.0).fraction == 0.6
     scaled = choose([gpu], "train_sr", "V100", 100.0)
-    assert scaled.origin == "scaled from run demo on NVIDIA H100"
-    assert scaled.pace == pytest.approx(0.1 * ((989 * 3350) / (15.7 * 900)) ** 0.5)
-    # nothing is known: an answer all the same, and it says so
-    guess = choose([rated], "train_sr", "H200", 100.0)
-    assert guess.origin == "assumed"
-    assert guess.pace == pytest.approx(ASSUMED.pace * rates.ratio("cpu", "H200"))
-    assert 0.05 < 2 / guess.pace / 989e12 < 0.2  # of the card's printed speed
+    assert (scaled.fraction, scaled.origin) == (0.1, "scaled from run demo on NVIDIA H100")
+    # a CPU tells nothing of a GPU, nor an evaluation of a training: an answer all the same
+    assert choose([measured, rated], "train_sr", "H200", 100.0).origin == "assumed"
+    assert choose([rated], "train_sr", "cpu", 100.0).origin == "assumed"
+
+
+@pytest.fixture
+def simple(monkeypatch: pytest.MonkeyPatch) -> work.Use:
+    """A network of round numbers, at work on 1000 images of 10x10 pixels in 50 calls."""
+    network = networks.named("simple", {}, 1, (10, 10))
+    found = networks.Counts(7, multiply_adds=10**9, moved=10**6, moved_else=10**7, calls=20)
+    monkeypatch.setattr(rates, "counts", {network: found}.__getitem__)
+    return work.Use(network, 1000 * 100, 50)
+
+
+def test_the_least_time_by_hand(simple: work.Use) -> None:
+    """H200: 989 TFLOP/s and 4.8 TB/s at two bytes an element; a V100 computes in fp32."""
+    products, rest = 1000 * 2e9 / 989e12, 1000 * 1e7 * 2 / 4.8e12
+    assert rates.least([simple], "NVIDIA H200") == pytest.approx(products + rest)
+    slow = 1000 * 2e9 / 989e12 / 1e-3 + rest  # bytes of the products are never the larger ones here
+    assert rates.least([simple], "H200", (1e-3, 1.0)) == pytest.approx(slow)
+    moved = 1000 * (1e6 + 1e7) * 2 / 4.8e12
+    assert rates.least([simple], "H200", (1e9, 1.0)) == pytest.approx(moved)  # then they are
+    assert rates.least([simple], "V100") == pytest.approx(1000 * (2e9 / 15.7e12 + 4e7 / 900e9))
+    assert rates.least([simple, simple], "H100") == 2 * rates.least([simple], "H100")
+
+
+def test_what_is_assumed_has_a_range_and_kernels_are_started(simple: work.Use) -> None:
+    assumed = choose([], "train_sr", "H200", 100.0)
+    found = rates.seconds([simple], "H200", assumed)
+    products, rest = 1000 * 2e9 / 989e12, 1000 * 1e7 * 2 / 4.8e12
+    assert found.likely == products / 0.25 + rest / 0.7 > 50 * 20 * 10e-6
+    often = rates.seconds([simple._replace(calls=5000)], "H200", assumed)
+    assert often == pytest.approx((5000 * 20 * 10e-6, 5000 * 20 * 5e-6, 5000 * 20 * 15e-6))
+    free = rates.seconds([simple._replace(calls=5000)], "H200", assumed, waits=False)
+    assert free.likely == pytest.approx(products / 0.25 + rest / 0.7)
+    assert free.low == pytest.approx(products / 0.45 + rest)
+    assert free.high == pytest.approx(products / 0.15 + rest / 0.5)
+    assert free.low < free.likely < free.high
+    told = Rate("train_sr", "H200", 100.0, 0.5, "measured")
+    exact = rates.seconds([simple], "H200", told)
+    assert exact.likely == exact.low == exact.high == pytest.approx((products + rest) / 0.5)
+    scaled = replace(told, origin="scaled from measured on H100")
+    low = rates.seconds([simple], "H200", scaled).low
+    assert low == pytest.approx(exact.likely / rates.SCALED)
 
 
 def test_devices() -> None:
-    assert rates.ratio("NVIDIA A100-SXM4-80GB", "A100") == 1
-    assert rates.ratio("H200", "V100") > 1 > rates.ratio("V100", "H200")
+    assert rates.specification("NVIDIA A100-SXM4-80GB") == (312, 2039, 2)
+    assert rates.specification("V100") == (15.7, 900, 4)
     assert rates.device_for("NVIDIA V100") == "NVIDIA V100"
     assert rates.device_for("cpu") == "cpu"
     with pytest.raises(UserError, match="device 'abacus' is not known; choose auto"):
@@ -222,7 +198,7 @@ def test_devices() -> None:
 @pytest.fixture
 def log(tmp_path: Path, demo: Resolved) -> Path:
     """A finished training's log: 16 images a second; the benchmark file says that it ran here."""
-    _, settings, *_ = estimate.work_of(demo, train())
+    settings = work.settings_of(demo, train())
     lines = [
         {"event": "start", "settings": settings, "provenance": {"device": "cpu"}},
         *({"step": n, "split": "train", "metrics": {"images_per_second": 16.0}} for n in (1, 2)),
@@ -241,13 +217,15 @@ def log(tmp_path: Path, demo: Resolved) -> Path:
 def test_trainings_on_disk_give_rates(tmp_path: Path, demo: Resolved, log: Path) -> None:
     (rate,) = rates.from_runs(tmp_path)
     assert (rate.rule, rate.device, rate.origin) == ("train_sr", "cpu", "run demo")
-    assert rate.image == pytest.approx(work_of(demo, "srcnn"))
-    assert rate.pace * rate.image == pytest.approx(1 / 16)
+    assert rate.image == pytest.approx(image(demo, "srcnn"))
+    ((network, passes, pixels),) = work.load(demo, train()).parts
+    least = rates.least([work.Use(network, passes * pixels, 0)], "cpu")
+    assert least / rate.fraction == pytest.approx(1 / 16)
 
 
 def test_evaluations_on_disk_give_rates(tmp_path: Path, demo: Resolved) -> None:
     job = Job("evaluate", train().wildcards)
-    _, settings, *_ = estimate.work_of(demo, job)
+    settings = work.settings_of(demo, job)
     record = {**settings, "device": "NVIDIA H100", "seconds_per_slice": 0.25}
     for name, text in (
         ("results/demo/metrics/phantom_t1/x2/srcnn.json", json.dumps(record)),
@@ -257,7 +235,7 @@ def test_evaluations_on_disk_give_rates(tmp_path: Path, demo: Resolved) -> None:
         (tmp_path / name).write_text(text)
     (rate,) = rates.from_runs(tmp_path)
     assert (rate.rule, rate.device) == ("evaluate", "NVIDIA H100")
-    assert rate.pace * rate.image == pytest.approx(0.25)
+    assert 0 < rate.fraction < 1e-3  # a quarter of a second is long for such a card
 
 
 @pytest.mark.parametrize("damage", ["cut", "from elsewhere"])
@@ -285,8 +263,8 @@ def test_measurements_are_kept(tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", ["bicubic", "srcnn", "no_vit"])
 def test_the_networks_of_a_method_are_timed(demo: Resolved, method: str) -> None:
     """`no_vit` has a discriminator and an auto-encoder beside its generator."""
-    for network, _ in network_sizes.parts(*estimate.work_of(demo, train(method))):
-        assert 1e-13 < measure.pace(network, "cpu") < 1e-5
+    for part in work.load(demo, train(method)).parts:
+        assert 1e-13 < measure.pace(part.network, "cpu") < 1e-5
 
 
 def test_another_computer_cannot_be_measured(demo: Resolved) -> None:
@@ -324,34 +302,56 @@ def test_disk_is_the_networks(demo: Resolved) -> None:
 
     options = demo.methods["srcnn"].options
     count = sum(p.numel() for p in models.build("srcnn", 2, options).parameters())
-    assert estimate.cost(demo, train(), ONE, [])["disk"] == 8 * count
+    assert costs.cost(demo, train(), ONE, []).disk == 8 * count
 
 
 def test_the_report_adds_up(demo: Resolved) -> None:
     jobs = [train("srcnn"), train("srresnet"), Job("write_tables", outputs=("x/tables/t",))]
-    costs = pd.DataFrame(
-        {
-            "seconds": [3600.0, 1800.0, 36.0],
-            "origin": ["run demo", "run demo", "constants"],
-            "disk": [1e6, 2e6, 0.0],
-        }
-    )
-    text = report("all", demo, jobs, costs, ONE)
+    costs = [
+        Cost(Seconds(3600, 3600, 3600), "run demo", 1e6),
+        Cost(Seconds(1800, 900, 3600), "run demo", 2e6),
+        Cost(Seconds(36, 36, 36)),
+    ]
+    text = stages("all", demo, jobs, costs, ONE)
     assert re.search(r"^checkpoints +2 +1\.500 +3.0 MB *$", text, re.MULTILINE)
     assert re.search(r"^SRCNN +1 +1\.000 +1.0 MB *$", text, re.MULTILINE)
     assert re.search(r"^run demo +2 +1\.500 +3.0 MB *$", text, re.MULTILINE)
     assert len(re.findall(r"^total +3 +1\.510 +3.0 MB *$", text, re.MULTILINE)) == 3
     assert "wall time: 0 days 01:30:45 on 1 cores" in text
     assert "may be off" not in text
-    gpu = report("all", demo, jobs, costs, Place("H100", cores=4))
+    gpu = stages("all", demo, jobs, costs, Place("H100", cores=4))
     assert re.search(r"^total +3 +1\.500 +0\.010 +3.0 MB *$", gpu, re.MULTILINE)
-    guessed = costs.assign(
-        seconds=[math.nan, *costs["seconds"][1:]], origin=["assumed", "run demo", "constants"]
-    )
-    unknown = report("all", demo, jobs, guessed, ONE)
+    guessed = [replace(costs[0], seconds=Seconds(*[math.nan] * 3), origin="assumed"), *costs[1:]]
+    unknown = stages("all", demo, jobs, guessed, ONE)
     assert "0.510" in unknown
     assert "on 1 cores, and 1 jobs of a size that only slicing can tell" in unknown
     assert "may be off several times" in unknown
+    brief = stages("all", demo, jobs, costs, ONE, brief=True)
+    assert "checkpoints" in brief and "SRCNN" not in brief and "run demo" not in brief
+
+
+def test_rows_and_cards_add_up(demo: Resolved) -> None:
+    """Each row's hours are its jobs'; the cards' sums are the rows'; ranges hold the likely."""
+    place, jobs = Place("H200", cores=2), plan_jobs.every(demo)
+    text = report.tables([report.Recipe("common budget", demo, jobs)], place, [], brief=False)
+    on_card = [job for job in jobs if place.on_gpu(job) and job.rule != "tracking_store"]
+    hours = {
+        job.outputs[0]: costs.cost(demo, job, place, []).seconds.likely / 3600 for job in on_card
+    }
+    own = sum(value for path, value in hours.items() if "/x2/srcnn" in path and "_t1/" in path)
+    row = next(line for line in text.splitlines() if line.startswith("SRCNN"))
+    assert float(row.split()[2]) == pytest.approx(own, abs=0.006)
+    table_sum = next(line for line in text.splitlines() if line.startswith("sum "))
+    assert float(table_sum.split()[-1]) == pytest.approx(sum(hours.values()), abs=0.006)
+    cards = next(line for line in text.splitlines() if line.startswith("common budget  "))
+    numbers = [
+        tuple(map(float, n)) for n in re.findall(r"([\d.]+) \(([\d.]+) to ([\d.]+)\)", cards)
+    ]
+    assert len(numbers) == 4
+    assert all(low <= likely <= high for likely, low, high in numbers)
+    assert numbers[-1][0] == pytest.approx(sum(hours.values()), rel=0.01)
+    assert "common budget on one H200" in text and "it fits in 24 hours" in text
+    assert "assumed to reach 15% to 45% of its peak" in text
 
 
 def test_every_method_of_the_paper_is_answered(root: Path) -> None:
@@ -365,9 +365,9 @@ def test_every_method_of_the_paper_is_answered(root: Path) -> None:
     ):
         wildcards = {"dataset": dataset, "scale": "2", "method": method}
         outputs = ("results/paper/checkpoints/x/best.pt",)
-        found = estimate.cost(paper, Job(rule, wildcards, (), outputs), Place("H200"), [])
-        assert found["seconds"] > estimate.START
-        assert found["origin"] == "assumed"
+        found = costs.cost(paper, Job(rule, wildcards, (), outputs), Place("H200"), [])
+        assert costs.START < found.seconds.low < found.seconds.likely < found.seconds.high
+        assert found.origin == "assumed"
 
 
 def test_the_command_needs_the_projects_root(
@@ -395,7 +395,7 @@ def test_the_smoke_experiment_as_planned(tmp_path: Path) -> None:
     listed = json.loads((folder / "logs" / "plan.json").read_text())
     rules = {row["rule"] for row in listed}
     assert {"train_sr", "evaluate", "train_autoencoder", "train_vit_segmentation"} <= rules
-    assert all(row["pace"] > 0 and row["image"] > 0 for row in listed)
+    assert all(row["fraction"] > 0 and row["image"] > 0 for row in listed)
 
     snakemake(folder, "all", *smoke)
     assert "nothing to do" in run(folder, *command).stdout

@@ -52,6 +52,14 @@ def check_unrecorded(resolved: Resolved, results: Path = Path("results")) -> Non
         )
 
 
+def changed(resolved: Resolved, results: Path = Path("results")) -> list[str]:
+    """Files that were made with other settings than those in force; a run makes them again."""
+    folder = results / resolved.name
+    if not folder.is_dir():
+        return []
+    return [str(path) for path, _ in _problems(resolved, folder, saved_in_log)]
+
+
 def is_recorded(path: Path) -> bool:
     """Whether Snakemake knows the job that made a file, or that the job did not end."""
     return any(record(path, kind).exists() for kind in ("metadata", "incomplete"))

@@ -6,20 +6,20 @@ experiment of days that nobody asked for.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from mrsr.errors import UserError, one_line
-from mrsr.ops.plan.jobs import STAGES
+from mrsr.ops.plan.jobs import STAGES, Place
 
 KEYS = {
     "experiment": "a name in workflow/experiments/, or the path of a file",
     "params": "a params.yaml",
 }
 GPU = "A100"  # assumed for a cluster whose login node has none
+CORES = 2  # as `mrsr plan` has it
 
 
 def literal(path: object) -> str:
@@ -56,7 +56,7 @@ def announcement(name: str, config: Mapping[str, Any]) -> str:
 
 
 def cost(name: str, command: Sequence[str], jobs: int) -> str:
-    """What a run costs, from `mrsr plan`: a table of its stages, and the wall time.
+    """What a run costs, from `mrsr plan`: a table of its stages, the wall time, GPU-hours by card.
 
     Args:
         command: of the run, which may name one of the stages.
@@ -65,20 +65,16 @@ def cost(name: str, command: Sequence[str], jobs: int) -> str:
     Returns:
         The text; if there is no estimate, the reason in a line. A run does not depend on it.
     """
+    from mrsr.ops.plan import estimate, rates
+
     target = next((word for word in command if word in STAGES), "all")
-    order = [sys.executable, "-m", "mrsr.cli", "plan", target, "--experiment", name]
-    if jobs:
-        order += ["--jobs", str(jobs), "--device", _device()]
-    done = subprocess.run(order, capture_output=True, text=True)
-    if done.returncode:
-        said = (done.stderr.strip() or "no reason given").splitlines()[-1]
-        return f"mrsr: cost not known: {one_line(said)}"
-    blocks = done.stdout.strip().split("\n\n")
-    shown = blocks if len(blocks) < 4 else [*blocks[:2], blocks[-1]]  # not by method and origin
-    return "\n\n".join([*shown, f"more: mrsr {' '.join(order[3:])}"])
-
-
-def _device() -> str:
-    import torch
-
-    return "auto" if torch.cuda.is_available() else GPU
+    try:
+        device = rates.device_for("auto")
+        device = GPU if jobs and device == "cpu" else device
+        place = Place(device, jobs=jobs, cores=CORES)
+        text = estimate.plan(target, name, place, False, False, Path("params.yaml"), brief=True)
+    except Exception as error:  # whatever it is, it must not keep a run from starting
+        return f"mrsr: cost not known: {one_line(str(error))}"
+    more = f"mrsr plan {target} --experiment {name}"
+    more += f" --jobs {jobs} --device {device}" if jobs else ""
+    return f"{text}\nmore: {more}"

@@ -13,18 +13,15 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from itertools import repeat
 from pathlib import Path
-from typing import Any
 
-import torch
-
-from mrsr import models
 from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.files import write_json
-from mrsr.ops.plan import rates
+from mrsr.ops.plan import rates, work
 from mrsr.ops.plan.jobs import Place
+from mrsr.ops.plan.networks import Network, build, per_pixel
 from mrsr.ops.plan.rates import Rate
-from mrsr.tables import network_sizes
+from mrsr.params.declared import model_is_guided
 
 MEASURED = Path("logs/plan.json")
 PASSES = 4  # the first one allocates and is not counted
@@ -45,8 +42,8 @@ def keep(found: list[Rate], path: Path = MEASURED) -> None:
     write_json(path, [asdict(rate) for rate in table.values()])
 
 
-def measure(todo: list[tuple[str, Any, Any, int]], place: Place) -> list[Rate]:
-    """Rates of trainings and evaluations, given as the arguments of `network_sizes.parts`.
+def measure(todo: list[tuple[str, list[work.Part]]], place: Place) -> list[Rate]:
+    """Rates of trainings and evaluations, each a rule and its `work.parts`.
 
     Raises:
         UserError: the plan is for a device that this computer does not have.
@@ -56,31 +53,34 @@ def measure(todo: list[tuple[str, Any, Any, int]], place: Place) -> list[Rate]:
             f"--measure times this computer, not '{place.device}'; run it there, or leave it out"
         )
     kind, side_by_side = ("cpu", place.cores) if place.device == "cpu" else ("cuda", 1)
-    networks = list({part: None for job in todo for part, _ in network_sizes.parts(*job)})
+    networks = list({part.network: None for _, parts in todo for part in parts})
     say(f"timing {len(networks)} networks")
     for name in ("MMAP", "TRIM"):  # as jobs have it (Snakefile); read when a process starts
         os.environ.setdefault(f"MALLOC_{name}_THRESHOLD_", str(2**30))
     with ProcessPoolExecutor(side_by_side, multiprocessing.get_context("spawn")) as pool:
         paces = dict(zip(networks, pool.map(pace, networks, repeat(kind)), strict=True))
     found = []
-    for job in todo:
-        parts, image = network_sizes.parts(*job), network_sizes.work(*job)
-        seconds = sum(paces[one] * network_sizes.per_pixel(one)[1] * n for one, n in parts)
-        found.append(Rate(job[0], place.device, image, seconds / image, "measured"))
+    for rule, parts in todo:
+        spent = sum(paces[n] * per_pixel(n)[1] * passes * pixels for n, passes, pixels in parts)
+        found.append(rates.rate_of(rule, place.device, parts, spent, "measured"))
     keep(found)
     return found
 
 
-def pace(network: network_sizes.Network, kind: str) -> float:
+def pace(network: Network, kind: str) -> float:
     """Seconds of a multiply-add of a network on this computer's `cpu` or `cuda`."""
+    import torch
+
+    from mrsr import models
+
     torch.set_num_threads(1)
-    model, options, scale, sides = network
+    model, _, scale, sides = network
     flat = len(sides) == 2
     layout = torch.channels_last if flat else torch.contiguous_format
-    learner = network_sizes.build(model, options, scale).to(kind)
-    learner.to(memory_format=layout)  # type: ignore[call-overload]  # torch's stub
+    learner = build(network).to(kind)
+    learner.to(memory_format=layout)
     batch = BATCH[kind] if flat else VOLUMES
-    shapes = [[side // scale for side in sides], sides][: 1 + network_sizes.model_is_guided(model)]
+    shapes = [[side // scale for side in sides], sides][: 1 + model_is_guided(model)]
     images = [torch.rand(batch, 1, *shape, device=kind) for shape in shapes]
     clock = time.process_time if kind == "cpu" else time.perf_counter
     spent = []
@@ -93,6 +93,6 @@ def pace(network: network_sizes.Network, kind: str) -> float:
             loss.backward()
         loss.item()  # waits for a GPU
         spent.append(clock() - began)
-    passes = network_sizes.LEARNED if loss.requires_grad else 1
-    forward = network_sizes.per_pixel(network)[1] * math.prod(sides) * batch
+    passes = work.LEARNED if loss.requires_grad else 1
+    forward = per_pixel(network)[1] * math.prod(sides) * batch
     return statistics.median(spent[1:]) / (passes * max(forward, 1.0))

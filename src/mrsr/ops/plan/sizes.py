@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
 
 from mrsr.errors import UserError
 from mrsr.params.experiment import Resolved
 from mrsr.params.schema import SPLITS
 from mrsr.params.typed import digest
-from mrsr.slices import store
+
+
+def _read(name: str) -> dict[str, dict[str, float]]:
+    """The numbers of a table beside this file, by the name in its first column."""
+    with open(Path(__file__).with_name(name), encoding="utf-8", newline="") as file:
+        head, *rows = csv.reader(file)
+    return {row[0]: dict(zip(head[1:-1], map(float, row[1:-1]), strict=True)) for row in rows}
+
 
 # sizes at the sources' default settings, each with its origin: pixel_bytes of a store; bytes under
 # data/raw at most, archives included, and bytes_per_second of a thread
-NOMINAL = pd.read_csv(Path(__file__).with_name("datasets.csv"), index_col="name")
-RAW = pd.read_csv(Path(__file__).with_name("sources.csv"), index_col="source")
+NOMINAL, RAW = _read("datasets.csv"), _read("sources.csv")
 
 
 @dataclass(frozen=True)
@@ -48,25 +53,30 @@ def geometry(resolved: Resolved, dataset: str, results: Path = Path("results")) 
             return found
     entry = resolved.params.data.datasets[dataset]
     names = (f"{entry.source} {entry.organ}", f"{entry.source} {entry.contrast}", entry.source)
-    name = next((name for name in names if name in NOMINAL.index), None)
+    name = next((name for name in names if name in NOMINAL), None)
     if name is None:
         return None
-    told = NOMINAL.loc[name]
-    volumes = {split: min(told[split], entry.max_volumes or told[split]) for split in SPLITS}
-    slices = min(entry.central_slices or told.slices, entry.max_slices or told.slices)
-    height, width = entry.crop or (told.height, told.width)
-    return Geometry(volumes, slices, height, width, told.pixel_bytes)
+    told = NOMINAL[name]
+    has = {key: int(value) for key, value in told.items()}
+    volumes = {split: min(has[split], entry.max_volumes or has[split]) for split in SPLITS}
+    slices = min(entry.central_slices or has["slices"], entry.max_slices or has["slices"])
+    height, width = entry.crop or (has["height"], has["width"])
+    return Geometry(volumes, slices, height, width, told["pixel_bytes"])
 
 
 def stored(folder: Path, wanted: str = "") -> Geometry | None:
     """Of the stores in a folder; None without them, or if their settings have another digest."""
     paths = [folder / f"{split}.h5" for split in SPLITS]
+    if not all(path.is_file() for path in paths):
+        return None
+    from mrsr.slices import store  # imports numpy and h5py
+
     try:
         if wanted and store.attributes(paths[0]).get("digest") != wanted:
             return None
         found = [store.read_store(path) for path in paths]
     except UserError:
-        return None  # missing, being written, or damaged: ignored here
+        return None  # being written, or damaged: ignored here
     depths, heights, widths = zip(*(v.shape for of_split in found for v in of_split), strict=True)
     slices, height, width = round(sum(depths) / len(depths)), max(heights), max(widths)
     pixel_bytes = sum(path.stat().st_size for path in paths) / (sum(depths) * height * width)
