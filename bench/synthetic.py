@@ -1,23 +1,30 @@
-"""A slice store of noise, for benchmarks: how fast a step is does not depend on what it shows."""
+"""A slice store of made-up, noisy slices, for benchmarks that need no data."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import h5py
 import numpy as np
 
+from mrsr.slices.store import Sliced, describe, new_store, write_volume
 
-def store(path: Path, slices: int = 32, size: tuple[int, int] = (192, 192)) -> Path:
-    """Write one volume of int16 slices, complete enough to train from."""
-    data = np.random.default_rng(0).integers(0, 1000, (slices, *size), dtype=np.int16)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with h5py.File(path, "w") as file:
-        file.attrs.update(format=1, dataset="synthetic", organ="brain", contrast="T1")
-        file.attrs.update(split=path.stem, settings="{}", digest="")
-        group = file.create_group("volumes/0000")
-        group.create_dataset("data", data=data, chunks=(1, *size))
-        group.attrs.update(subject="one", visit="", path="one.nii", slope=1.0, intercept=0.0)
-        group.attrs.update(scale=1000.0, affine=np.eye(4), voxel_size=[1.0, 1.0, 1.0])
-        group.attrs.update(slice_index=np.arange(slices))
+
+def store(path: Path, slices: int = 32, size: int = 160, in_volume: int = 16) -> Path:
+    """Write `slices` slices of `size` x `size` int16 pixels; the path.
+
+    The volumes repeat a few different slices, so that a large store is made in seconds.
+    """
+    random = np.random.default_rng(0)
+    ramp = np.linspace(0, 900, size)[:, None] + random.normal(0, 30, (in_volume, size, size))
+    data = ramp.clip(1).astype(np.int16)
+    with new_store(path) as file:
+        describe(file, dataset="made_up", organ="brain", contrast="T1", split="train", digest="0")
+        file.create_group("volumes")
+        for number, start in enumerate(range(0, slices, in_volume)):
+            count = min(in_volume, slices - start)
+            sliced = Sliced(
+                data=data[:count], scale=900.0, slope=1.0, intercept=0.0,
+                slice_index=list(range(count)), affine=np.eye(4), voxel_size=(1.0, 1.0, 1.0),
+            )  # fmt: skip
+            write_volume(file, number, sliced, subject=f"s{number}", visit="", path=f"{number}.nii")
     return path

@@ -63,7 +63,6 @@ def resize_matrix(n_in: int, n_out: int) -> np.ndarray:
 _matrices: dict[tuple[int, int, str], Tensor] = {}
 
 
-@torch.compiler.assume_constant_result
 def _matrix(n_in: int, n_out: int, device: str) -> Tensor:
     key = (n_in, n_out, device)
     if key not in _matrices:
@@ -72,6 +71,11 @@ def _matrix(n_in: int, n_out: int, device: str) -> Tensor:
             matrix = torch.from_numpy(resize_matrix(n_in, n_out))
             _matrices[key] = matrix.float().to(device) if "mps" in device else matrix.to(device)
     return _matrices[key]
+
+
+# torch.compile takes the matrix as it is. All that torch.compiler.assume_constant_result does is
+# to set this, after importing the compiler: as long again as torch, in jobs that compile nothing.
+_matrix._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:

@@ -1,7 +1,5 @@
 """The commands that make tables, comparisons and figures from what an experiment has measured."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any

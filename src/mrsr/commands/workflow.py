@@ -1,7 +1,5 @@
 """The commands that rules of the workflow and the Makefile call; rarely needed by hand."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

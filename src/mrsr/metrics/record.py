@@ -17,19 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from mrsr import checkpoint, models
 from mrsr.checkpoint import Checkpoint
 from mrsr.metrics import definitions
 from mrsr.metrics.definitions import METRICS, Preset
+from mrsr.metrics.intervals import FEW, TOO_SMALL
 from mrsr.params.jobs import Evaluation
 from mrsr.params.typed import digest, plain
 from mrsr.slices.store import StoredVolume, attributes
 
 FORMAT = 1
 LABELS = ("experiment", "dataset", "scale", "method", "label", "degradation")
-FEW = 6  # with fewer subjects an interval means nothing
-TOO_SMALL = "n too small"
 BOOTSTRAP = "95 % percentile bootstrap over subjects"
 
 
@@ -165,11 +165,21 @@ def count(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
+class _NoDraws(TorchFunctionMode):
+    """Leaves out random starting values: torch imports its compiler to draw them on `meta`."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):
+            return args[0] if args else kwargs["tensor"]  # torch.nn.init names it
+        return func(*args, **kwargs)
+
+
 def full_count(settings: Evaluation, network: nn.Module) -> int:
     """Parameters of the method at its full width, if the settings have another."""
     if settings.full_options == settings.model.options:
         return count(network)
-    with torch.device("meta"):
+    with torch.device("meta"), _NoDraws():
         return count(models.build(settings.model.name, settings.scale, settings.full_options))
 
 

@@ -227,14 +227,16 @@ def _wrong(where: str, problem: str) -> ValueError:
 
 def plain(value: Any) -> Any:
     """Convert dataclasses, tables and sequences to dictionaries, lists and scalars, for JSON."""
+    if value is None or isinstance(value, (str, int, float)):  # most are: tens of thousands
+        return value
+    if isinstance(value, (list, tuple)):
+        return [plain(item) for item in value]
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {
             field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)
         }
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
     return value
 
 

@@ -130,7 +130,8 @@ def checked(stored: np.ndarray, name: str) -> np.ndarray:
     types |= dict.fromkeys("iu", stored.dtype.newbyteorder("="))
     if stored.dtype.kind not in types:
         raise UserError(f"{name} holds {stored.dtype} values; numbers are needed")
-    bad = stored.size - int(np.isfinite(stored).sum())
+    whole = stored.dtype.kind in "iub"  # every value is finite, and stays as it is
+    bad = 0 if whole else stored.size - int(np.isfinite(stored).sum())
     if bad:
         raise UserError(
             f"{name}: {bad} of {stored.size} voxels are NaN or infinite; replace them or leave "
@@ -140,6 +141,8 @@ def checked(stored: np.ndarray, name: str) -> np.ndarray:
         raise UserError(f"{name} is empty: every voxel is {stored.flat[0]:g}; leave the file out")
     with np.errstate(over="ignore"):  # found below
         narrow = stored.astype(types[stored.dtype.kind], copy=False)
+    if whole or narrow is stored:
+        return narrow
     if not np.isfinite(narrow).all():
         raise _beyond(name, float(np.abs(stored).max()))
     if (narrow == narrow.flat[0]).all():

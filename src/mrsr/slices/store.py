@@ -31,6 +31,7 @@ import numpy as np
 from mrsr.errors import UserError
 from mrsr.files import reserve
 from mrsr.raw.volume import physical
+from mrsr.slices import chunks
 
 FORMAT = 1
 _OVERHEAD = 1 << 16  # bytes that HDF5 may need besides the arrays
@@ -59,6 +60,7 @@ class Sliced:
     voxel_size: tuple[float, float, float]
     labels: np.ndarray | None = None  # uint8, of the same shape as `data`
     guessed: str = ""  # the slice axis, if it was a guess; not stored
+    packed: list[bytes] | None = None  # `data` by `chunks.packed`, if a thread has done so
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,18 +121,19 @@ def write_volume(
     file.flush()
     reserve(file.filename, file.id.get_filesize(), most + _OVERHEAD + 256 * len(sliced.data))
     group = file["volumes"].create_group(f"{number:04d}")
+    ready = {"data": sliced.packed}
     for name, values in arrays.items():
         if values is not None:
-            group.create_dataset(
+            dataset = group.create_dataset(
                 name,
-                data=values,
+                shape=values.shape,
+                dtype=values.dtype,
                 chunks=(1, *values.shape[1:]),
-                compression="gzip",
-                compression_opts=1,
-                shuffle=True,
-                fletcher32=True,  # zlib has a checksum, but noise is stored without zlib
                 track_times=False,
+                **chunks.FILTERS,
             )
+            for position, chunk in enumerate(ready.get(name) or chunks.packed(values)):
+                dataset.id.write_direct_chunk((position, 0, 0), chunk)
     for key, text in {"subject": subject, "visit": visit, "path": path}.items():
         group.attrs[key] = fixed(text)
     for key in _NUMBERS:

@@ -22,6 +22,7 @@ import numpy as np
 import pandas
 
 from mrsr.errors import UserError
+from mrsr.metrics.intervals import FEW, TOO_SMALL
 from mrsr.tables.formats import METRICS
 from mrsr.tables.pooling import pooled
 from mrsr.tables.records import read_record
@@ -39,14 +40,12 @@ def paired(differences: Sequence[float], seed: int = 0) -> dict[str, Any]:
     Returns:
         n, difference, low, high, p and note; low, high and p are None if n < 6.
     """
-    from scipy import stats
-
-    from mrsr.metrics.record import FEW, TOO_SMALL  # torch: only where something is compared
-
     values = np.asarray(differences, dtype=np.float64)
     found: dict[str, Any] = {"n": len(values), "difference": float(values.mean())}
     if len(values) < FEW:
         return found | {"low": None, "high": None, "p": None, "note": TOO_SMALL}
+    from scipy import stats  # seconds of imports: only where something is compared
+
     if np.ptp(values) == 0:  # no spread: each draw has the same mean
         low = high = found["difference"]
     else:
@@ -61,10 +60,12 @@ def paired(differences: Sequence[float], seed: int = 0) -> dict[str, Any]:
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
     """Holm's corrected p values of one family; None stays None and does not count."""
+    given = [p for p in p_values if p is not None]
+    if not given:
+        return [None] * len(p_values)
     from statsmodels.stats.multitest import multipletests
 
-    given = [p for p in p_values if p is not None]
-    corrected = iter(multipletests(given, method="holm")[1] if given else [])
+    corrected = iter(multipletests(given, method="holm")[1])
     return [None if p is None else float(next(corrected)) for p in p_values]
 
 
