@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import collections
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -82,23 +84,67 @@ def slabs(
         UserError: memory does not suffice for the smallest tile of one slice.
     """
     slices, height, width = image.shape
-    portion = _portion(network, (height, width), scale, device, batch, tile, guide is not None)
+    size, guided, threads = (height, width), guide is not None, torch.get_num_threads()
+    portion = _portion(network, size, scale, device, batch, tile, guided)
+    workers = 1
+    if device.type == "cpu" and not portion.tile:
+        room = tiles.BUDGET // (tiles.bytes_per_pixel(network, scale, guided) * height * width)
+        workers = max(1, min(threads, slices, int(room) // portion.batch))
+
+    def work(part: slice) -> np.ndarray | None:
+        lr, *second = (
+            torch.from_numpy(np.ascontiguousarray(one[part], np.float32))[:, None].to(device)
+            for one in ((image,) if guide is None else (image, guide))
+        )
+        return _attempt(network, lr, scale, second, ensemble, portion)
+
     start = 0
     # disable=None: no bar where nobody watches, that is in a log file
     with tqdm(total=slices, unit="slice", disable=None) as bar:
         while start < slices:
-            part = slice(start, min(start + portion.batch, slices))
-            lr, *second = (
-                torch.from_numpy(np.ascontiguousarray(one[part], np.float32))[:, None].to(device)
-                for one in ((image,) if guide is None else (image, guide))
-            )
-            sr = _attempt(network, lr, scale, second, ensemble, portion)
-            if sr is None:
-                portion = _smaller(network, (height, width), scale, portion, guide is not None)
-                continue
-            yield part, sr
-            start = part.stop
-            bar.update(len(sr))
+            for part, sr in _side_by_side(work, start, slices, portion.batch, workers, threads):
+                if sr is None:
+                    break
+                yield part, sr
+                start = part.stop
+                bar.update(len(sr))
+            else:
+                return
+            if workers > 1:
+                workers = 1
+                say("out of memory: going on with one slice at a time")
+            else:
+                portion = _smaller(network, size, scale, portion, guided)
+
+
+def _side_by_side(
+    work: Callable[[slice], np.ndarray | None],
+    start: int,
+    stop: int,
+    batch: int,
+    workers: int,
+    threads: int,
+) -> Iterator[tuple[slice, np.ndarray | None]]:
+    """Answers for `batch` slices each, in order, `workers` of them at a time.
+
+    Each worker has its share of the threads. Slices side by side need no thread to wait for another
+    after every layer, which costs most where the machine has other work too.
+    """
+    waiting: collections.deque[tuple[slice, Future[np.ndarray | None]]] = collections.deque()
+    share = max(1, threads // workers)
+    pool = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(share,))
+    try:
+        for begin in range(start, stop, batch):
+            part = slice(begin, min(begin + batch, stop))
+            waiting.append((part, pool.submit(work, part)))
+            if len(waiting) > workers:  # one more than they have in hand: nobody runs dry
+                done, answer = waiting.popleft()
+                yield done, answer.result()
+        for done, answer in waiting:
+            yield done, answer.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)
 
 
 def _attempt(
@@ -131,7 +177,9 @@ def _portion(
     """What to begin with."""
     pixels = size[0] * size[1]
     if not batch:
-        batch = max(1, min(CPU_SLICES, CPU_PIXELS // pixels)) if device.type == "cpu" else GPU_SLICES
+        batch = (
+            max(1, min(CPU_SLICES, CPU_PIXELS // pixels)) if device.type == "cpu" else GPU_SLICES
+        )
     if tile:
         return _tiled(network, size, scale, Portion(batch), tile, guided)
     # Linux grants more than there is, and kills who uses it: on a CPU tiles must not come too late

@@ -46,7 +46,9 @@ def overlap(network: nn.Module, scale: int, guided: bool = False) -> int | None:
         if isinstance(layer, nn.Conv2d):
             if set(layer.stride) != {1}:
                 return None  # a coarser grid, on which a tile may begin anywhere
-            reach += max(int(k) // 2 * int(d) for k, d in zip(layer.kernel_size, layer.dilation))
+            reach += max(
+                int(k) // 2 * int(d) for k, d in zip(layer.kernel_size, layer.dilation, strict=True)
+            )
         if isinstance(layer, Tail):
             reach += layer.reach
     return reach if _local(network, scale, reach, guided) else None

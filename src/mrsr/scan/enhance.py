@@ -65,8 +65,8 @@ def enhance(
         scale: 2, 3, 4 or 8 if nothing is trained; of the package's networks 2 (the usual) or what
             else it has. A checkpoint has its own.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        batch: slices per forward pass; 0 takes what is fast on the device. Halved, with a line about
-            it, where memory does not suffice.
+        batch: slices per forward pass; 0 takes what is fast on the device. It is halved, with a
+            line about it, where memory does not suffice.
         overwrite: replace `output` if it exists.
         guide: a scan of the second contrast, for guided networks, on any grid.
         ensemble: 8 averages over the flips and turns of each slice: better, in 8 times the time.

@@ -121,9 +121,7 @@ def write_scan(output: Path, array: np.ndarray, header: Any) -> None:
     write_slices(output, iter([array.transpose(2, 1, 0)]), header, [2, 1, 0])
 
 
-def write_slices(
-    output: Path, slices: Iterator[np.ndarray], header: Any, axes: list[int]
-) -> None:
+def write_slices(output: Path, slices: Iterator[np.ndarray], header: Any, axes: list[int]) -> None:
     """Write slices, a few (n, rows, columns) at a time, with a header that `header_for` made.
 
     axes: which axis of the file are slices, rows and columns. If slices are stacked along the
