@@ -30,7 +30,7 @@ def rows(small: bool) -> list[Row]:
     found = []
     for device in devices:
         here, there = pred.to(device), ref.to(device)
-        ours = (f"batched, {device}", batched_on(here, there, preset))
+        ours = (f"ours, {device}", batched_on(here, there, preset))
         for other in others(pred, ref, preset):
             target = (50 if device == "cuda" else 3) if "scikit" in other[0] else None
             found.append(compare(name, ours, other, target=target))

@@ -23,11 +23,11 @@ def both(
     pred: np.ndarray, ref: np.ndarray, preset: definitions.Preset
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """The values in a batch, and one by one."""
-    found = batched.per_slice(torch.from_numpy(pred), torch.from_numpy(ref), preset)
+    found = batched.by_torch(torch.from_numpy(pred), torch.from_numpy(ref), preset)
     return {k: v.numpy() for k, v in found.items()}, definitions.per_slice(pred, ref, preset)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     seed=st.integers(0, 2**32 - 1),
     shape=st.tuples(st.integers(1, 4), st.integers(19, 70), st.integers(19, 70)),
@@ -61,29 +61,45 @@ def test_equal_to_the_definitions(
         np.testing.assert_allclose(found[name], expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-def test_slices_of_one_channel_and_chunks(monkeypatch):
-    """(n, 1, h, w) as networks give it; the chunks that a CPU works in do not show."""
+@pytest.mark.parametrize("preset", PRESETS, ids=lambda preset: preset.name)
+def test_slices_side_by_side_have_the_same_bits(monkeypatch, preset):
+    """On a CPU, (n, 1, h, w) as networks give it: on any number of threads the definitions' own."""
     rng = np.random.default_rng(1)
-    ref = torch.from_numpy(rng.random((7, 1, 40, 33)))
-    pred = ref + 0.1 * torch.from_numpy(rng.standard_normal(ref.shape))
-    whole = batched.per_slice(pred, ref, PRESETS[0])
-    monkeypatch.setattr(batched, "PIXELS", 2 * 40 * 33)
-    parts = batched.per_slice(pred[:, 0], ref[:, 0], PRESETS[0])
-    for name, values in whole.items():
-        assert values.shape == (7,)
-        torch.testing.assert_close(parts[name], values, rtol=1e-12, atol=0)
+    ref = rng.random((7, 40, 33))
+    ref[3] = 0
+    pred = ref + 0.1 * rng.standard_normal(ref.shape)
+    expected = definitions.per_slice(pred, ref, preset)
+    for threads in (1, 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        images = (torch.from_numpy(array)[:, None] for array in (pred, ref))
+        found = batched.per_slice(*images, preset)
+        for name, values in expected.items():
+            np.testing.assert_array_equal(found[name].numpy(), values)
 
 
-def test_known_values():
-    ref = torch.full((2, 1, 16, 16), 2.0)
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_gives_the_cpus_values():
+    rng = np.random.default_rng(3)
+    ref = torch.from_numpy(rng.random((5, 1, 64, 80)).astype(np.float32))
+    pred = ref + 0.1 * torch.rand(ref.shape)
+    here = batched.per_slice(pred, ref, named("slice"))
+    there = batched.per_slice(pred.cuda(), ref.cuda(), named("slice"))
+    for name, values in there.items():
+        assert values.is_cuda
+        torch.testing.assert_close(values.cpu(), here[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("way", [batched.per_slice, batched.by_torch])
+def test_known_values(way):
+    ref = torch.full((2, 16, 16), 2.0)
     ref[1] = 0
-    found = batched.per_slice(ref + 0.2, ref, named("slice"))
+    found = way(ref + 0.2, ref, named("slice"))
     c1 = (0.01 * 2) ** 2
     expected = {"psnr": 20.0, "nmse": 0.01, "ssim": (2 * 2 * 2.2 + c1) / (4 + 2.2**2 + c1)}
     for name, value in expected.items():
         assert float(found[name][0]) == pytest.approx(value, rel=1e-6)  # 2.2 in float32
         assert math.isnan(found[name][1])
-    same = batched.per_slice(ref, ref, named("slice"))
+    same = way(ref, ref, named("slice"))
     assert [float(same[name][0]) for name in ("psnr", "nmse")] == [definitions.PSNR_CAP, 0]
     assert float(same["ssim"][0]) == pytest.approx(1)
 
@@ -131,6 +147,7 @@ def test_agrees_with_fastmris_formulae():
         (torch.ones(0, 20, 20), torch.ones(0, 20, 20), "slices, height, width"),
     ],
 )
-def test_bad_images_are_refused(pred, ref, message):
+@pytest.mark.parametrize("way", [batched.per_slice, batched.by_torch])
+def test_bad_images_are_refused(way, pred, ref, message):
     with pytest.raises(UserError, match=message):
-        batched.per_slice(pred, ref, named("slice"))
+        way(pred, ref, named("slice"))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -89,12 +90,15 @@ Metric = Callable[[np.ndarray, np.ndarray, float, Preset], float]
 METRICS: dict[str, Metric] = {"psnr": psnr, "ssim": ssim, "nmse": nmse}
 
 
-def per_slice(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, np.ndarray]:
+def per_slice(
+    pred: np.ndarray, ref: np.ndarray, preset: Preset, workers: int = 1
+) -> dict[str, np.ndarray]:
     """Every metric of every slice of one volume.
 
     Args:
         pred, ref: (slices, h, w), real and finite, on one intensity scale.
         preset: the conventions; its level does not matter here.
+        workers: slices measured at a time.
 
     Returns:
         One float64 array (slices,) per metric, NaN for a slice without signal: if the reference
@@ -103,11 +107,20 @@ def per_slice(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, np
     """
     pred, ref, ranges = _prepared(pred, ref, preset)
     values = {name: np.full(len(ref), math.nan) for name in METRICS}
-    for index in np.flatnonzero(has_signal(ref)):
+
+    def measure(index: int) -> None:
         limits = float(ranges[index])
         p, r = _clipped(pred[index], ref[index], limits, preset)
         for name, metric in METRICS.items():
             values[name][index] = _capped(name, metric(p, r, limits, preset))
+
+    indices = np.flatnonzero(has_signal(ref))
+    if workers == 1:
+        for index in indices:
+            measure(index)
+    else:  # NumPy and SciPy let other threads run while they compute
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(measure, indices))
     return values
 
 
