@@ -1,8 +1,8 @@
 """The metrics of all slices of a volume at once, where its images are.
 
-On a CPU the slices go through `definitions` side by side, one thread each: the same bits. `by_torch`
-took 2.6 times as long there (8 slices of 240x240, one thread of an AMD EPYC), because a batch does
-not stay in the cache. On other devices torch computes them, in float64 too. SSIM's windows are
+On a CPU the slices go through `definitions` side by side, one thread each: the same bits. There
+`by_torch` took 2.6 times as long (8 slices of 240x240, one thread of an AMD EPYC), because a batch
+does not stay in the cache. On other devices torch computes them, in float64 too. SSIM's windows are
 separable: along each axis, blocks of `BLOCK` pixels and their surroundings are multiplied by one
 small matrix.
 
@@ -41,8 +41,9 @@ def per_slice(pred: Tensor, ref: Tensor, preset: Preset) -> dict[str, Tensor]:
     if pred.shape == ref.shape and ref.ndim == 4 and ref.shape[1] == 1:
         pred, ref = pred[:, 0], ref[:, 0]
     if ref.device.type in ("cpu", "mps"):  # the latter has no float64
-        arrays = (images.cpu().numpy() for images in (pred, ref))
-        values = definitions.per_slice(*arrays, preset, workers=torch.get_num_threads())
+        values = definitions.per_slice(
+            pred.cpu().numpy(), ref.cpu().numpy(), preset, workers=torch.get_num_threads()
+        )
         return {name: torch.from_numpy(value) for name, value in values.items()}
     return by_torch(pred, ref, preset)
 

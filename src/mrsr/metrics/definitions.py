@@ -114,7 +114,7 @@ def per_slice(
         for name, metric in METRICS.items():
             values[name][index] = _capped(name, metric(p, r, limits, preset))
 
-    indices = np.flatnonzero(has_signal(ref))
+    indices = np.flatnonzero(has_signal(ref)).tolist()
     if workers == 1:
         for index in indices:
             measure(index)
