@@ -39,6 +39,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+ALL_CORES = ("enhance",)  # commands that a person waits for
 app.add_typer(of_results)
 app.add_typer(commands)
 
@@ -51,6 +52,7 @@ def _version(wanted: bool) -> None:
 
 @app.callback()
 def top(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
@@ -58,6 +60,9 @@ def top(
 ) -> None:
     """Super-resolution of MR images: reproduce the paper, check it, enhance your own scans."""
     gc.enable()
+    if context.invoked_subcommand not in ALL_CORES:
+        # one thread by default: jobs that run side by side must not compete for cores
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @app.command()
@@ -147,15 +152,18 @@ def enhance(
     model: Model = "",
     scale: Scale = 0,
     device: Device = "auto",
-    batch: Annotated[int, typer.Option(min=1, help="Slices at a time.")] = 8,
+    batch: Annotated[int, typer.Option(min=0, help="Slices at a time; 0: as is fast.")] = 0,
     overwrite: Overwrite = False,
     guide: Annotated[
         Path | None, typer.Option("--guide", help="Second contrast, for guided networks.")
     ] = None,
     ensemble: Ensemble = 1,
     axis: SliceAxis = None,
+    tile: Annotated[
+        int, typer.Option(min=0, help="Side of tiles (pixels), for large slices; 0: as needed.")
+    ] = 0,
 ) -> None:
-    """Enhance a scan with a trained network."""
+    """Enhance a scan with a trained network, on all cores (OMP_NUM_THREADS: on fewer)."""
     from mrsr.scan.enhance import enhance as run
 
     run(
@@ -169,6 +177,7 @@ def enhance(
         guide=guide,
         ensemble=ensemble,
         axis=axis,
+        tile=tile,
     )
     print(out)
 
@@ -272,8 +281,6 @@ def resume(
 @guarded
 def main() -> None:
     """Entry point: a user's mistake ends as one line on stderr and exit code 2 or more."""
-    # one thread by default: jobs that run side by side must not compete for cores
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     # building commands and help makes no garbage to speak of; looking for it takes a sixth of the
     # time of `mrsr --help`. `top` turns it on again before a command runs
     gc.disable()

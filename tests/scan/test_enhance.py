@@ -480,3 +480,73 @@ def test_an_ensemble_averages_over_flips_and_turns() -> None:
 def test_an_ensemble_is_one_or_eight(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="ensemble is 4, it must be 1 or 8"):
         enhance.enhance(tmp_path / "a.nii", tmp_path / "b.nii", "bicubic", scale=2, ensemble=4)
+
+
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("axes", [[2, 1, 0], [0, 2, 1], [1, 2, 0]])
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_slices_are_written_as_nibabel_would(tmp_path, suffix, axes, order):
+    """A few at a time, whatever axis they are stacked along: the header, extensions and bytes."""
+    import gzip
+
+    from mrsr.scan.output import write_slices
+
+    array = np.random.default_rng(0).random((6, 7, 5)).astype(np.float32)
+    header = nibabel.Nifti1Header(endianness=order)
+    header.set_data_shape(array.shape)
+    header.set_data_dtype(np.float32)
+    header.set_sform(np.diag([2.0, 1, 3, 1]), 2)
+    header.extensions.append(nibabel.nifti1.Nifti1Extension(6, b"a comment"))
+    expected = nibabel.Nifti1Image(array, header.get_best_affine(), header).to_bytes()
+    stack = array.transpose(axes)
+    pieces = iter([stack[:2], stack[2:3], stack[3:]])
+    write_slices(tmp_path / f"a{suffix}", pieces, header, axes)
+    written = (tmp_path / f"a{suffix}").read_bytes()
+    assert (gzip.decompress(written) if suffix == ".nii.gz" else written) == expected
+
+
+def test_a_network_that_fails_midway_leaves_nothing(tmp_path, monkeypatch):
+    """NaN in the last slice, when the others are written already."""
+
+    def broken(network, image, scale, **options):
+        for index in range(len(image)):
+            value = np.nan if index == len(image) - 1 else 1.0
+            yield slice(index, index + 1), np.full((1, 18, 16), value, np.float32)
+
+    source = scan(tmp_path, "good")
+    monkeypatch.setattr(inference, "slabs", broken)
+    with pytest.raises(UserError, match=r"gives NaN or infinite values on scan\.nii\.gz"):
+        enhance.enhance(source, tmp_path / "out.nii.gz", model(tmp_path))
+    assert not list(tmp_path.glob("*out*")) and not list(tmp_path.glob(".tmp*"))
+
+
+def test_a_disk_that_is_full_while_slices_are_made_is_said(tmp_path):
+    """The packing runs behind; what it meets is told nevertheless."""
+    from mrsr.scan import output
+
+    class Full:
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            return None
+
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((6, 7, 5))
+    header.set_data_dtype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(output, "_packed", lambda *_: Full())
+        with pytest.raises(UserError, match=r"out\.nii"):
+            output.write_slices(
+                tmp_path / "out.nii", iter([np.zeros((5, 7, 6), np.float32)]), header, [2, 1, 0]
+            )
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("wrong", [{"batch": -1}, {"tile": 10}])
+def test_batch_and_tile_have_bounds(tmp_path, wrong):
+    with pytest.raises(UserError, match="must be"):
+        enhance.enhance(tmp_path / "a.nii", tmp_path / "b.nii", "bicubic", scale=2, **wrong)

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -70,7 +71,7 @@ def ssim(pred: np.ndarray, ref: np.ndarray, data_range: float, preset: Preset) -
         return float(
             np.mean([ssim(p, r, data_range, preset) for p, r in zip(pred, ref, strict=True)])
         )
-    weights = _weights(preset)
+    weights = window(preset)
     c1, c2 = (preset.k1 * data_range) ** 2, (preset.k2 * data_range) ** 2
     count = preset.window_size**2
     unbias = count / (count - 1) if preset.covariance == "sample" else 1.0
@@ -89,12 +90,15 @@ Metric = Callable[[np.ndarray, np.ndarray, float, Preset], float]
 METRICS: dict[str, Metric] = {"psnr": psnr, "ssim": ssim, "nmse": nmse}
 
 
-def per_slice(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, np.ndarray]:
+def per_slice(
+    pred: np.ndarray, ref: np.ndarray, preset: Preset, workers: int = 1
+) -> dict[str, np.ndarray]:
     """Every metric of every slice of one volume.
 
     Args:
         pred, ref: (slices, h, w), real and finite, on one intensity scale.
         preset: the conventions; its level does not matter here.
+        workers: slices measured at a time.
 
     Returns:
         One float64 array (slices,) per metric, NaN for a slice without signal: if the reference
@@ -103,11 +107,20 @@ def per_slice(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, np
     """
     pred, ref, ranges = _prepared(pred, ref, preset)
     values = {name: np.full(len(ref), math.nan) for name in METRICS}
-    for index in np.flatnonzero(has_signal(ref)):
+
+    def measure(index: int) -> None:
         limits = float(ranges[index])
         p, r = _clipped(pred[index], ref[index], limits, preset)
         for name, metric in METRICS.items():
             values[name][index] = _capped(name, metric(p, r, limits, preset))
+
+    indices = np.flatnonzero(has_signal(ref)).tolist()
+    if workers == 1:
+        for index in indices:
+            measure(index)
+    else:  # NumPy and SciPy let other threads run while they compute
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(measure, indices))
     return values
 
 
@@ -191,30 +204,43 @@ def describe(preset: Preset) -> str:
     return "; ".join(parts) + "."
 
 
+def check(pred: tuple[int, ...], ref: tuple[int, ...], preset: Preset) -> None:
+    """Check the shapes of a prediction and a reference.
+
+    Raises:
+        UserError: they differ, are not (slices, h, w), or are too small for border and window.
+    """
+    if pred != ref:
+        raise UserError(
+            f"shapes differ: prediction {pred}, reference {ref}; give both on the same grid"
+        )
+    if len(ref) != 3 or not ref[0]:
+        raise UserError(f"expected (slices, height, width), got {ref}")
+    smallest = 2 * preset.border + preset.window_size
+    if min(ref[1:]) < smallest:
+        raise UserError(
+            f"slices of {ref[1]}x{ref[2]} are smaller than the {smallest} pixels that "
+            f"preset '{preset.name}' needs (border and SSIM window)"
+        )
+
+
+def check_values(role: str, is_complex: bool, finite: bool) -> None:
+    """Raise a `UserError` for complex values, and for NaN or infinite ones."""
+    if is_complex:
+        raise UserError("complex values cannot be compared; give magnitudes")
+    if not finite:
+        raise UserError(f"the {role} has NaN or infinite values; replace them first")
+
+
 def _prepared(
     pred: np.ndarray, ref: np.ndarray, preset: Preset
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both volumes as float64 from the reference's floor, without the border; (slices,) ranges."""
-    if pred.shape != ref.shape:
-        raise UserError(
-            f"shapes differ: prediction {pred.shape}, reference {ref.shape}; "
-            "give both on the same grid"
-        )
-    if ref.ndim != 3 or not len(ref):
-        raise UserError(f"expected (slices, height, width), got {ref.shape}")
-    if np.iscomplexobj(pred) or np.iscomplexobj(ref):
-        raise UserError("complex values cannot be compared; give magnitudes")
-    pred, ref = np.asarray(pred, np.float64), np.asarray(ref, np.float64)
+    check(pred.shape, ref.shape, preset)
     for role, array in (("prediction", pred), ("reference", ref)):
-        if not np.isfinite(array).all():
-            raise UserError(f"the {role} has NaN or infinite values; replace them first")
+        check_values(role, np.iscomplexobj(array), np.isfinite(array).all())
+    pred, ref = np.asarray(pred, np.float64), np.asarray(ref, np.float64)
     border = preset.border
-    smallest = 2 * border + preset.window_size
-    if min(ref.shape[1:]) < smallest:
-        raise UserError(
-            f"slices of {ref.shape[1]}x{ref.shape[2]} are smaller than the {smallest} pixels that "
-            f"preset '{preset.name}' needs (border and SSIM window)"
-        )
     lowest = floor(ref)
     inside = slice(border, -border if border else None)
     pred, ref = (array[:, inside, inside] - lowest for array in (pred, ref))
@@ -241,7 +267,7 @@ def _capped(name: str, value: float) -> float:
     return min(value, PSNR_CAP) if name == "psnr" else value
 
 
-def _weights(preset: Preset) -> np.ndarray:
+def window(preset: Preset) -> np.ndarray:
     """(window_size,) weights along one axis, sum 1; the window is their outer product."""
     if preset.window == "uniform":
         return np.full(preset.window_size, 1 / preset.window_size)

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mrsr import checkpoint, inference, resampling
 from mrsr.checkpoint import Checkpoint
 from mrsr.errors import UserError
-from mrsr.metrics import definitions
+from mrsr.metrics import batched, definitions
 from mrsr.metrics.definitions import Preset
 from mrsr.metrics.record import Rated
 from mrsr.params.jobs import Evaluation
@@ -51,12 +51,12 @@ def rate(
                 sr, elapsed = _super_resolve(network, images, settings)
                 seconds += elapsed
                 height, width = piece.size
-                pred.append(sr[:, 0, :height, :width].float().cpu().numpy())
-                ref.append(hr[:, 0, :height, :width].cpu().numpy())
+                pred.append(sr[:, 0, :height, :width].float())
+                ref.append(hr[:, 0, :height, :width])
                 coarse.append(lr[:, 0].cpu())
                 bar.update(len(lr))
-            preds, refs = np.concatenate(pred), np.concatenate(ref)
-            if not np.isfinite(preds).all():
+            preds, refs = torch.cat(pred), torch.cat(ref)
+            if not torch.isfinite(preds).all():
                 raise UserError(
                     f"method '{settings.method}' gives NaN or infinite values on {volume.path}; "
                     "train it again"
@@ -70,11 +70,14 @@ def rate(
 
 
 def _rated(
-    volume: StoredVolume, pred: np.ndarray, ref: np.ndarray, preset: Preset, seconds: float
+    volume: StoredVolume, pred: Tensor, ref: Tensor, preset: Preset, seconds: float
 ) -> Rated:
-    values = definitions.per_slice(pred, ref, preset)
+    """The metrics of a volume (slices, h, w), computed where it is."""
+    with torch.inference_mode():
+        found = batched.per_slice(pred, ref, preset)
+    values = {name: value.cpu().numpy() for name, value in found.items()}
     if preset.level == "volume":
-        whole = definitions.volume(pred, ref, preset)
+        whole = definitions.volume(pred.cpu().numpy(), ref.cpu().numpy(), preset)
     else:
         whole = {name: definitions.mean(value) for name, value in values.items()}
     return Rated(volume=volume, values=values, whole=whole, seconds=seconds)
@@ -104,9 +107,10 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _example(ref: np.ndarray, pred: np.ndarray, lr: Tensor, scale: int) -> dict[str, np.ndarray]:
+def _example(refs: Tensor, preds: Tensor, lr: Tensor, scale: int) -> dict[str, np.ndarray]:
     """Named images (h, w) of the middle slice."""
-    middle = len(ref) // 2
-    height, width = ref.shape[1:]
+    middle = len(refs) // 2
+    ref, pred = (images[middle].cpu().numpy() for images in (refs, preds))
+    height, width = ref.shape
     smooth = resampling.upsample(lr[middle], scale)[:height, :width].numpy()
-    return {"high resolution": ref[middle], "bicubic": smooth, "super-resolved": pred[middle]}
+    return {"high resolution": ref, "bicubic": smooth, "super-resolved": pred}

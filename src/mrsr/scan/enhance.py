@@ -20,20 +20,20 @@ becomes scale x scale new ones in the same space, so the anatomy does not move.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from mrsr import checkpoint, compute, models
+from mrsr import checkpoint, compute, inference, linear_tail, models, tiles
 from mrsr.console import say
 from mrsr.errors import UserError
-from mrsr.inference import apply
 from mrsr.raw.volume import Volume
 from mrsr.scan import boxed
 from mrsr.scan.input import check_axis, file_axes, read_scan
-from mrsr.scan.output import check_output, finer, header_for, write_scan
+from mrsr.scan.output import check_output, finer, header_for, write_slices
 
 PERCENTILE = 99.9  # the intensity that becomes 1, unless the checkpoint gives another
 
@@ -45,11 +45,12 @@ def enhance(
     *,
     scale: int = 0,
     device: str = "auto",
-    batch: int = 8,
+    batch: int = 0,
     overwrite: bool = False,
     guide: Path | str | None = None,
     ensemble: int = 1,
     axis: int | None = None,
+    tile: int = 0,
 ) -> None:
     """Super-resolve a scan of any orientation.
 
@@ -64,12 +65,16 @@ def enhance(
         scale: 2, 3, 4 or 8 if nothing is trained; of the package's networks 2 (the usual) or what
             else it has. A checkpoint has its own.
         device: "auto", "cpu", "cuda", "cuda:1", ...
-        batch: slices per forward pass.
+        batch: slices per forward pass; 0 takes what is fast on the device. It is halved, with a
+            line about it, where memory does not suffice.
         overwrite: replace `output` if it exists.
         guide: a scan of the second contrast, for guided networks, on any grid.
         ensemble: 8 averages over the flips and turns of each slice: better, in 8 times the time.
         axis: of the file (0, 1, 2), that slices are stacked along; None decides by shape and voxel
             size, and says so where voxels are nearly isotropic.
+        tile: cut slices into tiles of so many input pixels a side, so that large ones need less
+            memory; 0: only where memory does not suffice. Networks of convolutions give the same
+            image; of others, a line says that it changes a little.
 
     Raises:
         UserError: the input, the guide or the checkpoint cannot be used (each says why), `output`
@@ -78,8 +83,10 @@ def enhance(
     input, output = Path(input), Path(output)
     check_output(output, overwrite)
     check_axis(axis)
-    if batch < 1:
-        raise UserError(f"batch is {batch}, it must be 1 or more")
+    if batch < 0:
+        raise UserError(f"batch is {batch}, it must be 1 or more, or 0 for what is fast")
+    if tile and tile < tiles.LEAST:
+        raise UserError(f"tile is {tile}, it must be {tiles.LEAST} or more, or 0 for whole slices")
     if ensemble not in (1, 8):
         raise UserError(f"ensemble is {ensemble}, it must be 1 or 8")
     where = compute.device_for(device)
@@ -110,14 +117,28 @@ def enhance(
     if settings.get("type") == "self":
         from mrsr.training.one_volume import fit_scan
 
+        threads = torch.get_num_threads()
         network = fit_scan(image / unit, settings, where, input.name)
+        torch.set_num_threads(threads)  # the training has its own number, which its weights need
+    if second is None:
+        linear_tail.fold(network, scale)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
-    fine = apply(
-        network, image / unit, scale, device=where, batch=batch, guide=second, ensemble=ensemble
+    image /= unit
+    found = inference.slabs(
+        network, image, scale, device=where, batch=batch, guide=second, ensemble=ensemble, tile=tile
     )
-    if not np.isfinite(fine).all():
-        raise UserError(f"{model} gives NaN or infinite values on {input.name}; train it again")
-    write_scan(output, (fine * unit).transpose(np.argsort(axes)), header)
+    write_slices(output, _checked(found, unit, str(model), input.name), header, axes)
+
+
+def _checked(
+    found: Iterator[tuple[slice, np.ndarray]], unit: np.float32, model: str, name: str
+) -> Iterator[np.ndarray]:
+    """The images in the input's scale."""
+    for _, fine in found:
+        if not np.isfinite(fine).all():
+            raise UserError(f"{model} gives NaN or infinite values on {name}; train it again")
+        fine *= unit
+        yield fine
 
 
 def intensity_unit(image: np.ndarray, percentile: float, name: str) -> np.float32:

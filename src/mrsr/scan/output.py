@@ -1,18 +1,21 @@
 """Write a scan with another in-plane voxel size and the header of the original scan.
 
 `check_output` and `header_for` come before the first slice, so that nothing but a full disk can
-fail after all the work.
+fail after all the work. `write_slices` packs and writes while the next slices are made.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import math
 import os
 import tempfile
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -115,16 +118,72 @@ def header_for(source: Path, plane: list[int], scale: float) -> Any:
 
 def write_scan(output: Path, array: np.ndarray, header: Any) -> None:
     """Write (x, y, z) with a header that `header_for` made."""
+    write_slices(output, iter([array.transpose(2, 1, 0)]), header, [2, 1, 0])
+
+
+def write_slices(output: Path, slices: Iterator[np.ndarray], header: Any, axes: list[int]) -> None:
+    """Write slices, a few (n, rows, columns) at a time, with a header that `header_for` made.
+
+    axes: which axis of the file are slices, rows and columns. If slices are stacked along the
+    file's last axis, each goes to the file while `slices` makes the next; else all are put into one
+    array first.
+    """
+    pieces = slices if axes == [2, 1, 0] else iter([_in_files_order(slices, header, axes)])
+    with (
+        atomic(output) as temporary,
+        open(temporary, "wb") as raw,
+        _packed(output, raw) as file,
+        ThreadPoolExecutor(1) as behind,
+    ):
+        file.write(_head(header))
+        last: Future[Any] | None = None
+        for piece in pieces:
+            stored = np.ascontiguousarray(piece, header.get_data_dtype())  # in its byte order
+            if last:  # no more than one waits, whatever is faster
+                last.result()
+            last = behind.submit(file.write, stored.data)
+        if last:
+            last.result()
+
+
+def _in_files_order(slices: Iterator[np.ndarray], header: Any, axes: list[int]) -> np.ndarray:
+    """(z, y, x): the order of a NIfTI file, whose first axis is the fastest."""
+    whole = np.empty(_shape(header)[::-1], np.float32)
+    # axis a of the file is axis 2 - a here
+    view, start = whole.transpose([2 - axis for axis in axes]), 0
+    for piece in slices:
+        view[start : start + len(piece)] = piece
+        start += len(piece)
+    return whole
+
+
+def _shape(header: Any) -> tuple[int, ...]:
+    """(x, y, z) of a header that may be of a 2D file."""
+    shape = tuple(int(size) for size in header.get_data_shape())
+    return shape + (1,) * (3 - len(shape))
+
+
+def _packed(output: Path, raw: BinaryIO) -> contextlib.AbstractContextManager[Any]:
+    """A file to write to, that packs if `output` is named so; without time and name in it."""
+    if output.name.lower().endswith(".gz"):
+        return gzip.GzipFile("", "wb", compresslevel=3, fileobj=raw, mtime=0)
+    return contextlib.nullcontext(raw)
+
+
+def _head(header: Any) -> bytes:
+    """What a NIfTI file holds before its voxels, as nibabel writes it."""
     import nibabel
 
     kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
-    array = np.asarray(array, np.float32).reshape(header.get_data_shape())  # 2D stays 2D
-    # the header's own best transform: nibabel then keeps its codes
-    content = kind(array, header.get_best_affine(), header).to_bytes()
-    if output.name.lower().endswith(".gz"):
-        content = gzip.compress(content, compresslevel=3, mtime=0)
-    with atomic(output) as temporary:
-        temporary.write_bytes(content)
+    shape = header.get_data_shape()
+    # the header's own best transform: nibabel then keeps its codes; zeros that take no memory
+    image = kind(np.broadcast_to(np.float32(0), shape), header.get_best_affine(), header)
+    image.update_header()
+    found = image.header
+    found.set_slope_inter(1, 0)
+    content = io.BytesIO()
+    found.write_to(content)
+    return content.getvalue().ljust(int(found.get_data_offset()), b"\0")
 
 
 def _qform(header: Any) -> np.ndarray | None:
