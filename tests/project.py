@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +11,8 @@ from pathlib import Path
 
 import pandas
 import yaml
+
+from mrsr.ops.plan.jobs import Job
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
@@ -125,3 +128,28 @@ def check_long_table(file: Path) -> None:
             assert table[name].dropna().between(low, high).all(), name
     for name in ("steps", "patches", "parameters", "full_parameters", "seconds_per_slice"):
         assert (table[name].dropna() >= 0).all(), name
+
+
+_HEAD = re.compile(r"\s*(?:local)?(?:rule|checkpoint) (\w+):")
+_FIELD = re.compile(r"\s+(input|output|wildcards|threads|priority): (.*)")
+
+
+def parse_jobs(text: str) -> list[Job]:
+    """The jobs that a dry run of Snakemake lists, without rules that only collect files."""
+    found: list[dict[str, str]] = []
+    for line in text.splitlines():
+        if head := _HEAD.fullmatch(line):
+            found.append({"rule": head[1]})
+        elif found and (pair := _FIELD.fullmatch(line)):
+            found[-1].setdefault(pair[1], pair[2])
+    return [_job(fields) for fields in found if fields.get("output")]
+
+
+def _job(fields: dict[str, str]) -> Job:
+    pairs, inputs, outputs = (
+        [part for part in fields.get(name, "").split(", ") if part]
+        for name in ("wildcards", "input", "output")
+    )
+    wildcards = dict(pair.split("=", 1) for pair in pairs)
+    numbers = (int(fields.get("threads", 1)), int(fields.get("priority", 0)))
+    return Job(fields["rule"], wildcards, tuple(inputs), tuple(outputs), *numbers)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter
 from pathlib import Path
 
@@ -14,31 +13,7 @@ from mrsr.ops import provenance
 from mrsr.ops.plan import jobs
 from mrsr.ops.plan.jobs import Job, needed
 from mrsr.params import loading
-from project import ROOT, copy_project, edit_experiment, snakemake
-
-_HEAD = re.compile(r"\s*(?:local)?(?:rule|checkpoint) (\w+):")
-_FIELD = re.compile(r"\s+(input|output|wildcards|threads|priority): (.*)")
-
-
-def parse(text: str) -> list[Job]:
-    """The jobs that a dry run of Snakemake lists, without rules that only collect files."""
-    found: list[dict[str, str]] = []
-    for line in text.splitlines():
-        if head := _HEAD.fullmatch(line):
-            found.append({"rule": head[1]})
-        elif found and (pair := _FIELD.fullmatch(line)):
-            found[-1].setdefault(pair[1], pair[2])
-    return [_job(fields) for fields in found if fields.get("output")]
-
-
-def _job(fields: dict[str, str]) -> Job:
-    pairs, inputs, outputs = (
-        [part for part in fields.get(name, "").split(", ") if part]
-        for name in ("wildcards", "input", "output")
-    )
-    wildcards = dict(pair.split("=", 1) for pair in pairs)
-    numbers = (int(fields.get("threads", 1)), int(fields.get("priority", 0)))
-    return Job(fields["rule"], wildcards, tuple(inputs), tuple(outputs), *numbers)
+from project import ROOT, copy_project, edit_experiment, parse_jobs, snakemake
 
 
 def _comparable(found: list[Job]) -> Counter[tuple[object, ...]]:
@@ -53,12 +28,14 @@ def _comparable(found: list[Job]) -> Counter[tuple[object, ...]]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-@pytest.mark.parametrize("experiment", ["smoke", "demo", "openms", "benchmark", "paper"])
+@pytest.mark.parametrize(
+    "experiment", ["smoke", "demo", "openms", "benchmark", "paper", "study", "skip_and_norm"]
+)
 def test_the_jobs_are_snakemakes_own(tmp_path: Path, experiment: str) -> None:
     """`benchmark` has guides, `paper` all of it; rule by rule with wildcards, files and threads."""
     folder = copy_project(tmp_path / "copy")
     config = ("--config", f"experiment={experiment}")
-    dry = parse(snakemake(folder, "--dry-run", "--forceall", "all", *config))
+    dry = parse_jobs(snakemake(folder, "--dry-run", "--forceall", "all", *config))
     resolved = loading.load(folder / "params.yaml", experiment)
     ours = needed(jobs.every(resolved), "all", fresh=True)
     assert len(dry) > 10
@@ -80,7 +57,7 @@ def test_the_stages_are_snakemakes_own(tmp_path: Path, target: str) -> None:
     }  # fmt: skip
     edit_experiment(folder, "mixture", content)
     config = ("--config", "experiment=mixture")
-    dry = parse(snakemake(folder, "--dry-run", "--forceall", target, *config))
+    dry = parse_jobs(snakemake(folder, "--dry-run", "--forceall", target, *config))
     resolved = loading.load(folder / "params.yaml", "mixture")
     assert _comparable(needed(jobs.every(resolved), target, fresh=True)) == _comparable(dry)
 

@@ -19,8 +19,7 @@ import pytest
 
 from builders import TOY_NETWORK, TOY_SOURCE
 from mrsr.ops import provenance
-from mrsr.ops.plan.jobs import parse
-from project import copy_project, edit_experiment, edit_params, snakemake
+from project import copy_project, edit_experiment, edit_params, parse_jobs, snakemake
 
 pytestmark = pytest.mark.long
 
@@ -85,7 +84,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path
             "vit_data": {"labelled": ["phantom_t1"], "pool": ["phantom_t1", "phantom_knee"]},
             "set": {"tracking": {"enabled": False}},
         })  # fmt: skip
-        for job in parse(snakemake(folder, "--dry-run", *RUN)):
+        for job in parse_jobs(snakemake(folder, "--dry-run", *RUN)):
             for output in job.outputs:
                 write(folder / output, "made\n")
                 # else the workflow asks the file itself what made it

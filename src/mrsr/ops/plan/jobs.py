@@ -15,6 +15,7 @@ from pathlib import Path
 
 from mrsr.errors import UserError
 from mrsr.params.experiment import Resolved
+from mrsr.params.repeats import frozen_home
 from mrsr.params.schema import SPLITS
 
 STAGES = ("raw", "slices", "checkpoints", "metrics", "tables")
@@ -121,7 +122,8 @@ def _trainings(resolved: Resolved) -> Iterator[Job]:
         if "vit" in method.frozen:
             read += (f"{vit}/{params.vit.pretext}/best.pt",)
         if "autoencoder" in method.frozen:
-            read += (_best(folder, cell, "autoencoder"),)
+            frozen = {**cell, "dataset": frozen_home(training.dataset)}
+            read += (_best(folder, frozen, "autoencoder"),)
         yield Job("train_sr", wildcards, read, made, threads)
 
 
