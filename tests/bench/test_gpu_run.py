@@ -67,6 +67,16 @@ def test_a_part_is_ended_when_its_time_is_over(
     assert done.state == "cut off" and done.seconds < 10
 
 
+def test_a_stopped_run_leaves_no_part_behind(run: Any, gpu: ModuleType, tmp_path: Path) -> None:
+    """Also where the signal comes before the part has started."""
+    run.stopped = "SIGTERM"
+    sleep = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+    with pytest.raises(gpu.Stopped, match="SIGTERM"):
+        run.part("sleep", [sys.executable, "-c", sleep + "time.sleep(600)"], 30)
+    told = (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""
+    assert not told or not Path("/proc", told).exists()
+
+
 FAKE = """
 import json, pathlib, sys
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
