@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import json
 import os
 import platform
@@ -67,6 +68,7 @@ class Run:
     out: Path
     end: float
     found: dict[str, Any]
+    stopped: str = ""  # by which signal
 
     def left(self) -> float:
         """Seconds until the last word must be written."""
@@ -90,18 +92,23 @@ class Run:
         environment = {**os.environ, "PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
         with open(log, "wb") as file:
             child = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment
-            )
-            try:
-                child.wait(max(0.0, seconds))
-                state = "failed" if child.returncode else "done"
-            except subprocess.TimeoutExpired:
-                state = "cut off"
-            finally:  # also when this process is told to end
-                _end(child)
+                command, stdout=file, stderr=subprocess.STDOUT, cwd=ROOT, env=environment,
+                preexec_fn=_end_with_parent if sys.platform == "linux" else None,
+            )  # fmt: skip
+            while child.poll() is None and time.monotonic() < began + seconds and not self.stopped:
+                time.sleep(0.05)
+            state = {None: "cut off", 0: "done"}.get(child.returncode, "failed")
+            _end(child)
+        if self.stopped:
+            raise Stopped(self.stopped)
         lines = log.read_text(encoding="utf-8", errors="replace").splitlines()
         said = [line.strip() for line in lines if line.strip()]
         return Done(state, round(time.monotonic() - began, 1), said[-5:])
+
+
+def _end_with_parent() -> None:
+    """Have Linux end a part when this process is killed, so that none is left over."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # 1: PR_SET_PDEATHSIG
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -276,10 +283,6 @@ def _kept(out: Path, same: dict[str, Any], fresh: bool) -> dict[str, Any]:
     return dict(same)
 
 
-def _stop(number: int, frame: object) -> None:
-    raise Stopped(signal.Signals(number).name)
-
-
 def main(arguments: list[str] | None = None) -> int:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -297,11 +300,11 @@ def main(arguments: list[str] | None = None) -> int:
               "mrsr is installed, and bring the folder here", file=sys.stderr)  # fmt: skip
         return 2
     given.out.mkdir(parents=True, exist_ok=True)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
     about = {key: content[key] for key in ("experiment", "dataset", "scale", "digest")}
     same = {"minutes": given.minutes, "machine": machine(), **about}
     run = Run(given.out.resolve(), began + whole, _kept(given.out, same, given.fresh))
+    for number in (signal.SIGTERM, signal.SIGINT):  # noted here, acted on between and in parts
+        signal.signal(number, lambda got, _: setattr(run, "stopped", signal.Signals(got).name))
     run.write()
     code = 0
     try:

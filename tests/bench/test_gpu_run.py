@@ -67,6 +67,16 @@ def test_a_part_is_ended_when_its_time_is_over(
     assert done.state == "cut off" and done.seconds < 10
 
 
+def test_a_stopped_run_leaves_no_part_behind(run: Any, gpu: ModuleType, tmp_path: Path) -> None:
+    """Also where the signal comes before the part has started."""
+    run.stopped = "SIGTERM"
+    sleep = f"import os, time; open({str(tmp_path / 'pid')!r}, 'w').write(str(os.getpid()))\n"
+    with pytest.raises(gpu.Stopped, match="SIGTERM"):
+        run.part("sleep", [sys.executable, "-c", sleep + "time.sleep(600)"], 30)
+    told = (tmp_path / "pid").read_text() if (tmp_path / "pid").exists() else ""
+    assert not told or not Path("/proc", told).exists()
+
+
 FAKE = """
 import json, pathlib, sys
 given = dict(zip(sys.argv[1::2], sys.argv[2::2]))
@@ -263,7 +273,7 @@ def test_a_minute_on_a_bare_machine(experiment: Path, tmp_path: Path, bare: dict
     began = time.monotonic()
     done = subprocess.run(command, env=bare, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - began < 60 + 20
+    assert time.monotonic() - began < 60 + 120  # importing torch may take a busy machine a minute
     found = json.loads((out / "results.json").read_text())
     assert found["tests"]["state"] == "skipped"
     assert found["benchmarks"]["floor"]["state"] in ("done", "cut off")
