@@ -121,7 +121,8 @@ def enhance(
         network = fit_scan(image / unit, settings, where, input.name)
         torch.set_num_threads(threads)  # the training has its own number, which its weights need
     if second is None:
-        linear_tail.fold(network, scale)
+        with inference.one_thread():
+            linear_tail.fold(network, scale)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
     image /= unit
     found = inference.slabs(
