@@ -11,6 +11,7 @@ import contextlib
 import gzip
 import zlib
 from pathlib import Path
+from typing import Any
 
 from isal import igzip, isal_zlib
 
@@ -100,7 +101,7 @@ def content(path: Path) -> bytes:
         if not packing:
             return path.read_bytes()
         if packing == "gzip":
-            damage = (OSError, EOFError, isal_zlib.error)
+            damage: tuple[Any, ...] = (OSError, EOFError, isal_zlib.error)  # its stub has an object
             with contextlib.suppress(*damage), igzip.open(path) as unpacked:  # half of the time
                 return unpacked.read()
         # a damaged file: Python's own errors say what it is

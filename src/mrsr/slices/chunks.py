@@ -22,7 +22,7 @@ def packed(values: np.ndarray) -> list[bytes]:
 
 def _chunk(image: np.ndarray) -> bytes:
     octets = np.ascontiguousarray(image).reshape(-1).view(np.uint8)
-    shuffled = octets.reshape(-1, image.itemsize).T.tobytes() if image.itemsize > 1 else octets
+    shuffled = octets.reshape(-1, image.itemsize).T.tobytes()
     deflated = zlib.compress(shuffled, 1)
     return deflated + struct.pack("<I", _fletcher32(deflated))
 

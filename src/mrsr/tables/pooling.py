@@ -74,8 +74,10 @@ def _together(group: list[Mapping[str, Any]]) -> dict[str, Any]:
         if (seed := origin(record["dataset"]).seed) is not None:
             by_seed.setdefault(seed, []).append(record["psnr"]["mean"])
     whole["psnr_by_seed"] = {seed: float(np.mean(each)) for seed, each in sorted(by_seed.items())}
-    times = [record.get("seconds_per_slice") for record in group]
-    if all(seconds is not None for seconds in times):
+    times = [
+        seconds for record in group if (seconds := record.get("seconds_per_slice")) is not None
+    ]
+    if len(times) == len(group):
         whole["seconds_per_slice"] = float(np.mean(times))
     chance = group[0].get("bootstrap") or {"samples": 1000, "seed": 0}
     for name in METRICS:
