@@ -22,8 +22,14 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "floor"])  # test_floor.py
+# these take seconds, the others up to minutes on a busy machine; floor is in test_floor.py
+QUICK = ("degradation", "training")
+
+
+@pytest.mark.parametrize("name", [
+    pytest.param(name, marks=pytest.mark.slow if name in QUICK else pytest.mark.long)
+    for name in NAMES if name != "floor"
+])  # fmt: skip
 def test_a_benchmark_gives_ratios(name: str, tmp_path: Path) -> None:
     done = run("--small", "--out", str(tmp_path), name)
     assert done.returncode == 0, done.stderr[-2000:]
