@@ -28,6 +28,8 @@ def test_small(tmp_path: Path) -> None:
     assert all(row["ratio"] > 0 for row in rows)
 
 
+# torch's benchmark module still asks for it on Python 3.11
+@pytest.mark.filterwarnings("ignore:The distutils package:DeprecationWarning")
 def test_the_zoo_is_whole() -> None:
     """Every network that is trained for super-resolution is measured, or a variant of one."""
     sys.path.insert(0, str(ROOT / "bench"))

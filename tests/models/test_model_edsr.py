@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mrsr import models
-from mrsr.models.layers import Upsampler
+from mrsr.models.layers import ToOneMap, Upsampler
 
 SMALL = {"features": 4, "blocks": 2}
 
@@ -39,7 +39,7 @@ def test_no_normalisation() -> None:
     with torch.device("meta"):
         network = models.build("edsr", 2, {})
     kinds = {type(m) for m in network.modules() if not list(m.children())}
-    assert kinds == {nn.Conv2d, nn.PixelShuffle}
+    assert kinds == {nn.Conv2d, ToOneMap, nn.PixelShuffle}
     assert not list(network.buffers())
 
 

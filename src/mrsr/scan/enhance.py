@@ -27,11 +27,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrsr import checkpoint, compute, inference, linear_tail, models, tiles
-from mrsr.console import say
+from mrsr import compute, inference, linear_tail, tiles
 from mrsr.errors import UserError
 from mrsr.raw.volume import Volume
-from mrsr.scan import boxed
+from mrsr.scan.choosing import choose
 from mrsr.scan.input import check_axis, file_axes, read_scan
 from mrsr.scan.output import check_output, finer, header_for, write_slices
 
@@ -90,23 +89,8 @@ def enhance(
     if ensemble not in (1, 8):
         raise UserError(f"ensemble is {ensemble}, it must be 1 or 8")
     where = compute.device_for(device)
-    percentile, settings = PERCENTILE, {}
-    if not str(model):
-        model = boxed.path(scale)
-        say(f"the package's network; for research only, see {model.with_name(boxed.CARD)}")
-    if str(model) in boxed.UNTRAINED:
-        models.check_guide(str(model), guide is not None)
-        network = boxed.untrained(str(model), scale).to(where)
-    else:
-        saved = checkpoint.load(model, checkpoint.SR)
-        models.check_guide(saved.model_name, guide is not None)
-        if scale not in (0, saved.scale):
-            raise UserError(f"{model} was trained for {saved.scale}x, not {scale}x")
-        scale, settings, percentile = saved.scale, saved.settings, _percentile(saved.settings)
-        if (times := settings.get("acceleration", 1)) > 1:
-            say(f"warning: {model} expects a scan undersampled {times}x in k-space, as it learned")
-        if settings.get("type") != "self":
-            network = checkpoint.network(model, where)
+    chosen = choose(model, scale, where, guided=guide is not None)
+    network, scale, percentile = chosen.network, chosen.scale, _percentile(chosen.settings)
     volume = read_scan(input, axis)
     axes = file_axes(volume)
     header = header_for(input, axes[1:], scale)
@@ -114,11 +98,11 @@ def enhance(
     image = volume.image
     unit = intensity_unit(image, percentile, input.name)
     second = _second(Path(guide), volume, scale, percentile) if guide else None
-    if settings.get("type") == "self":
+    if network is None:
         from mrsr.training.one_volume import fit_scan
 
         threads = torch.get_num_threads()
-        network = fit_scan(image / unit, settings, where, input.name)
+        network = fit_scan(image / unit, chosen.settings, where, input.name)
         torch.set_num_threads(threads)  # the training has its own number, which its weights need
     if second is None:
         with inference.one_thread():
@@ -128,7 +112,7 @@ def enhance(
     found = inference.slabs(
         network, image, scale, device=where, batch=batch, guide=second, ensemble=ensemble, tile=tile
     )
-    write_slices(output, _checked(found, unit, str(model), input.name), header, axes)
+    write_slices(output, _checked(found, unit, chosen.name, input.name), header, axes)
 
 
 def _checked(
