@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 from pathlib import Path
 
 # before torch is imported anywhere: two cores, several test processes
@@ -38,8 +40,17 @@ def mirror() -> Path:
 def smoke(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project in which the smoke experiment has run once; tests leave it as they find it.
 
-    Tests that use it are in one xdist group, `smoke`, so that it runs once in all.
+    The processes of one test run share it: the first makes it, the others wait.
     """
-    folder = copy_project(tmp_path_factory.mktemp("project"))
-    snakemake(folder, "all", "--config", "experiment=smoke")
+    shared = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        shared = shared.parent
+    folder, made = shared / "smoke_project", shared / "smoke_project.made"
+    with open(shared / "smoke_project.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            copy_project(folder)
+            snakemake(folder, "all", "--config", "experiment=smoke")
+            made.touch()
     return folder
