@@ -1,6 +1,6 @@
 """How a training step's time and memory grow with the slices and with the processes.
 
-    python bench/scaling.py [--small] [--plot docs/scaling.svg]
+    python bench/scaling.py [--small] [--plot FILE.svg]
 
 prints a table: each row is a training of its own, in processes of their own (two over gloo), on a
 made-up store. The step should take the same time however many slices there are. `rows` compares
