@@ -11,7 +11,7 @@
 #   make results-check EXPERIMENT=demo   make an experiment's tables again, in a clone, and compare
 #                them with docs/results.md (real scans: set MRSR_MIRROR)
 #   make weights  train the networks of the package again and pack them (hours; open scans)
-#   make bench   how fast: our ways beside others', ratios timed in turns (about half an hour)
+#   make bench   how fast: our ways beside others', ratios timed in turns
 #   make gpu MINUTES=8   tests, benchmarks and trainings on a GPU, without network or .venv; needs
 #                what `python bench/gpu/pack.py` made (docs/cluster.md)
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in

@@ -105,7 +105,7 @@ def _images(network: Network, batch: int, device: torch.device) -> list[Tensor]:
 def _built(network: Network, device: torch.device) -> torch.nn.Module:
     torch.manual_seed(0)
     built: torch.nn.Module = networks.build(network).to(device)
-    return built.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return built.to(memory_format=torch.channels_last)
 
 
 def _autocast(device: torch.device) -> AbstractContextManager[object]:

@@ -99,8 +99,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=OUT)
     given = parser.parse_args(arguments)
     made = pack(given.experiment, given.out, given.params)
-    names = ", ".join(job["name"] for job in made["jobs"])  # type: ignore[attr-defined]
-    print(f"{given.out}: {made['bytes'] / 1e6:.1f} MB of slices; {names}")  # type: ignore[operator]
+    names = ", ".join(job["name"] for job in made["jobs"])
+    print(f"{given.out}: {made['bytes'] / 1e6:.1f} MB of slices; {names}")
 
 
 if __name__ == "__main__":

@@ -41,7 +41,7 @@ def sections(kind: type, seen: set[type]) -> set[type]:
     """All dataclasses below one, and itself."""
     if kind not in seen:
         seen.add(kind)
-        for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+        for field in dataclasses.fields(kind):
             for part in parts_of(hints(kind)[field.name]):
                 sections(part, seen)
     return seen
@@ -60,7 +60,7 @@ def documented(kind: type) -> dict[str, str]:
     for line, below in zip(node.body, [*node.body[1:], None], strict=True):
         if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
             has_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
-            found[line.target.id] = str(below.value.value) if has_text else ""  # type: ignore[union-attr]
+            found[line.target.id] = str(below.value.value) if has_text else ""
     return found
 
 
@@ -77,7 +77,7 @@ def test_every_leaf_is_documented_and_read(kind: type) -> None:
         if dataclasses.is_dataclass(part)
         for name, text in documented(part).items()
     }
-    for field in dataclasses.fields(kind):  # type: ignore[arg-type]
+    for field in dataclasses.fields(kind):
         assert texts[field.name].strip().endswith((".", ")")), f"{kind.__name__}.{field.name}"
         if kind in BUILT:
             assert field.name in (declared.model_options(BUILT[kind]) or []), field.name
