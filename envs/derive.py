@@ -81,7 +81,7 @@ def pins(path: Path) -> dict[str, str]:
     """Name -> version of every `name==version` line, names as pip compares them."""
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines():
-        match = re.match(r"([A-Za-z0-9._-]+)==([^\s;#]+)", line)
+        match = re.match(r"([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;#]+)", line)
         if match:
             found[re.sub(r"[-_.]+", "-", match[1]).lower()] = match[2]
     return found
