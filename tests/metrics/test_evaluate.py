@@ -17,7 +17,7 @@ from builders import evaluation, preset, read, save, write_store
 from mrsr import checkpoint
 from mrsr.errors import UserError
 from mrsr.files import sha256
-from mrsr.metrics import definitions, evaluate
+from mrsr.metrics import definitions, evaluate, more
 from mrsr.metrics.record import BOOTSTRAP, bootstrap
 from mrsr.params import schema
 from mrsr.params.jobs import Evaluation
@@ -126,6 +126,29 @@ def test_labels_and_slices_lie_beside(tmp_path):
         "bicubic.csv", "bicubic.json", "bicubic.png",
     ]  # fmt: skip
     assert not list(tmp_path.glob(".tmp-*"))
+
+
+@pytest.mark.parametrize("name", ["slice", "volume"])
+def test_more_metrics_are_of_slices_whatever_the_preset(tmp_path, name):
+    images = store(tmp_path / "test.h5", [("a", "", (2, 40, 40)), ("b", "", (3, 40, 44))])
+    chosen, wanted = preset(name), ("haarpsi", "hfen")
+    record = evaluate.evaluate(
+        settings(preset=dataclasses.asdict(chosen), more=wanted),
+        tmp_path / "test.h5",
+        tmp_path / "bicubic.json",
+    )
+    assert record["more"] == ["haarpsi", "hfen"]
+    means = []
+    for _, image in images:
+        padded, (height, width) = pad_to(torch.from_numpy(image), 2)
+        sr = bicubic(degrade(padded, 2, "bicubic"), padded.shape[-2:])[..., :height, :width]
+        values = more.per_slice(sr.numpy(), image, chosen, wanted)
+        means.append({key: definitions.mean(each) for key, each in values.items()})
+    for key in wanted:
+        expected = np.mean([of_subject[key] for of_subject in means])
+        assert record[key]["mean"] == pytest.approx(expected, abs=1e-4)
+    head = (tmp_path / "bicubic.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert head.endswith("psnr,ssim,nmse,haarpsi,hfen")
 
 
 def test_interval_from_six_subjects_on(tmp_path):

@@ -49,6 +49,16 @@ def test_six_people_give_an_interval_around_their_mean() -> None:
     assert whole["psnr"]["high"] == pytest.approx(33.87, abs=0.3)
 
 
+def test_further_metrics_are_pooled_too() -> None:
+    records = []
+    for fold, value in enumerate((0.5, 0.7), 1):
+        one = record(f"t1_fold{fold}", {f"s{fold}": 30.0})
+        one["per_subject"][f"s{fold}"]["haarpsi"] = value
+        records.append(one | {"more": ["haarpsi"]})
+    (whole,) = pooled(records)
+    assert whole["haarpsi"] == {"mean": pytest.approx(0.6), "low": None, "high": None}
+
+
 def test_a_repeat_that_is_missing_is_told() -> None:
     (whole,) = pooled([record("t1_fold1", {"a": 30.0})], {"t1": 3})
     assert whole["warnings"] == ["2 of 3 repeats are not measured"]

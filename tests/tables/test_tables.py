@@ -112,6 +112,14 @@ def test_long_table_has_a_row_per_measurement_and_the_papers_numbers(tmp_path):
     assert last["interval"] == "n too small" and last["psnr_low"] == "" and last["n"] == "2"
 
 
+def test_further_metrics_are_columns_and_empty_where_not_measured(tmp_path):
+    measured = record() | {"more": ["gmsd"], "gmsd": {"mean": 0.05, "low": None, "high": None}}
+    write_tables([measured, record(method="srcnn")], settings(), tmp_path)
+    with open(tmp_path / "results.csv", newline="") as file:
+        rows = {row["method"]: row for row in csv.DictReader(file)}
+    assert (rows["bicubic"]["gmsd"], rows["srcnn"]["gmsd"]) == ("0.05", "")
+
+
 def test_long_table_has_known_types_ranges_and_unique_labels(tmp_path):
     write_tables(grid(), settings(), tmp_path)
     check_long_table(tmp_path / "results.csv")

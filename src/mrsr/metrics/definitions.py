@@ -105,7 +105,7 @@ def per_slice(
         has no value above zero (above its lowest, where that is negative), there is no range and no
         energy to measure against.
     """
-    pred, ref, ranges = _prepared(pred, ref, preset)
+    pred, ref, ranges = prepared(pred, ref, preset)
     values = {name: np.full(len(ref), math.nan) for name in METRICS}
 
     def measure(index: int) -> None:
@@ -144,7 +144,7 @@ def score(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, float]
 
 def volume(pred: np.ndarray, ref: np.ndarray, preset: Preset) -> dict[str, float]:
     """Every metric of one volume at level "volume"; arguments and errors as in `score`."""
-    pred, ref, ranges = _prepared(pred, ref, preset)
+    pred, ref, ranges = prepared(pred, ref, preset)
     limits = float(ranges[0])
     if not (has_signal(ref).any() and limits > 0):
         raise UserError(
@@ -232,7 +232,7 @@ def check_values(role: str, is_complex: bool, finite: bool) -> None:
         raise UserError(f"the {role} has NaN or infinite values; replace them first")
 
 
-def _prepared(
+def prepared(
     pred: np.ndarray, ref: np.ndarray, preset: Preset
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Both volumes as float64 from the reference's floor, without the border; (slices,) ranges."""

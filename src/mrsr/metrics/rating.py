@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ from tqdm import tqdm
 from mrsr import checkpoint, inference, resampling
 from mrsr.checkpoint import Checkpoint
 from mrsr.errors import UserError
-from mrsr.metrics import batched, definitions
+from mrsr.metrics import batched, definitions, more
 from mrsr.metrics.definitions import Preset
 from mrsr.metrics.record import Rated
 from mrsr.params.jobs import Evaluation
@@ -64,22 +64,31 @@ def rate(
             if not example:
                 example |= _example(refs, preds, torch.cat(coarse), settings.scale)
             try:
-                yield _rated(volume, preds, refs, preset, seconds)
+                yield _rated(volume, preds, refs, preset, settings.more, seconds)
             except UserError as error:
                 raise UserError(f"{volume.path}: {error}") from None
 
 
 def _rated(
-    volume: StoredVolume, pred: Tensor, ref: Tensor, preset: Preset, seconds: float
+    volume: StoredVolume,
+    pred: Tensor,
+    ref: Tensor,
+    preset: Preset,
+    names: Sequence[str],
+    seconds: float,
 ) -> Rated:
     """The metrics of a volume (slices, h, w), computed where it is."""
     with torch.inference_mode():
         found = batched.per_slice(pred, ref, preset)
     values = {name: value.cpu().numpy() for name, value in found.items()}
+    images = pred.cpu().numpy(), ref.cpu().numpy()
+    further = more.per_slice(*images, preset, names)
     if preset.level == "volume":
-        whole = definitions.volume(pred.cpu().numpy(), ref.cpu().numpy(), preset)
+        whole = definitions.volume(*images, preset)
     else:
         whole = {name: definitions.mean(value) for name, value in values.items()}
+    values |= further
+    whole |= {name: definitions.mean(value) for name, value in further.items()}
     return Rated(volume=volume, values=values, whole=whole, seconds=seconds)
 
 

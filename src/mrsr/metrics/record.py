@@ -69,7 +69,7 @@ def by_subject(rated: list[Rated], level: str) -> dict[str, dict[str, float]]:
                 if level == "slice"
                 else np.array([item.whole[name] for item in own])
             )
-            for name in METRICS
+            for name in own[0].values
         }
     return result
 
@@ -106,9 +106,10 @@ def record(
         "n_volumes": len(rated),
         "n_slices": n_slices - left_out,
         "slices_without_signal": blank,
+        "more": list(settings.more),
         "interval": BOOTSTRAP if enough else TOO_SMALL,
     }
-    for name in METRICS:
+    for name in (*METRICS, *settings.more):
         values = np.array([subject[name] for subject in subjects.values()])
         low = high = None
         if enough:
@@ -187,11 +188,12 @@ def slice_table(rated: list[Rated]) -> str:
     """CSV, a row per slice; empty fields if the reference has no signal."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["subject", "visit", "volume", "slice_index", *METRICS])
+    names = list(rated[0].values)
+    writer.writerow(["subject", "visit", "volume", "slice_index", *names])
     for item in rated:
         v = item.volume
         for row, index in enumerate(v.slice_index):
-            numbers = [float(item.values[name][row]) for name in METRICS]
+            numbers = [float(item.values[name][row]) for name in names]
             shown = ["" if np.isnan(number) else repr(number) for number in numbers]
             writer.writerow([v.subject, v.visit, v.path, index, *shown])
     return text.getvalue()

@@ -272,6 +272,7 @@ class Resolved:
             ensemble=chosen.ensemble,
             recipe=chosen.recipe,
             preset=self.preset(),
+            more=metrics.more,
             bootstrap=metrics.bootstrap,
             batch=metrics.batch,
             device=metrics.device,

@@ -152,6 +152,7 @@ class Evaluation:
     ensemble: int = 1
     recipe: schema.Recipe = "common"
     preset: Preset
+    more: tuple[schema.More, ...] = ()
     bootstrap: schema.Bootstrap = field(default_factory=schema.Bootstrap)
     batch: int = 8
     device: str = "auto"

@@ -54,8 +54,9 @@ def _together(group: list[Mapping[str, Any]]) -> dict[str, Any]:
             values.setdefault(subject, []).append(own)
         # seeds test the same slices, folds test others
         slices[",".join(sorted(record["per_subject"]))] = record["n_slices"]
+    names = (*METRICS, *group[0].get("more", ()))
     subjects = {
-        subject: {name: float(np.mean([each[name] for each in own])) for name in METRICS}
+        subject: {name: float(np.mean([each[name] for each in own])) for name in names}
         for subject, own in sorted(values.items())
     }
     enough = len(subjects) >= FEW
@@ -80,7 +81,7 @@ def _together(group: list[Mapping[str, Any]]) -> dict[str, Any]:
     if len(times) == len(group):
         whole["seconds_per_slice"] = float(np.mean(times))
     chance = group[0].get("bootstrap") or {"samples": 1000, "seed": 0}
-    for name in METRICS:
+    for name in names:
         each = np.array([subject[name] for subject in subjects.values()])
         low = high = None
         if enough:

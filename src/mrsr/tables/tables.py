@@ -27,9 +27,10 @@ from mrsr.tables.pooling import pooled
 from mrsr.tables.published import DECIMALS, paper
 from mrsr.tables.records import read_record
 
+ENDS = ("", "_low", "_high")
 COLUMNS = [
     *("dataset", "scale", "method", "label"),
-    *(f"{metric}{end}" for metric in METRICS for end in ("", "_low", "_high")),
+    *(f"{metric}{end}" for metric in METRICS for end in ENDS),
     *("n", "slices", "interval", "type", "recipe", "steps", "patches"),
     *("parameters", "full_parameters", "reduced", "seconds_per_slice", "preset"),
     *("paper_psnr", "paper_ssim", "paper_nmse", "paper_note"),
@@ -115,13 +116,14 @@ def _by_labels(
 
 
 def long_table(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> pandas.DataFrame:
-    """A line for each measured (dataset, scale, method), columns `COLUMNS`; PSNR in dB."""
+    """A line for each measured (dataset, scale, method), columns `COLUMNS`, `metrics.more`."""
     labels = {method["key"]: label(method) for method in spec["methods"]}
+    more = list(dict.fromkeys(chain(*(record.get("more", ()) for record in records.values()))))
     rows = []
     for key, record in records.items():
         published = paper().get(key, {})
         row = {**record, "dataset": key[0], "scale": key[1], "method": key[2]}
-        for metric in METRICS:
+        for metric in (*METRICS, *record.get("more", ())):
             for end, column in (("mean", ""), ("low", "_low"), ("high", "_high")):
                 value = record[metric].get(end)
                 row[f"{metric}{column}"] = None if value is None else round(value, 6)
@@ -137,7 +139,8 @@ def long_table(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> pand
             }
             | {f"paper_{name}": published.get(name) for name in (*METRICS, "note")}
         )
-    return pandas.DataFrame(rows, columns=COLUMNS, dtype=object)  # whole numbers stay whole
+    columns = COLUMNS + [f"{metric}{end}" for metric in more for end in ENDS]
+    return pandas.DataFrame(rows, columns=columns, dtype=object)  # whole numbers stay whole
 
 
 def summary(records: dict[Key, dict[str, Any]]) -> dict[str, Any]:

@@ -39,6 +39,7 @@ from mrsr.params.schema.results import (
     Kind,
     Method,
     Metrics,
+    More,
     Params,
     Preset,
     Recipe,

@@ -21,6 +21,7 @@ Scale = Literal[2, 3, 4, 8]
 Type = Literal["single", "guided", "self", "joint"]
 Recipe = Literal["common", "published"]
 Table = Literal["table1", "table2"]
+More = Literal["haarpsi", "gmsd", "hfen"]
 Kind = Literal["baseline", "proposed", "ablation", "control", "added"]
 
 
@@ -104,6 +105,8 @@ class Metrics(Section):
     """A key of `PRESETS` or `presets`: slice, volume, fastmri."""
     presets: dict[Name, Preset] = field(default_factory=dict)
     """Your own conventions, besides `PRESETS`."""
+    more: tuple[More, ...] = ()
+    """Metrics beside PSNR, SSIM and NMSE: columns of results.csv."""
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     """Of the intervals."""
     batch: Positive = 8
