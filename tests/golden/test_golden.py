@@ -130,7 +130,6 @@ def test_a_changed_table_is_noticed_and_another_rounding_is_not() -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.xdist_group("smoke")
 def test_the_smoke_experiment_has_its_golden_tables(smoke: Path) -> None:
     for name, content in trainings.read_tables(smoke / "results" / "smoke").items():
         golden = (trainings.HERE / "tables" / name).read_bytes()

@@ -381,7 +381,6 @@ def test_the_command_needs_the_projects_root(
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)  # every network is timed, then the experiment runs
-@pytest.mark.xdist_group("plan")
 def test_the_smoke_experiment_as_planned(tmp_path: Path) -> None:
     """The jobs are those that Snakemake runs; done, they cost nothing; a wrong target is a line."""
     folder = copy_project(tmp_path / "copy")

@@ -26,7 +26,7 @@ import builders
 from builders import log_lines, record, write_evaluation, write_training
 from project import BIN, ROOT
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("mlflow")]
+pytestmark = pytest.mark.slow
 SCRIPT = ROOT / "workflow" / "scripts" / "mlflow-server.sh"
 WAIT = 120.0  # seconds, of which an idle machine needs a few
 

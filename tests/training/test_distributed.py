@@ -146,7 +146,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory, frozen: dict[str, Path]) -
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("name", ["sr/l1", "sr/eq9", "ae", "vit/seg", "vit/organ", "vit/masked"])
 def test_two_processes_end_with_the_weights_of_one(trained: Path, name: str) -> None:
     close(trained / name / "one", trained / name / "two")

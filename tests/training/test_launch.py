@@ -186,7 +186,6 @@ def pid(folder: Path, rank: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("distributed")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_dead_process_ends_the_job_and_the_next_start_goes_on(
     stores: Path, tmp_path: Path, rank: int
@@ -225,7 +224,6 @@ def test_a_dead_process_ends_the_job_and_the_next_start_goes_on(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("distributed")
 def test_nothing_outlives_the_launcher(stores: Path, tmp_path: Path) -> None:
     job = slowed(stores, tmp_path, 4)
     job.kill()

@@ -25,7 +25,7 @@ from project import (
     snakemake,
 )
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("adopting")]
+pytestmark = pytest.mark.long
 
 SMALL = {"max_volumes": 1, "max_slices": 4}
 FEW = {"train": 2, "validation": 1, "test": 1}

@@ -18,7 +18,7 @@ import pytest
 
 from project import copy_project, planned_jobs, run, snakemake
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("offline")]
+pytestmark = pytest.mark.slow
 
 SMOKE = ("--config", "experiment=smoke")
 # every Python process imports this on its start

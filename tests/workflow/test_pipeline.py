@@ -25,7 +25,7 @@ from project import (
     snakemake,
 )
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
+pytestmark = pytest.mark.slow
 
 SMOKE = ("all", "--config", "experiment=smoke")
 

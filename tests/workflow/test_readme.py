@@ -18,7 +18,7 @@ import pytest
 
 from project import ENVIRONMENT, ROOT, copy_project, edit_params, run
 
-pytestmark = [pytest.mark.long, pytest.mark.xdist_group("smoke")]
+pytestmark = pytest.mark.long
 
 # what the README says to put in place of longer experiments
 SMOKE = {
