@@ -199,6 +199,7 @@ def enhance(
     """Enhance scans with a trained network, on all cores (OMP_NUM_THREADS: on fewer)."""
     from mrsr.scan import many
     from mrsr.scan.enhance import enhance as run
+    from mrsr.scan.input import holds_scans
     from mrsr.scan.output import default_output
 
     options: dict[str, Any] = {
@@ -216,7 +217,7 @@ def enhance(
         "dtype": dtype,
         "contrast": contrast,
     }
-    if bids or many.holds_scans(scan):
+    if bids or holds_scans(scan):
         found = many.enhance_folder(scan, out, bids=bids, series=series, **options)
         print(many.table(found), end="")
         many.check(found)

@@ -40,7 +40,8 @@ def by_words(text: str) -> str:
 def named(name: str) -> str:
     """The contrast that a file's name tells: of BIDS its suffix, else its words."""
     words = stem(name)
-    return by_words(words.rpartition("_")[2]) or by_words(words)
+    suffix = words.rpartition("_")[2] if words.startswith("sub-") else ""
+    return by_words(suffix) or by_words(words)
 
 
 def canonical(word: str) -> str:

@@ -37,26 +37,30 @@ def derived(inside: str) -> str:
     return str(path.with_name("_".join([*kept, f"desc-{LABEL}", suffix]) + ".nii.gz"))
 
 
-def describe(dataset: Path, target: Path) -> None:
-    """Write the derivatives' `dataset_description.json`; one that mrsr wrote is kept.
+def check(dataset: Path, target: Path) -> None:
+    """Check that a dataset is one, and that the folder of its derivatives is free or mrsr's.
 
     Raises:
-        UserError: the dataset has none, or the target has that of another program.
+        UserError: the dataset has no description, or the target has that of another program.
     """
-    source = _read(dataset / DESCRIPTION)
-    if source is None:
+    if _read(dataset / DESCRIPTION) is None:
         raise UserError(
             f"{dataset} has no {DESCRIPTION} that can be read; give the root of a BIDS dataset, or "
             "leave --bids out"
         )
     there = target / DESCRIPTION
+    made = (_read(there) or {}).get("GeneratedBy")
+    names = [one.get("Name") for one in (made if isinstance(made, list) else [])]
+    if there.exists() and LABEL not in names:
+        raise UserError(f"{there} is not of mrsr; give another folder for the derivatives")
+
+
+def describe(dataset: Path, target: Path) -> None:
+    """Write the derivatives' `dataset_description.json`; one that is there is kept."""
+    there = target / DESCRIPTION
     if there.exists():
-        made = (_read(there) or {}).get("GeneratedBy")
-        names = [one.get("Name") for one in made if isinstance(one, dict)] \
-            if isinstance(made, list) else []  # fmt: skip
-        if LABEL not in names:
-            raise UserError(f"{there} is not of mrsr; give another folder for the derivatives")
         return
+    source = _read(dataset / DESCRIPTION) or {}
     content: dict[str, Any] = {
         "Name": f"{source.get('Name') or dataset.name}, super-resolved by mrsr",
         "BIDSVersion": str(source.get("BIDSVersion") or "1.10.0"),

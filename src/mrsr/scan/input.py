@@ -6,6 +6,8 @@ A scan is a file, a folder with a DICOM series, or an image of nibabel in memory
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,15 @@ from nibabel.spatialimages import SpatialImage
 
 from mrsr.console import say
 from mrsr.errors import UserError
-from mrsr.raw.nifti import Opened, checked_affine, four_axes, opened, stem, volume_of
+from mrsr.raw.nifti import (
+    Opened,
+    checked_affine,
+    four_axes,
+    is_scan,
+    opened,
+    stem,
+    volume_of,
+)
 from mrsr.raw.volume import Volume
 
 Source = Path | str | SpatialImage
@@ -62,10 +72,32 @@ def open_scan(source: Source, series: str = "") -> Given:
     if path.is_dir():
         from mrsr.scan import dicom
 
+        if holds_scans(path):
+            raise UserError(
+                f"{path} is a folder of scans; give one of its files (`mrsr enhance` alone, and "
+                "mrsr.scan.many.enhance_folder in Python, take all of them)"
+            )
         return Given(*dicom.convert(path, series), path)
     if series:
         raise UserError(f"{path} is no folder of DICOM files, which alone has series to choose")
     return Given(opened(path), tags_beside(path), path)
+
+
+SKIPPED = ("derivatives", "sourcedata", "code")  # of a BIDS dataset
+
+
+def holds_scans(folder: Path) -> bool:
+    """Whether it is a folder with a NIfTI or MGH file anywhere in it."""
+    return folder.is_dir() and any(is_scan(path) for path in files_below(folder))
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """Files below a folder; no hidden ones, and nothing that BIDS derives."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name not in SKIPPED
+        )
+        yield from (Path(where) / name for name in files if not name.startswith("."))
 
 
 def tags_beside(path: Path) -> dict[str, Any]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from mrsr.raw.subjects import why_not
 from mrsr.scan import bids as layout
 from mrsr.scan import enhance as single
 from mrsr.scan.choosing import choose
+from mrsr.scan.input import files_below
 
 MADE = "_mrsr"  # how the name of an enhanced scan ends
-SKIPPED = ("derivatives", "sourcedata", "code")  # of a BIDS dataset
 
 
 @dataclass(frozen=True)
@@ -30,11 +29,6 @@ class Outcome:
     scan: str
     result: str
     text: str
-
-
-def holds_scans(folder: Path) -> bool:
-    """Whether it is a folder with a NIfTI or MGH file anywhere in it."""
-    return folder.is_dir() and any(is_scan(path) for path in _walk(folder))
 
 
 def enhance_folder(
@@ -75,6 +69,8 @@ def enhance_folder(
     target = out or (layout.default(folder) if bids else folder.with_name(f"{folder.name}{MADE}"))
     if is_scan(target) or (target.exists() and not target.is_dir()):
         raise UserError(f"output {target} must be a folder, because {folder} is one")
+    if bids:
+        layout.check(folder, target)
     outputs = _outputs(folder, target, layout.derived if bids else _plain)
     if bids:
         layout.describe(folder, target)
@@ -125,9 +121,9 @@ def _outputs(folder: Path, target: Path, name: Callable[[str], str]) -> dict[str
     """
     outputs: dict[str, Path] = {}
     left_out = []
-    for path in sorted(_walk(folder)):
+    for path in sorted(files_below(folder)):
         inside = path.relative_to(folder).as_posix()
-        if path.is_relative_to(target):
+        if target != folder and path.is_relative_to(target):
             continue
         if not is_scan(path):
             if kind := format_of(path):
@@ -150,7 +146,7 @@ def _outputs(folder: Path, target: Path, name: Callable[[str], str]) -> dict[str
 
 def _why_not(inside: str) -> str:
     try:
-        return why_not(inside, "any")
+        return why_not(inside, "any").replace("; name its contrast to use it", ", not anatomical")
     except UserError as error:  # folder and file name different subjects
         return one_line(str(error))
 
@@ -162,12 +158,3 @@ def _made(path: Path) -> bool:
 def _plain(inside: str) -> str:
     path = Path(inside)
     return str(path.with_name(f"{stem(path)}{MADE}.nii.gz"))
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Files below a folder; no hidden ones, and nothing that BIDS derives."""
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(
-            name for name in folders if not name.startswith(".") and name not in SKIPPED
-        )
-        yield from (Path(where) / name for name in files if not name.startswith("."))

@@ -97,7 +97,7 @@ def _read(
     named = re.fullmatch(r"(.+\.(?:h5|hdf5)):(.+)", str(path), flags=re.IGNORECASE)
     file, name = (path, "") if path.exists() or not named else (Path(named[1]), named[2])
     if is_scan(file) or format_of(file) or file.is_dir():
-        if not is_scan(file):
+        if not is_scan(file) and not file.is_dir():
             content(file)  # says what it is
         return _read_scan(file, axis, taken, volume)
     kind = KINDS.get(file.suffix.lower())
