@@ -21,11 +21,13 @@ from mrsr.commands.options import (
     Ensemble,
     ExperimentName,
     Model,
+    Nan,
     Overwrite,
     ParamsFile,
     Results,
     Scale,
     SliceAxis,
+    VolumeNumber,
 )
 from mrsr.commands.results import commands as of_results
 from mrsr.commands.workflow import commands
@@ -145,10 +147,22 @@ def sync(
         )
 
 
+def _list_models(wanted: bool) -> None:
+    if wanted:
+        from mrsr.scan import catalogue
+
+        print(catalogue.text(), end="")
+        raise typer.Exit
+
+
 @app.command()
 def enhance(
-    scan: Annotated[Path, typer.Argument(help="3D NIfTI or MGH file.")],
-    out: Annotated[Path, typer.Argument(help="Enhanced volume: .nii or .nii.gz.")],
+    scan: Annotated[
+        Path, typer.Argument(help="NIfTI or MGH file, DICOM folder, or folder of scans.")
+    ],
+    out: Annotated[
+        Path | None, typer.Argument(help="Enhanced scan: .nii or .nii.gz; by default SCAN_mrsr.")
+    ] = None,
     model: Model = "",
     scale: Scale = 0,
     device: Device = "auto",
@@ -162,39 +176,72 @@ def enhance(
     tile: Annotated[
         int, typer.Option(min=0, help="Side of tiles (pixels), for large slices; 0: as needed.")
     ] = 0,
-) -> None:
-    """Enhance a scan with a trained network, on all cores (OMP_NUM_THREADS: on fewer)."""
+    volume: VolumeNumber = None,
+    nan: Nan = "refuse",
+    dtype: Annotated[
+        str, typer.Option(help="float32, or same: the input's type, rounded and clipped.")
+    ] = "float32",
+    contrast: Annotated[
+        str, typer.Option(help="Contrast of the scan, such as T1; else guessed, and said.")
+    ] = "",
+    series: Annotated[
+        str, typer.Option(help="Series of a DICOM folder: its number or name.")
+    ] = "",
+    bids: Annotated[
+        bool, typer.Option("--bids", help="Of a BIDS dataset: write BIDS derivatives.")
+    ] = False,
+    list_models: Annotated[
+        bool,
+        typer.Option("--list-models", callback=_list_models, is_eager=True,
+                     help="List the networks of the package, and what they learned."),
+    ] = False,
+) -> None:  # fmt: skip
+    """Enhance scans with a trained network, on all cores (OMP_NUM_THREADS: on fewer)."""
+    from mrsr.scan import many
     from mrsr.scan.enhance import enhance as run
+    from mrsr.scan.input import holds_scans
+    from mrsr.scan.output import default_output
 
-    run(
-        scan,
-        out,
-        model,
-        scale=scale,
-        device=device,
-        batch=batch,
-        overwrite=overwrite,
-        guide=guide,
-        ensemble=ensemble,
-        axis=axis,
-        tile=tile,
-    )
+    options: dict[str, Any] = {
+        "model": model,
+        "scale": scale,
+        "device": device,
+        "batch": batch,
+        "overwrite": overwrite,
+        "guide": guide,
+        "ensemble": ensemble,
+        "axis": axis,
+        "tile": tile,
+        "volume": volume,
+        "nan": nan,
+        "dtype": dtype,
+        "contrast": contrast,
+    }
+    if bids or holds_scans(scan):
+        found = many.enhance_folder(scan, out, bids=bids, series=series, **options)
+        print(many.table(found), end="")
+        many.check(found)
+        return
+    out = out or default_output(scan)
+    run(scan, out, series=series, **options)
     print(out)
 
 
 @app.command()
 def degrade(
-    scan: Annotated[Path, typer.Argument(help="3D NIfTI or MGH file.")],
+    scan: Annotated[Path, typer.Argument(help="NIfTI or MGH file, or DICOM folder.")],
     out: Annotated[Path, typer.Argument(help="Degraded volume: .nii or .nii.gz.")],
     scale: Annotated[int, typer.Option(help="Scale: 2, 3, 4 or 8.")] = 2,
     kind: Annotated[str, typer.Option(help="Degradation: bicubic or kspace.")] = "bicubic",
     overwrite: Overwrite = False,
     axis: SliceAxis = None,
+    volume: VolumeNumber = None,
+    nan: Nan = "refuse",
 ) -> None:
     """Lower the in-plane resolution of a scan, to test a network against a known reference."""
     from mrsr.scan.degrade import degrade as run
 
-    run(scan, out, scale=scale, kind=kind, overwrite=overwrite, axis=axis)
+    run(scan, out, scale=scale, kind=kind, overwrite=overwrite, axis=axis, volume=volume, nan=nan)
     print(out)
 
 
@@ -204,6 +251,7 @@ def score(
     reference: Annotated[Path, typer.Argument(help="Reference of the same shape.")],
     preset: Annotated[str, typer.Option(help="Metric preset in params.yaml.")] = "slice",
     axis: SliceAxis = None,
+    volume: VolumeNumber = None,
     file: ParamsFile = PARAMS,
 ) -> None:
     """Score a volume against a reference: PSNR, SSIM and NMSE."""
@@ -220,7 +268,7 @@ def score(
                 raise
             why = one_line(str(error))
             print(f"mrsr: built-in preset '{preset}'; not mrsr's settings: {why}", file=sys.stderr)
-    print(json.dumps(run(prediction, reference, jobs.preset(preset, own), axis), indent=2))
+    print(json.dumps(run(prediction, reference, jobs.preset(preset, own), axis, volume), indent=2))
 
 
 @app.command()

@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any
 
 from tqdm import tqdm
 
+_recorded: list[list[str]] = []  # by `recorded`, innermost last
+
 
 def say(text: str) -> None:
     """One line to people, above a bar if there is one."""
+    for lines in _recorded:
+        lines.append(text)
     tqdm.write(f"mrsr: {text}", file=sys.stderr)
     sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[str]]:
+    """The lines that are said in the block, in a list; they are shown as ever."""
+    lines: list[str] = []
+    _recorded.append(lines)
+    try:
+        yield lines
+    finally:
+        del _recorded[next(at for at, one in enumerate(_recorded) if one is lines)]
+
+
+def bar(total: int, unit: str, label: str = "") -> tqdm[Any]:
+    """A bar with the time left: on a terminal, or in a notebook; elsewhere nothing is shown."""
+    kind: type[tqdm[Any]] = tqdm
+    if notebook := _in_notebook():
+        from tqdm.auto import tqdm as kind  # type: ignore[no-redef,unused-ignore]
+    # disable=None: no bar where nobody watches, that is in a log file
+    return kind(total=total, unit=unit, desc=label or None, disable=False if notebook else None)
+
+
+def _in_notebook() -> bool:
+    """Whether the cells of a notebook run here."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and hasattr(shell.get_ipython(), "kernel")
 
 
 def account(

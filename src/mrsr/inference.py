@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
-from mrsr import models, resampling, tiles
+from mrsr import console, models, resampling, tiles
 from mrsr.console import say
 from mrsr.errors import UserError
 
@@ -67,6 +66,7 @@ def slabs(
     guide: np.ndarray | None = None,
     ensemble: int = 1,
     tile: int = 0,
+    label: str = "",
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """(slices, h, w) normalised -> a few (n, scale * h, scale * w) float32 at a time, with a bar.
 
@@ -77,6 +77,7 @@ def slabs(
         guide: the second contrast, in the output's shape, for guided networks.
         ensemble: see `forward`.
         tile: LR pixels of a tile's side; 0: whole slices as long as memory suffices.
+        label: what the bar says in front.
 
     Yields:
         Which slices, and their images.
@@ -101,8 +102,7 @@ def slabs(
         return _attempt(network, lr, scale, second, ensemble, portion)
 
     start = 0
-    # disable=None: no bar where nobody watches, that is in a log file
-    with tqdm(total=slices, unit="slice", disable=None) as bar:
+    with console.bar(slices, "slice", label) as bar:
         while start < slices:
             for part, sr in _side_by_side(work, start, slices, portion.batch, workers, threads):
                 if sr is None:

@@ -171,8 +171,8 @@ def scan(folder: Path, kind: str) -> Path:
     match kind:
         case "nan":
             array[0, 0, 0] = np.nan
-        case "4d":
-            array = np.stack([array, array], -1)
+        case "5d":
+            array = np.stack([array, array], -1)[..., None].repeat(2, -1)
         case "faint":
             array[:] = 0
             array[0, 0, 0] = -1
@@ -185,7 +185,7 @@ def scan(folder: Path, kind: str) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", ["nan", "4d", "faint", "truncated", "missing"])
+@pytest.mark.parametrize("kind", ["nan", "5d", "faint", "truncated", "missing"])
 def test_bad_scans_get_one_line_and_leave_nothing(tmp_path, kind):
     source = scan(tmp_path, kind)
     out = tmp_path / "out" / "out.nii.gz"

@@ -36,4 +36,10 @@ Scale = Annotated[int, typer.Option(help="Scale; 2 without one. A checkpoint has
 Ensemble = Annotated[
     int, typer.Option(help="8: average over flips and turns, in 8 times the time.")
 ]
+VolumeNumber = Annotated[
+    int | None, typer.Option("--volume", min=0, help="Volume of a 4D scan, from 0; else all.")
+]
+Nan = Annotated[
+    str, typer.Option("--nan", help="zero: read NaN as 0; else such scans are refused.")
+]
 PARAMS = Path("params.yaml")

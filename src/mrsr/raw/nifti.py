@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,79 @@ from mrsr.files import atomic
 from mrsr.raw.scan_formats import content, is_nifti, is_scan, not_a_scan, stem, truncated
 from mrsr.raw.volume import Volume, check_range, checked
 
-__all__ = ["is_nifti", "is_scan", "load", "read_nifti", "stem", "write_nifti"]
+__all__ = [
+    "Opened",
+    "is_nifti",
+    "is_scan",
+    "load",
+    "opened",
+    "read_nifti",
+    "stem",
+    "volume_of",
+    "write_nifti",
+]
 
 _VOXEL_MM = (1e-3, 1e3)  # micrometre to metre; outside it a header is broken
 _FAR_MM = 1e5  # no scanner is a hundred metres long
 _UNITS_MM = {1: 1e3, 2: 1.0, 3: 1e-3}  # xyzt_units: metre, millimetre, micrometre; else mm
 _NEAR = 0.8  # the second-thickest voxel size, of the thickest: above it the slice axis is a guess
+
+
+@dataclass(frozen=True, kw_only=True)
+class Opened:
+    """A scan whose header is checked and whose voxels are not yet.
+
+    image: nibabel's, for its header. affine: (4, 4) to RAS+ millimetres. stored: (x, y, z, volumes)
+    as the file has them; physical value = stored * slope + intercept.
+    """
+
+    name: str
+    image: Any
+    affine: np.ndarray
+    stored: np.ndarray
+    slope: float
+    intercept: float
+
+    @property
+    def volumes(self) -> int:
+        """How many 3D volumes it holds."""
+        return int(self.stored.shape[3])
+
+
+def opened(path: str | Path) -> Opened:
+    """A scan of two, three or four axes, or more of which the others have length 1.
+
+    Raises:
+        UserError: as `read_nifti`, but for what is wrong with the values.
+    """
+    path = Path(path)
+    data = content(path)
+    image = load(path)
+    affine = checked_affine(path.name, image)
+    shape = four_axes(path.name, image.shape)
+    dtype, proxy = np.dtype(image.get_data_dtype()), image.dataobj
+    if dtype.fields is not None or dtype.kind not in "iufc":
+        raise UserError(f"{path.name} holds colour or text voxels; save it as one grey value each")
+    if int(proxy.offset) + math.prod(shape) * dtype.itemsize > len(data):
+        raise truncated(path)
+    stored = np.ndarray(shape, dtype, data, int(proxy.offset), order="F")
+    slope, intercept = float(proxy.slope), float(proxy.inter)
+    if "scl_slope" in image.header:  # nibabel takes an infinite slope for none
+        own = image.header_class.from_fileobj(io.BytesIO(data), check=False)["scl_slope"]
+        slope = float(own) if np.isinf(own) else slope
+    if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
+        raise UserError(
+            f"{path.name}: scl_slope {slope:g} and scl_inter {intercept:g} are not a scaling;"
+            " correct them or convert the scan again"
+        )
+    return Opened(
+        name=path.name,
+        image=image,
+        affine=affine,
+        stored=stored,
+        slope=slope,
+        intercept=intercept,
+    )
 
 
 def read_nifti(path: str | Path, *, slice_axis: int | None = None, **names: Any) -> Volume:
@@ -51,29 +119,59 @@ def read_nifti(path: str | Path, *, slice_axis: int | None = None, **names: Any)
             colour, NaN or infinite values, the same value everywhere, values beyond float32, or an
             impossible position in space.
     """
+    return volume_of(opened(path), slice_axis=slice_axis, **names)
+
+
+def volume_of(
+    scan: Opened,
+    number: int | None = None,
+    *,
+    slice_axis: int | None = None,
+    zero_nan: bool = False,
+    **names: Any,
+) -> Volume:
+    """One volume of a scan, as `read_nifti` gives it.
+
+    number: of a scan of several, from 0; None: it must have one.
+    zero_nan: read NaN as 0; `attributes["nan"]` says how many there were.
+
+    Raises:
+        UserError: as `read_nifti`, or there is no such volume.
+    """
     from nibabel.affines import voxel_sizes
 
-    path = Path(path)
-    data = content(path)
-    image = load(path)
-    affine = _affine(path, image)
-    stored, slope, intercept = _voxels(path, image, data)
-    stored = checked(stored, path.name)
-    check_range(stored, slope, intercept, path.name)
-    sizes = voxel_sizes(affine)
+    if number is None and scan.volumes > 1:
+        raise UserError(
+            f"{scan.name} is 4D {_times(scan.image.shape)}, a 3D volume is needed;"
+            " save the volume you want as a separate file"
+        )
+    number = number or 0
+    if not 0 <= number < scan.volumes:
+        raise UserError(
+            f"{scan.name} has no volume {number}; it has {scan.volumes}, counted from 0"
+        )
+    name = scan.name if scan.volumes == 1 else f"{scan.name}, volume {number}"
+    stored, slope, intercept = _voxels(scan, number)
+    attributes = {}
+    if zero_nan and stored.dtype.kind in "fc" and (missing := int(np.isnan(stored).sum())):
+        stored[np.isnan(stored)] = 0
+        attributes["nan"] = str(missing)
+    stored = checked(stored, name)
+    check_range(stored, slope, intercept, name)
+    sizes = voxel_sizes(scan.affine)
     guessed = ""
     if slice_axis is None:
-        slice_axis, guessed = _slice_axis(stored.shape, sizes, affine)
+        slice_axis, guessed = _slice_axis(stored.shape, sizes, scan.affine)
     axes = (slice_axis, *(axis for axis in (2, 1, 0) if axis != slice_axis))
     if min(stored.shape[axis] for axis in axes[1:]) == 1:
         raise UserError(
-            f"{path.name} ({_times(stored.shape)}) has slices of one line along axis {slice_axis}; "
+            f"{name} ({_times(stored.shape)}) has slices of one line along axis {slice_axis}; "
             "an image is needed"
         )
-    attributes = {"axes": ",".join(map(str, axes))}
+    attributes["axes"] = ",".join(map(str, axes))
     return Volume(
         stored=np.ascontiguousarray(stored.transpose(axes)),
-        affine=affine[:, [*axes, 3]],
+        affine=scan.affine[:, [*axes, 3]],
         voxel_size=(float(sizes[axes[0]]), float(sizes[axes[1]]), float(sizes[axes[2]])),
         slope=slope,
         intercept=intercept,
@@ -151,27 +249,39 @@ def load(path: Path) -> Any:
     return image
 
 
-def _shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+def four_axes(name: str, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
+    """The shape as (x, y, z, volumes).
+
+    Raises:
+        UserError: one axis, or five that are longer than 1, or no voxels.
+    """
     given = shape
-    if len(shape) > 3 and all(size == 1 for size in shape[3:]):
-        shape = shape[:3]  # a time axis of length one
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]  # a time axis of length one
     if len(shape) == 2:
         shape = (*shape, 1)  # a scan of one slice
-    if len(shape) != 3:
+    if len(shape) == 5 and shape[3] == 1:
+        shape = (*shape[:3], shape[4])  # components without a time axis
+    if len(shape) not in (3, 4):
         raise UserError(
-            f"{path.name} is {len(given)}D {_times(given)}, a 3D volume is needed;"
+            f"{name} is {len(given)}D {_times(given)}, a 3D volume is needed;"
             " save the volume you want as a separate file"
         )
     if min(shape) < 1:
-        raise UserError(f"{path.name} has no voxels ({_times(shape)}); remove or replace the file")
-    return tuple(int(size) for size in shape)
+        raise UserError(f"{name} has no voxels ({_times(shape)}); remove or replace the file")
+    x, y, z, *volumes = (int(size) for size in shape)
+    return x, y, z, *(volumes or [1])  # type: ignore[return-value]  # four of them
 
 
-def _affine(path: Path, image: Any) -> np.ndarray:
-    """(4, 4) from voxels to millimetres, in the unit that the header gives."""
+def checked_affine(name: str, image: Any) -> np.ndarray:
+    """(4, 4) from voxels of an image of nibabel to millimetres, in the unit that its header gives.
+
+    Raises:
+        UserError: it is impossible: no numbers, no size, no volume, or too far away.
+    """
     from nibabel.affines import voxel_sizes
 
-    affine = np.asarray(image.affine, dtype=np.float64)
+    affine = np.array(image.affine, dtype=np.float64)
     advice = "; correct sform/qform and voxel size, or convert the scan again"
     if "xyzt_units" in image.header:
         code = int(image.header["xyzt_units"]) & 7
@@ -179,41 +289,29 @@ def _affine(path: Path, image: Any) -> np.ndarray:
         if code in (1, 3):
             advice = f" (its header says {'metres' if code == 1 else 'microns'}){advice}"
     if not np.isfinite(affine).all():
-        raise UserError(f"{path.name}: the affine holds NaN or infinite values{advice}")
+        raise UserError(f"{name}: the affine holds NaN or infinite values{advice}")
     sizes = voxel_sizes(affine)
     if sizes.min() < _VOXEL_MM[0] or sizes.max() > _VOXEL_MM[1]:
         found = " x ".join(f"{size:.3g}" for size in sizes)
-        raise UserError(f"{path.name}: a voxel of {found} mm is impossible{advice}")
+        raise UserError(f"{name}: a voxel of {found} mm is impossible{advice}")
     if abs(np.linalg.det(affine[:3, :3] / sizes)) < 1e-3:
-        raise UserError(f"{path.name}: the affine is singular, axes coincide{advice}")
+        raise UserError(f"{name}: the affine is singular, axes coincide{advice}")
     if np.abs(affine[:3, 3]).max() > _FAR_MM:
-        raise UserError(f"{path.name}: the affine puts the scan over 100 m away{advice}")
+        raise UserError(f"{name}: the affine puts the scan over 100 m away{advice}")
     return affine
 
 
-def _voxels(path: Path, image: Any, data: bytes) -> tuple[np.ndarray, float, float]:
-    """(x, y, z) array, slope, intercept of an image from its file's bytes, unpacked."""
-    shape = _shape(path, image.shape)
-    dtype, proxy = np.dtype(image.get_data_dtype()), image.dataobj
-    if dtype.fields is not None or dtype.kind not in "iufc":
-        raise UserError(f"{path.name} holds colour or text voxels; save it as one grey value each")
-    if int(proxy.offset) + math.prod(shape) * dtype.itemsize > len(data):
-        raise truncated(path)
-    try:  # a copy: bytes cannot be written to, and the file's content need not stay
-        stored = np.ndarray(shape, dtype, data, int(proxy.offset), order="F").copy(order="K")
+def _voxels(scan: Opened, number: int) -> tuple[np.ndarray, float, float]:
+    """(x, y, z) array of its own, slope and intercept of one volume."""
+    slope, intercept = scan.slope, scan.intercept
+    try:  # a copy: the file's content cannot be written to, and need not stay
+        stored = scan.stored[..., number].copy(order="K")
     except MemoryError:
-        raise UserError(f"{path.name} ({_times(shape)}) does not fit into memory") from None
-    slope, intercept = float(proxy.slope), float(proxy.inter)
-    if "scl_slope" in image.header:  # nibabel takes an infinite slope for none
-        own = image.header_class.from_fileobj(io.BytesIO(data), check=False)["scl_slope"]
-        slope = float(own) if np.isinf(own) else slope
-    if not (np.isfinite(slope) and np.isfinite(intercept)) or slope == 0:
         raise UserError(
-            f"{path.name}: scl_slope {slope:g} and scl_inter {intercept:g} are not a scaling;"
-            " correct them or convert the scan again"
-        )
-    if dtype.kind in "fc" and (slope, intercept) != (1.0, 0.0):
-        wide = np.complex128 if dtype.kind == "c" else np.float64
+            f"{scan.name} ({_times(scan.image.shape)}) does not fit into memory"
+        ) from None
+    if stored.dtype.kind in "fc" and (slope, intercept) != (1.0, 0.0):
+        wide = np.complex128 if stored.dtype.kind == "c" else np.float64
         with np.errstate(over="ignore", invalid="ignore"):  # found when the values are checked
             return stored.astype(wide) * slope + intercept, 1.0, 0.0
     return stored, slope, intercept

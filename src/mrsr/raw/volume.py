@@ -133,9 +133,10 @@ def checked(stored: np.ndarray, name: str) -> np.ndarray:
     whole = stored.dtype.kind in "iub"  # every value is finite, and stays as it is
     bad = 0 if whole else stored.size - int(np.isfinite(stored).sum())
     if bad:
+        how = " (`mrsr enhance --nan zero` reads NaN as 0)" if np.isnan(stored).any() else ""
         raise UserError(
-            f"{name}: {bad} of {stored.size} voxels are NaN or infinite; replace them or leave "
-            "the file out"
+            f"{name}: {bad} of {stored.size} voxels are NaN or infinite; replace them{how} or leave"
+            " the file out"
         )
     if (stored == stored.flat[0]).all():
         raise UserError(f"{name} is empty: every voxel is {stored.flat[0]:g}; leave the file out")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from mrsr import checkpoint, models
+from mrsr import __version__, checkpoint, models
 from mrsr.console import say
 from mrsr.errors import UserError
+from mrsr.files import sha256
 from mrsr.scan import boxed
 
 
@@ -19,13 +20,31 @@ from mrsr.scan import boxed
 class Chosen:
     """A network on its device; None for a method that is trained on the scan itself.
 
-    settings: of its training; empty if there was none.
+    name: as it was asked for. settings: of its training; empty if there was none. trained_on: what
+    it learned from, if the checkpoint says so. path: its file.
     """
 
     name: str
     network: nn.Module | None
     scale: int
     settings: dict[str, Any]
+    trained_on: dict[str, Any] = field(default_factory=dict)
+    path: Path | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name without folders of this machine."""
+        return self.path.name if self.path else self.name
+
+    def record(self) -> dict[str, Any]:
+        """What a sidecar says of it."""
+        if self.path is None:
+            return {"name": self.name}
+        about = {key: self.settings[key] for key in ("degradation", "method", "dataset")
+                 if key in self.settings}  # fmt: skip
+        own = {"package": f"mrsr {__version__}"} if self.path.parent == boxed.FOLDER else {}
+        return {"name": self.label, **own, "sha256": sha256(self.path), **about,
+                "trained_on": self.trained_on}  # fmt: skip
 
 
 def choose(model: Path | str, scale: int, device: torch.device, *, guided: bool) -> Chosen:
@@ -36,7 +55,8 @@ def choose(model: Path | str, scale: int, device: torch.device, *, guided: bool)
     """
     if not str(model):
         model = boxed.path(scale)
-        say(f"the package's network; for research only, see {model.with_name(boxed.CARD)}")
+        say(f"the package's {model.name}, for research only; `mrsr enhance --list-models` says for "
+            "which scans")  # fmt: skip
     if str(model) in boxed.UNTRAINED:
         models.check_guide(str(model), guided)
         return Chosen(str(model), boxed.untrained(str(model), scale).to(device), scale, {})
@@ -48,4 +68,5 @@ def choose(model: Path | str, scale: int, device: torch.device, *, guided: bool)
         say(f"warning: {model} expects a scan undersampled {times}x in k-space, as it learned")
     alone = saved.settings.get("type") == "self"
     network = None if alone else checkpoint.network(model, device)
-    return Chosen(str(model), network, saved.scale, saved.settings)
+    known = saved.provenance.get("trained_on") or {}
+    return Chosen(str(model), network, saved.scale, saved.settings, known, Path(model))

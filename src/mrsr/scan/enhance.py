@@ -14,51 +14,75 @@ the output's grid by the positions in both headers (nothing is registered) and d
 percentile. A method that learns from the scan itself (type self) is trained on it first.
 
 The output has the input's axes and header (of an MGH file, its position), and float32 intensities
-in the input's scale (a network may overshoot a little below zero; nothing is clipped). Each voxel
-becomes scale x scale new ones in the same space, so the anatomy does not move.
+in the input's scale (a network may overshoot a little below zero; nothing is clipped), or those of
+the input's type. Each voxel becomes scale x scale new ones in the same space, so the anatomy does
+not move. Of a 4D scan every volume is enhanced on its own, with its own percentile. A JSON beside
+the output says what was done (`sidecar.py`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from nibabel.spatialimages import SpatialImage
 
 from mrsr import compute, inference, linear_tail, tiles
+from mrsr.console import recorded
 from mrsr.errors import UserError
+from mrsr.raw.nifti import volume_of
 from mrsr.raw.volume import Volume
+from mrsr.scan import fitting, sidecar
 from mrsr.scan.choosing import choose
-from mrsr.scan.input import check_axis, file_axes, read_scan
-from mrsr.scan.output import check_output, finer, header_for, write_slices
+from mrsr.scan.input import (
+    Given,
+    Source,
+    check_axis,
+    check_nan,
+    file_axes,
+    open_scan,
+    read_scan,
+    say_nan,
+)
+from mrsr.scan.output import as_image, check_output, finer, header_for, write_slices
+from mrsr.scan.stored import Kind
 
 PERCENTILE = 99.9  # the intensity that becomes 1, unless the checkpoint gives another
 
 
 def enhance(
-    input: Path | str,
-    output: Path | str,
+    input: Source,
+    output: Path | str | None = None,
     model: Path | str = "",
     *,
     scale: int = 0,
     device: str = "auto",
     batch: int = 0,
     overwrite: bool = False,
-    guide: Path | str | None = None,
+    guide: Source | None = None,
     ensemble: int = 1,
     axis: int | None = None,
     tile: int = 0,
-) -> None:
+    volume: int | None = None,
+    nan: str = "refuse",
+    dtype: str = "float32",
+    contrast: str = "",
+    series: str = "",
+) -> SpatialImage:
     """Super-resolve a scan of any orientation.
 
         from mrsr import enhance
         enhance("scan.nii.gz", "finer.nii.gz")
+        finer = enhance(nibabel.load("scan.nii.gz"))  # writes nothing
 
     Args:
-        input: a 3D scan, or a 2D one of one slice: .nii, .nii.gz, .nii.bz2, .mgh or .mgz.
-        output: the `.nii` or `.nii.gz` file to write, atomically.
+        input: a scan of 2, 3 or 4 axes: .nii, .nii.gz, .nii.bz2, .mgh or .mgz, a folder with a
+            DICOM series, or an image of nibabel.
+        output: the `.nii` or `.nii.gz` file to write, atomically, and a `.json` beside it. None:
+            nothing is written.
         model: a `best.pt` of a training; or "bicubic" or "pseudo_inverse" (of a bicubic
             degradation), to compare with. Empty: the network of the package.
         scale: 2, 3, 4 or 8 if nothing is trained; of the package's networks 2 (the usual) or what
@@ -66,7 +90,7 @@ def enhance(
         device: "auto", "cpu", "cuda", "cuda:1", ...
         batch: slices per forward pass; 0 takes what is fast on the device. It is halved, with a
             line about it, where memory does not suffice.
-        overwrite: replace `output` if it exists.
+        overwrite: replace `output` and the JSON if they exist.
         guide: a scan of the second contrast, for guided networks, on any grid.
         ensemble: 8 averages over the flips and turns of each slice: better, in 8 times the time.
         axis: of the file (0, 1, 2), that slices are stacked along; None decides by shape and voxel
@@ -74,45 +98,145 @@ def enhance(
         tile: cut slices into tiles of so many input pixels a side, so that large ones need less
             memory; 0: only where memory does not suffice. Networks of convolutions give the same
             image; of others, a line says that it changes a little.
+        volume: of a 4D scan, from 0; None: every one, each on its own.
+        nan: "zero" reads NaN as 0; "refuse" takes no scan that has any.
+        dtype: "float32", or "same": the input's type, slope and intercept; integers are rounded,
+            and clipped to what the type holds.
+        contrast: of the scan, such as "T1"; empty: guessed from name, tags or header, and said.
+        series: of a DICOM folder that has several: its number or its name.
+
+    Returns:
+        The enhanced scan as an image of nibabel; of a file, its voxels are read when they are used.
 
     Raises:
         UserError: the input, the guide or the checkpoint cannot be used (each says why), `output`
             exists, or it is not named `.nii` or `.nii.gz`.
     """
-    input, output = Path(input), Path(output)
-    check_output(output, overwrite)
+    target = None if output is None else Path(output)
+    if target is not None:
+        check_output(target, overwrite, sidecar.path_of(target))
+    check_options(axis, batch, tile, ensemble, nan, dtype)
+    where = compute.device_for(device)
+    with recorded() as said:
+        chosen = choose(model, scale, where, guided=guide is not None)
+        network, scale, percentile = chosen.network, chosen.scale, _percentile(chosen.settings)
+        given = open_scan(input, series)
+        numbers = list(range(given.scan.volumes)) if volume is None else [volume]
+        if len(numbers) > 1 and (network is None or guide is not None):
+            raise UserError(
+                f"{given.name} has {len(numbers)} volumes, and {chosen.label} takes one at a time; "
+                "choose it with --volume"
+            )
+        first = read_scan(given, axis, volume=numbers[0], nan=nan)
+        axes = file_axes(first)
+        kind = Kind.of(given, dtype, complex_scan=np.iscomplexobj(first.stored))
+        header = header_for(given.scan.image, axes[1:], scale, name=given.name,
+                            volumes=len(numbers), dtype=kind.dtype,
+                            scaling=(kind.slope, kind.intercept))  # fmt: skip
+        units = [intensity_unit(first.image, percentile, given.name)]
+        for number in numbers[1:]:  # all of them before the work starts
+            other = volume_of(given.scan, number, slice_axis=axis, zero_nan=nan == "zero")
+            say_nan(other, f"{given.name}, volume {number}")
+            units.append(intensity_unit(other.image, percentile, f"{given.name}, volume {number}"))
+        contrast = fitting.contrast_of(given, contrast, chosen)
+        fitting.warn(given, first, float(units[0]), contrast, chosen)
+
+        second = _second(open_scan(guide), first, scale, percentile) if guide is not None else None
+        if network is None:
+            from mrsr.training.one_volume import fit_scan
+
+            threads = torch.get_num_threads()
+            network = fit_scan(first.image / units[0], chosen.settings, where, given.name)
+            torch.set_num_threads(threads)  # the training has its own, which its weights need
+        if second is None:
+            with inference.one_thread():
+                linear_tail.fold(network, scale)
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+
+        def pieces() -> Iterator[np.ndarray]:
+            for number, unit, one in zip(numbers, units, _each(given, first, numbers, axis, nan),
+                                         strict=True):  # fmt: skip
+                image = one.image
+                image /= unit
+                label = f"volume {number}" if len(numbers) > 1 else ""
+                found = inference.slabs(
+                    network, image, scale, device=where, batch=batch, guide=second,
+                    ensemble=ensemble, tile=tile, label=label,
+                )  # fmt: skip
+                for fine in _checked(found, unit, chosen.name, given.name):
+                    yield kind.stored(fine)
+
+        if target is None:
+            return as_image(pieces(), header, axes)
+        write_slices(target, pieces(), header, axes)
+        kind.say_clipped(given.name)
+    ratio = [1 / scale if at in axes[1:] else 1 for at in range(3)]
+    sizes = [first.voxel_size[axes.index(at)] for at in range(3)]
+    sidecar.write(
+        target,
+        source=given.path,
+        model=chosen.record(),
+        settings={
+            "scale": scale,
+            "axis": axes[0],
+            "contrast": contrast or None,
+            "ensemble": ensemble,
+            "dtype": kind.dtype.name,
+            "nan": nan,
+            "volume": volume,
+            "volumes": len(numbers),
+            "guide": _name(guide),
+            "voxel_mm": {"input": _rounded(sizes),
+                         "output": _rounded(np.multiply(sizes, ratio))},
+        },
+        said=said,
+    )  # fmt: skip
+    import nibabel
+
+    return nibabel.load(target)  # type: ignore[return-value]  # what was written is spatial
+
+
+CHECKED = ("axis", "batch", "tile", "ensemble", "nan", "dtype")
+
+
+def check_options(
+    axis: int | None = None,
+    batch: int = 0,
+    tile: int = 0,
+    ensemble: int = 1,
+    nan: str = "refuse",
+    dtype: str = "float32",
+) -> None:
+    """Raise a `UserError` for a value that `enhance` does not take, whatever the scan."""
     check_axis(axis)
+    check_nan(nan)
     if batch < 0:
         raise UserError(f"batch is {batch}, it must be 1 or more, or 0 for what is fast")
     if tile and tile < tiles.LEAST:
         raise UserError(f"tile is {tile}, it must be {tiles.LEAST} or more, or 0 for whole slices")
     if ensemble not in (1, 8):
         raise UserError(f"ensemble is {ensemble}, it must be 1 or 8")
-    where = compute.device_for(device)
-    chosen = choose(model, scale, where, guided=guide is not None)
-    network, scale, percentile = chosen.network, chosen.scale, _percentile(chosen.settings)
-    volume = read_scan(input, axis)
-    axes = file_axes(volume)
-    header = header_for(input, axes[1:], scale)
+    if dtype not in ("float32", "same"):
+        raise UserError(f"dtype is {dtype}, it must be float32 or same")
 
-    image = volume.image
-    unit = intensity_unit(image, percentile, input.name)
-    second = _second(Path(guide), volume, scale, percentile) if guide else None
-    if network is None:
-        from mrsr.training.one_volume import fit_scan
 
-        threads = torch.get_num_threads()
-        network = fit_scan(image / unit, chosen.settings, where, input.name)
-        torch.set_num_threads(threads)  # the training has its own number, which its weights need
-    if second is None:
-        with inference.one_thread():
-            linear_tail.fold(network, scale)
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
-    image /= unit
-    found = inference.slabs(
-        network, image, scale, device=where, batch=batch, guide=second, ensemble=ensemble, tile=tile
-    )
-    write_slices(output, _checked(found, unit, chosen.name, input.name), header, axes)
+def _each(
+    given: Given, first: Volume, numbers: Sequence[int], axis: int | None, nan: str
+) -> Iterator[Volume]:
+    """The volumes one by one; the first is there already."""
+    yield first
+    for number in numbers[1:]:
+        yield volume_of(given.scan, number, slice_axis=axis, zero_nan=nan == "zero")
+
+
+def _name(guide: Source | None) -> str | None:
+    if guide is None or isinstance(guide, SpatialImage):
+        return None if guide is None else "an image in memory"
+    return Path(guide).name
+
+
+def _rounded(sizes: Any) -> list[float]:
+    return [round(float(size), 6) for size in sizes]
 
 
 def _checked(
@@ -142,19 +266,19 @@ def intensity_unit(image: np.ndarray, percentile: float, name: str) -> np.float3
     return unit
 
 
-def _second(path: Path, volume: Volume, scale: int, percentile: float) -> np.ndarray:
+def _second(given: Given, volume: Volume, scale: int, percentile: float) -> np.ndarray:
     """The second contrast (slices, scale * h, scale * w), normalised, on the output's grid."""
     from mrsr.slices import guides
 
-    other = read_scan(path, sliced=False)
-    unit = intensity_unit(other.image, percentile, path.name)
+    other = read_scan(given, sliced=False)
+    unit = intensity_unit(other.image, percentile, given.name)
     count, height, width = volume.stored.shape
     to_other = np.linalg.inv(other.affine) @ volume.affine @ finer([1, 2], scale)
     size = (height * scale, width * scale)
     second = guides.resample(other.image, to_other, tuple(range(count)), size)
     if (second == second.flat[0]).all():
         raise UserError(
-            f"{path.name} does not overlap the scan; check the positions in both headers"
+            f"{given.name} does not overlap the scan; check the positions in both headers"
         )
     return second / unit
 

@@ -26,8 +26,19 @@ from mrsr.files import atomic
 MOST_VOXELS = 32767  # of an axis in NIfTI-1
 
 
-def check_output(output: Path, overwrite: bool) -> None:
-    """Refuse an output that has no NIfTI suffix, already exists or cannot be written."""
+def default_output(source: Path) -> Path:
+    """Where the enhanced scan goes if nobody says: beside the file or folder."""
+    from mrsr.raw.nifti import is_scan, stem
+
+    name = stem(source) if is_scan(source) else source.name
+    return source.with_name(f"{name}_mrsr.nii.gz")
+
+
+def check_output(output: Path, overwrite: bool, *beside: Path) -> None:
+    """Refuse an output that has no NIfTI suffix, already exists or cannot be written.
+
+    beside: files that are written with it.
+    """
     from mrsr.raw.nifti import is_nifti
 
     if not is_nifti(output):
@@ -35,8 +46,9 @@ def check_output(output: Path, overwrite: bool) -> None:
     try:
         if output.is_dir():
             raise UserError(f"output {output} is a folder; give the name of a file")
-        if os.path.lexists(output) and not overwrite:
-            raise UserError(f"{output} exists; give another name, or --overwrite to replace it")
+        for file in (output, *beside):
+            if os.path.lexists(file) and not overwrite:
+                raise UserError(f"{file} exists; give another name, or --overwrite to replace it")
         folder = output.parent
         with contextlib.suppress(FileNotFoundError):
             output.stat()  # fails if no file can have this name, such as one that is too long
@@ -61,12 +73,24 @@ def finer(plane: list[int], scale: float) -> np.ndarray:
     return refine
 
 
-def header_for(source: Path, plane: list[int], scale: float) -> Any:
+def header_for(
+    source: Path | Any,
+    plane: list[int],
+    scale: float,
+    *,
+    name: str = "",
+    volumes: int = 1,
+    dtype: Any = np.float32,
+    scaling: tuple[float, float] = (1, 0),
+) -> Any:
     """The header of the output: the source's with both of its transforms, finer in `plane`.
 
     A scale below 1 makes voxels larger. Of an MGH file, a new NIfTI header with its position. A
     qform that is no rotation is made anew from the sform; an axis that NIfTI-1 cannot count gives
     NIfTI-2. Both are said.
+
+    source: a file, or an image of nibabel, which `name` calls. volumes, dtype, and scaling (slope,
+    intercept): of the output.
 
     Raises:
         UserError: the source has no header that can be written.
@@ -76,7 +100,8 @@ def header_for(source: Path, plane: list[int], scale: float) -> Any:
 
     from mrsr.raw.nifti import load
 
-    loaded = load(source)
+    loaded = load(source) if isinstance(source, Path) else source
+    name = name or getattr(source, "name", "the image")
     refine = finer(plane, scale)
     shape = [int(size) for size in loaded.shape[:3]]
     shape = [math.floor(size * scale + 0.5) if axis in plane else size
@@ -89,24 +114,26 @@ def header_for(source: Path, plane: list[int], scale: float) -> Any:
     else:
         header = loaded.header.copy()
     if max(shape) > MOST_VOXELS and not isinstance(header, nibabel.Nifti2Header):
-        say(f"{source.name}: the output has an axis of {max(shape)} voxels, more than NIfTI-1 can "
+        say(f"{name}: the output has an axis of {max(shape)} voxels, more than NIfTI-1 can "
             "count; it is written as NIfTI-2")  # fmt: skip
         header = _nifti2(header)
     sform, scode = header.get_sform(), int(header["sform_code"])
     qform, qcode = _qform(header), int(header["qform_code"])
     if qcode and qform is None:
-        say(
-            f"warning: {source.name}: its qform is no rotation; the output's is made from the sform"
-        )
+        say(f"warning: {name}: its qform is no rotation; the output's is made from the sform")
         qform = sform  # without one, the scan could not be read
     zooms = np.asarray(header.get_zooms()[:3], np.float64)
     zooms = np.append(zooms, np.ones(3 - len(zooms)))  # a 2D file
     zooms = np.where(np.isfinite(zooms) & (zooms > 0), zooms, voxel_sizes(loaded.affine))
     zooms[plane] /= scale
-    header.set_data_shape(shape[: max(2, min(3, len(loaded.shape)))])
-    header.set_data_dtype(np.float32)
-    header.set_slope_inter(1, 0)
+    step = _between_volumes(loaded)
+    shape = shape[: max(2, min(3, len(loaded.shape)))]
+    header.set_data_shape([*shape, volumes] if volumes > 1 else shape)
+    header.set_data_dtype(dtype)
+    header.set_slope_inter(*scaling)
     header["pixdim"][1:4] = zooms
+    if volumes > 1:
+        header["pixdim"][4] = step
     if qcode:
         header.set_qform(qform @ refine, 1)
         header["qform_code"] = qcode  # whatever it is
@@ -124,18 +151,27 @@ def write_scan(output: Path, array: np.ndarray, header: Any) -> None:
 def write_slices(output: Path, slices: Iterator[np.ndarray], header: Any, axes: list[int]) -> None:
     """Write slices, a few (n, rows, columns) at a time, with a header that `header_for` made.
 
+    Slices of several volumes follow each other; a piece has those of one.
     axes: which axis of the file are slices, rows and columns. If slices are stacked along the
-    file's last axis, each goes to the file while `slices` makes the next; else all are put into one
-    array first.
+    file's last axis, each goes to the file while `slices` makes the next; else a volume's are put
+    into one array first.
     """
-    pieces = slices if axes == [2, 1, 0] else iter([_in_files_order(slices, header, axes)])
-    with (
-        atomic(output) as temporary,
-        open(temporary, "wb") as raw,
-        _packed(output, raw) as file,
-        ThreadPoolExecutor(1) as behind,
-    ):
-        file.write(_head(header))
+    with atomic(output) as temporary, open(temporary, "wb") as raw, _packed(output, raw) as file:
+        _stream(file, slices, header, axes)
+
+
+def as_image(slices: Iterator[np.ndarray], header: Any, axes: list[int]) -> Any:
+    """The image of nibabel that a file of `write_slices` would be, in memory."""
+    content = io.BytesIO()
+    _stream(content, slices, header, axes)
+    content.seek(0)
+    return _kind(header).from_stream(content)
+
+
+def _stream(file: Any, slices: Iterator[np.ndarray], header: Any, axes: list[int]) -> None:
+    pieces = slices if axes == [2, 1, 0] else _in_files_order(slices, header, axes)
+    file.write(_head(header))
+    with ThreadPoolExecutor(1) as behind:
         last: Future[Any] | None = None
         for piece in pieces:
             stored = np.ascontiguousarray(piece, header.get_data_dtype())  # in its byte order
@@ -146,21 +182,37 @@ def write_slices(output: Path, slices: Iterator[np.ndarray], header: Any, axes: 
             last.result()
 
 
-def _in_files_order(slices: Iterator[np.ndarray], header: Any, axes: list[int]) -> np.ndarray:
-    """(z, y, x): the order of a NIfTI file, whose first axis is the fastest."""
-    whole = np.empty(_shape(header)[::-1], np.float32)
-    # axis a of the file is axis 2 - a here
-    view, start = whole.transpose([2 - axis for axis in axes]), 0
-    for piece in slices:
-        view[start : start + len(piece)] = piece
-        start += len(piece)
-    return whole
+def _in_files_order(
+    slices: Iterator[np.ndarray], header: Any, axes: list[int]
+) -> Iterator[np.ndarray]:
+    """(z, y, x) of each volume: the order of a NIfTI file, whose first axis is the fastest."""
+    *shape, volumes = _shape(header)
+    for _ in range(volumes):
+        whole = np.empty(shape[::-1], header.get_data_dtype())
+        # axis a of the file is axis 2 - a here
+        view, start = whole.transpose([2 - axis for axis in axes]), 0
+        while start < len(view):
+            piece = next(slices)
+            view[start : start + len(piece)] = piece
+            start += len(piece)
+        yield whole
 
 
 def _shape(header: Any) -> tuple[int, ...]:
-    """(x, y, z) of a header that may be of a 2D file."""
+    """(x, y, z, volumes) of a header that may be of a 2D file."""
     shape = tuple(int(size) for size in header.get_data_shape())
-    return shape + (1,) * (3 - len(shape))
+    return shape + (1,) * (4 - len(shape))
+
+
+def _between_volumes(image: Any) -> float:
+    """The step along the fourth axis; of MGH files its milliseconds as NIfTI's seconds."""
+    import nibabel
+
+    zooms = image.header.get_zooms()
+    if len(zooms) < 4:
+        return 1.0
+    step = float(zooms[3]) / (1000 if isinstance(image, nibabel.MGHImage) else 1)
+    return step if np.isfinite(step) and step >= 0 else 1.0
 
 
 def _packed(output: Path, raw: BinaryIO) -> contextlib.AbstractContextManager[Any]:
@@ -170,17 +222,22 @@ def _packed(output: Path, raw: BinaryIO) -> contextlib.AbstractContextManager[An
     return contextlib.nullcontext(raw)
 
 
-def _head(header: Any) -> bytes:
-    """What a NIfTI file holds before its voxels, as nibabel writes it."""
+def _kind(header: Any) -> Any:
     import nibabel
 
-    kind = nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+    return nibabel.Nifti2Image if isinstance(header, nibabel.Nifti2Header) else nibabel.Nifti1Image
+
+
+def _head(header: Any) -> bytes:
+    """What a NIfTI file holds before its voxels, as nibabel writes it."""
     shape = header.get_data_shape()
     # the header's own best transform: nibabel then keeps its codes; zeros that take no memory
-    image = kind(np.broadcast_to(np.float32(0), shape), header.get_best_affine(), header)
+    zeros = np.broadcast_to(header.get_data_dtype().type(0), shape)
+    image = _kind(header)(zeros, header.get_best_affine(), header)
     image.update_header()
     found = image.header
-    found.set_slope_inter(1, 0)
+    slope, intercept = header.get_slope_inter()
+    found.set_slope_inter(1 if slope is None else slope, intercept or 0)
     content = io.BytesIO()
     found.write_to(content)
     return content.getvalue().ljust(int(found.get_data_offset()), b"\0")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -20,7 +21,7 @@ from mrsr.inference import forward
 from mrsr.params.experiment import Cell, Resolved
 from mrsr.scan import boxed, card
 from mrsr.scan.comparing import compare
-from mrsr.slices import batches, holding
+from mrsr.slices import batches, holding, known
 
 LARGEST = 2_000_000  # bytes of a file in the package
 COMPARED = 4  # test slices on which float16 is compared with float32
@@ -83,7 +84,7 @@ def _pack(
         scale=saved.scale,
         weights={name: _half(tensor) for name, tensor in saved.weights.items()},
         settings=saved.settings,
-        provenance={**saved.provenance, "weights": "float16"},
+        provenance={**saved.provenance, "weights": "float16", **_trained_on(saved, root, cell)},
     )
     if path.stat().st_size > LARGEST:
         size = path.stat().st_size
@@ -98,6 +99,14 @@ def _pack(
         rounding=_rounding(where / "best.pt", path, saved, store),
         others={scan.name: compare(scan, path, cell.scale) for scan in others},
     )
+
+
+def _trained_on(saved: Checkpoint, root: Path, cell: Cell) -> dict[str, Any]:
+    """What the network has seen, of checkpoints that do not say so yet."""
+    store = root / "slices" / cell.dataset / "train.h5"
+    if "trained_on" in saved.provenance or not store.is_file():
+        return {}
+    return {"trained_on": known.about(store)}
 
 
 def _half(tensor: torch.Tensor) -> torch.Tensor:

@@ -26,17 +26,18 @@ from mrsr.errors import UserError, one_line
 from mrsr.metrics import definitions
 from mrsr.params import jobs
 from mrsr.params.jobs import Preset
-from mrsr.scan.input import check_axis, file_axes, read_scan
+from mrsr.scan.input import Source, check_axis, file_axes, open_scan, read_scan
 
 KINDS = {".npy": "a NumPy array", ".h5": "an HDF5 file", ".hdf5": "an HDF5 file"}
 NAMES = ("reconstruction", "reconstruction_esc", "reconstruction_rss")
 
 
 def score(
-    prediction: Path | str,
-    reference: Path | str,
+    prediction: Source,
+    reference: Source,
     preset: Preset | str = "slice",
     axis: int | None = None,
+    volume: int | None = None,
 ) -> dict[str, Any]:
     """Score a volume against a reference: PSNR in dB, SSIM and NMSE.
 
@@ -44,10 +45,11 @@ def score(
         score("enhanced.nii.gz", "scan.nii.gz")["psnr"]
 
     Args:
-        prediction, reference: files of the same shape and unit: a scan, .npy, .h5, or FILE.h5:NAME
-            for one dataset of it.
+        prediction, reference: of the same shape and unit: a scan's file, .npy, .h5, FILE.h5:NAME
+            for one dataset of it, or an image of nibabel.
         preset: the metric convention: `slice`, `volume` or `fastmri`, or your own `Preset`.
         axis: of scans (0, 1, 2), that slices are stacked along; arrays have slices first.
+        volume: of 4D scans, from 0; of a scan with one volume that one is taken.
 
     Returns:
         `preset` (its name), one float per metric, `n_slices`, and `slices_without_signal`: how
@@ -59,39 +61,45 @@ def score(
     """
     rules = jobs.preset(preset) if isinstance(preset, str) else preset
     check_axis(axis)
-    truth, affine, taken = _read(Path(reference), axis)
-    volume, other, _ = _read(Path(prediction), axis, taken)
-    if volume.shape != truth.shape:
-        ours, theirs = ("x".join(map(str, array.shape)) for array in (volume, truth))
+    truth, affine, taken = _read(reference, axis, None, volume)
+    image, other, _ = _read(prediction, axis, taken, volume)
+    names = [
+        str(one) if isinstance(one, Path | str) else called
+        for one, called in ((prediction, "the prediction"), (reference, "the reference"))
+    ]
+    if image.shape != truth.shape:
+        ours, theirs = ("x".join(map(str, array.shape)) for array in (image, truth))
         raise UserError(
-            f"shapes differ (slices, height, width): {prediction} is {ours}, {reference} is "
+            f"shapes differ (slices, height, width): {names[0]} is {ours}, {names[1]} is "
             f"{theirs}; resample one onto the other's grid"
         )
     if affine is not None and other is not None:
-        _check_place(affine, other, truth.shape, prediction, reference)
-    values = definitions.score(volume, truth, rules)
+        _check_place(affine, other, truth.shape, names[0], names[1])
+    values = definitions.score(image, truth, rules)
     blank = int((~definitions.has_signal(truth)).sum())
     counts = {"n_slices": len(truth), "slices_without_signal": blank}
     return {"preset": rules.name, **values, **counts}
 
 
 def _read(
-    path: Path, axis: int | None, taken: int | None = None
+    source: Source, axis: int | None, taken: int | None, volume: int | None
 ) -> tuple[np.ndarray, np.ndarray | None, int | None]:
     """(slices, height, width) real values; of a scan also the affine and the slices' axis.
 
     axis: of the slices, if one was asked for. taken: that of the reference, if both are scans.
     """
+    if not isinstance(source, Path | str):
+        return _read_scan(source, axis, taken, volume)
+    path = Path(source)
     from mrsr.raw.hdf5 import as_complex
     from mrsr.raw.scan_formats import content, format_of, is_scan
 
     named = re.fullmatch(r"(.+\.(?:h5|hdf5)):(.+)", str(path), flags=re.IGNORECASE)
     file, name = (path, "") if path.exists() or not named else (Path(named[1]), named[2])
     if is_scan(file) or format_of(file) or file.is_dir():
-        if not is_scan(file):
+        if not is_scan(file) and not file.is_dir():
             content(file)  # says what it is
-        volume = read_scan(file, taken if axis is None else axis)
-        return volume.image, volume.affine, file_axes(volume)[0]
+        return _read_scan(file, axis, taken, volume)
     kind = KINDS.get(file.suffix.lower())
     if kind is None:
         raise UserError(
@@ -120,6 +128,15 @@ def _read(
     if not np.isfinite(array).all():
         raise UserError(f"{path} has NaN or infinite values; replace them first")
     return (array[None] if array.ndim == 2 else array), None, None
+
+
+def _read_scan(
+    source: Source, axis: int | None, taken: int | None, volume: int | None
+) -> tuple[np.ndarray, np.ndarray, int]:
+    given = open_scan(source)
+    number = None if given.scan.volumes == 1 else volume
+    found = read_scan(given, taken if axis is None else axis, volume=number)
+    return found.image, found.affine, file_axes(found)[0]
 
 
 def _read_hdf5(path: Path, name: str) -> np.ndarray:
@@ -153,8 +170,8 @@ def _check_place(
     affine: np.ndarray,
     other: np.ndarray,
     shape: tuple[int, ...],
-    prediction: Path | str,
-    reference: Path | str,
+    prediction: str,
+    reference: str,
 ) -> None:
     """Check that voxels of the same index are within half a voxel of each other."""
     corners = np.array(np.meshgrid(*[(0, size - 1) for size in shape])).reshape(3, -1)

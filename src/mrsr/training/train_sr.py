@@ -32,7 +32,7 @@ from torch import nn
 from mrsr import compute, models
 from mrsr.method import features, gradients, losses
 from mrsr.params.jobs import SuperResolution, read
-from mrsr.slices import batches
+from mrsr.slices import batches, known
 from mrsr.training import command, opponent, optimizers
 from mrsr.training.session import Session, digests_of
 from mrsr.training.validation import evaluate, held_out, remarks
@@ -154,7 +154,13 @@ def train(
             session.save()
         for remark in remarks(network, held, machine, settings, session.best["metrics"]):
             session.remark(remark)
-        session.finish(network=network, model_name=name, options=options, scale=settings.scale)
+        session.finish(
+            network=network,
+            model_name=name,
+            options=options,
+            scale=settings.scale,
+            trained_on=known.about(stores["train"]),
+        )
 
 
 def _guides(stores: dict[str, Path], guide: Path | None) -> list[Path]:

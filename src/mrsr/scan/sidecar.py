@@ -1,0 +1,68 @@
+"""The JSON beside an enhanced scan: what it was made from, by what, and how."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mrsr import __version__
+from mrsr.files import sha256, write_json
+from mrsr.raw.nifti import stem
+
+NOTE = "an estimate, not for diagnosis"
+WARNING = "warning: "  # how a line that is one starts
+
+
+def path_of(output: Path) -> Path:
+    """finer.nii.gz -> finer.json, as BIDS and dcm2niix have it."""
+    return output.with_name(f"{stem(output)}.json")
+
+
+def write(
+    output: Path,
+    *,
+    source: Path | None,
+    model: dict[str, Any],
+    settings: dict[str, Any],
+    said: Sequence[str],
+    more: dict[str, Any] | None = None,
+) -> None:
+    """Write it.
+
+    Args:
+        output: the scan that is there.
+        source: the file or folder it was made from; None: an image in memory.
+        model: name, SHA-256 and what is known of its training.
+        settings: scale, axis and the other settings, as they were in force.
+        said: what people were told, warnings among it.
+        more: other entries.
+    """
+    content = {
+        "note": NOTE,
+        "mrsr": __version__,
+        "command": command(),
+        "input": _input(source),
+        "output": {"file": output.name, "sha256": sha256(output)},
+        "model": model,
+        **settings,
+        "done": [line for line in said if not line.startswith(WARNING)],
+        "warnings": [line.removeprefix(WARNING) for line in said if line.startswith(WARNING)],
+        **(more or {}),
+    }
+    write_json(path_of(output), content)
+
+
+def command() -> str:
+    """The command line, or that a program called."""
+    name = Path(sys.argv[0]).name
+    return shlex.join(["mrsr", *sys.argv[1:]]) if name in ("mrsr", "cli.py") else "mrsr in Python"
+
+
+def _input(source: Path | None) -> dict[str, Any]:
+    if source is None:
+        return {"file": None}
+    digest = {"sha256": sha256(source)} if source.is_file() else {}
+    return {"file": source.name, **digest}
