@@ -1,0 +1,240 @@
+"""Thin thick slices, from the scan alone: `mrsr enhance IN.nii.gz OUT.nii.gz --through-plane`.
+
+A network learns on the scan itself how blurred lines of its plane become sharp again
+(`training/thick_slices.py`), and is applied to both through-planes: to the images that rows of the
+plane make with the slice direction, and to those of its columns. Their Fourier coefficients are
+averaged, and the result is moved to the nearest volume whose thick slices are the measured ones
+(`consistency.py`). Nothing but the scan is used: no other person's anatomy can come in.
+
+The output has voxels as fine as the plane's, or of the size asked for, along the slices; the plane
+stays. It begins at the same edge of the field of view, so the anatomy does not move.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from mrsr.console import Progress, say
+from mrsr.errors import UserError
+from mrsr.raw.volume import Volume
+from mrsr.scan import consistency, slice_profile
+from mrsr.scan.input import file_axes, read_scan
+from mrsr.scan.output import header_for, write_scan
+from mrsr.scan.slice_profile import SliceProfile, spline_matrix, weights
+from mrsr.training import thick_slices
+
+PERCENTILE = 99.9  # the intensity that becomes 1
+STEPS = 600
+LEAST_SLICES = 4
+LEAST_GAIN = 1.05  # slices that are less than 5 % thicker than asked are thin already
+EQUAL = 1.05  # lines of a direction whose pixels are within 5 % of the finest teach, too
+MOST_PHASES = 16
+CHUNK = 2**18  # LR pixels at a time
+MARGIN = 4  # slices that mirror the border, for the network
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Where the new slices are.
+
+    voxel: their spacing (mm). ratio: old spacing / new spacing. phases: samples per old slice that
+    the network gives, at least `ratio`. count: new slices.
+    """
+
+    voxel: float
+    ratio: float
+    phases: int
+    count: int
+
+
+def grid_for(volume: Volume, wanted: float, name: str) -> Grid:
+    """The grid of the output; wanted: mm, or 0 for the finest in the plane.
+
+    Raises:
+        UserError: the slices are thin already, too few, or the size asked for is finer than the
+            plane, so that nothing can teach it.
+    """
+    spacing, *plane = volume.voxel_size
+    finest = min(plane)
+    voxel = wanted or finest
+    if len(volume.stored) < LEAST_SLICES:
+        raise UserError(
+            f"{name} has {len(volume.stored)} slices, --through-plane needs {LEAST_SLICES} or more"
+        )
+    if voxel < 0.98 * finest:
+        raise UserError(
+            f"--through-plane {voxel:g}: {name} has voxels of {finest:.3g} mm in the plane, and "
+            f"nothing finer to learn from; ask for {finest:.3g} or more"
+        )
+    ratio = spacing / voxel
+    if ratio < LEAST_GAIN:
+        raise UserError(
+            f"{name}: slices {spacing:.3g} mm apart are no thicker than the {voxel:.3g} mm asked "
+            "for; --axis names another slice direction"
+        )
+    phases = int(np.ceil(ratio - 0.02))
+    if phases > MOST_PHASES:
+        raise UserError(
+            f"{name}: slices {spacing:.3g} mm apart are {ratio:.0f} times as thick as asked for, "
+            f"at most {MOST_PHASES} can be learned; ask for {spacing / MOST_PHASES:.2g} mm or more"
+        )
+    # as header_for rounds the size
+    return Grid(voxel, ratio, phases, int(np.floor(len(volume.stored) * ratio + 0.5)))
+
+
+def enhance_through(
+    input: Path,
+    output: Path,
+    *,
+    voxel: float = 0,
+    thickness: float | None = None,
+    quality: Path | None = None,
+    device: torch.device,
+    axis: int | None = None,
+    steps: int = STEPS,
+) -> None:
+    """Write a scan with thin slices; the arguments are those of `enhance`, already checked.
+
+    voxel: mm, 0: as fine as the plane. quality: where to write the standard deviation, if anywhere.
+
+    Raises:
+        UserError: the scan cannot be used, each says why.
+    """
+    volume = read_scan(input, axis)
+    axes = file_axes(volume)
+    grid = grid_for(volume, voxel, input.name)
+    spacing = volume.voxel_size[0]
+    image = volume.image
+    profile = slice_profile.told(input, spacing, thickness)
+    profile = profile or slice_profile.estimate(image, volume.voxel_size)
+    header = header_for(input, axes[:1], grid.ratio)
+    unit = np.float32(np.percentile(np.abs(image), PERCENTILE) or 1)
+    say(f"{input.name}: {profile}; to {grid.voxel:.3g} mm, {len(image)} -> {grid.count} slices")
+    image /= unit
+    fine, spread, residual = thin(
+        image, volume.voxel_size, grid, profile, device=device, steps=steps, name=input.name
+    )
+    residual.tell(f"slices {profile.fwhm:.2f} mm thick")
+    back = np.argsort(axes)
+    write_scan(output, (fine * unit).transpose(back), header)
+    if quality:
+        write_scan(quality, (spread * unit).transpose(back), header)
+
+
+def thin(
+    image: np.ndarray,
+    voxel_size: tuple[float, float, float],
+    grid: Grid,
+    profile: SliceProfile,
+    *,
+    device: torch.device,
+    steps: int = STEPS,
+    name: str = "scan",
+) -> tuple[np.ndarray, np.ndarray, consistency.Residual]:
+    """(n, h, w) normalised -> (count, h, w) with thin slices.
+
+    Returns:
+        The volume, the standard deviation of its eight estimates (two planes, four flips), and how
+        well it agrees with the slices before and after the projection.
+    """
+    fine_width = profile.spacing / grid.phases  # mm between the network's samples
+    width = profile.fwhm / fine_width
+    stacks = _lines(image, voxel_size, fine_width, grid.phases)
+    with Progress(f"{name}: learning", steps, 0) as progress:
+        network = thick_slices.fit(
+            stacks,
+            grid.phases,
+            lambda offsets: weights(offsets, width),
+            slice_profile.reach(width),
+            steps=steps,
+            device=device,
+            progress=lambda loss: progress.step(),
+        )
+    count = len(image) * grid.phases
+    places = (np.arange(grid.count) + 0.5) * grid.phases / grid.ratio - 0.5
+    onto = None if grid.count == count and np.allclose(places, np.arange(count)) else places
+    to_grid = None if onto is None else spline_matrix(count, onto, 5).astype(np.float32)
+    mean, spread = _both_planes(network, image, grid.phases, to_grid, device, name)
+    exact, residual = consistency.through(mean, image, grid.ratio, profile)
+    return exact, spread, residual
+
+
+def _lines(
+    image: np.ndarray, voxel_size: tuple[float, float, float], fine: float, phases: int
+) -> list[np.ndarray]:
+    """Images of the plane (n, across, samples), along each direction that is fine enough."""
+    finest = min(voxel_size[1:])
+    found = []
+    for axis in (1, 2):
+        if voxel_size[axis] > EQUAL * finest:
+            continue
+        lines = image if axis == 2 else image.transpose(0, 2, 1)
+        step = fine / voxel_size[axis]  # pixels between the samples
+        samples = int(lines.shape[2] / step + 1e-3)
+        if samples < 2 * phases:
+            continue
+        if abs(step - 1) > 1e-3:
+            places = (np.arange(samples) + 0.5) * step - 0.5
+            lines = lines @ spline_matrix(lines.shape[2], places, 5).astype(np.float32).T
+        found.append(np.ascontiguousarray(lines, np.float32))
+    if not found:
+        raise UserError("the slices are too small to learn from: fewer pixels than two slices span")
+    return found
+
+
+def _both_planes(
+    network: nn.Module,
+    image: np.ndarray,
+    phases: int,
+    to_grid: np.ndarray | None,
+    device: torch.device,
+    name: str,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation (count, h, w) of the estimates from both planes and four flips.
+
+    Both planes show the same slices, and the network leaves what they measured nearly as it was, so
+    in the measured frequencies the two agree; the mean keeps them, and takes the others from both.
+    """
+    _, height, width = image.shape
+    total = square = np.zeros(())
+    with Progress(f"{name}: thinning", 2 * 4 * (height + width), 0) as progress:
+        for axis, (across, along) in itertools.product(
+            (1, 2), itertools.product((False, True), (False, True))
+        ):
+            flips = [1] * across + [2] * along
+            # images of one row (or column): (its number, across, slices)
+            plane = np.flip(image.transpose(axis, 3 - axis, 0), flips)
+            fine = np.flip(_applied(network, plane, device, progress), flips)
+            fine = fine.transpose(2, 0, 1) if axis == 1 else fine.transpose(2, 1, 0)
+            if to_grid is not None:
+                fine = np.tensordot(to_grid, fine, 1)
+            total = total + fine
+            square = square + np.square(fine)
+    mean = total / 8
+    return mean, np.sqrt(np.maximum(square / 8 - np.square(mean), 0))
+
+
+def _applied(
+    network: nn.Module, images: np.ndarray, device: torch.device, progress: Progress
+) -> np.ndarray:
+    """(count, across, slices) -> (count, across, phases * slices) float32."""
+    count, across, slices = images.shape
+    margin = min(MARGIN, slices)
+    padded = np.pad(images, ((0, 0), (0, 0), (margin, margin)), mode="symmetric")
+    chunk = max(1, CHUNK // (across * padded.shape[2]))
+    found = []
+    for start in range(0, count, chunk):
+        part = torch.from_numpy(np.ascontiguousarray(padded[start : start + chunk], np.float32))
+        with torch.inference_mode():
+            fine = network(part[:, None].to(device))[:, 0].cpu().numpy()
+        phases = fine.shape[-1] // padded.shape[2]
+        found.append(fine[..., margin * phases : (margin + slices) * phases])
+        for _ in part:
+            progress.step()
+    return np.concatenate(found)
