@@ -67,7 +67,7 @@ class Lines:
 
 
 def lines_of(images: Tensor, margin: int) -> Lines:
-    """Prepare images (count, across, samples), normalised; most patches come from where edges are."""
+    """Prepare images (count, across, samples), normalised; most patches come from edges."""
     samples = images.shape[-1]
     index = torch.arange(-margin, samples + margin) % (2 * samples)
     index = torch.where(index < samples, index, 2 * samples - 1 - index)
@@ -83,7 +83,7 @@ def draw(
 
     matrix: (slices, margin + phases * slices + margin) of the slice profile.
     """
-    margin, (count, height, padded) = lines.margin, lines.images.shape
+    margin, (height, padded) = lines.margin, lines.images.shape[1:]
     length = matrix.shape[0] * phases
     across = min(ACROSS, height)
     chosen = torch.multinomial(lines.cells.flatten(), BATCH, True, generator=generator)
@@ -96,9 +96,8 @@ def draw(
         left = int((middle[1] - length // 2).clamp(0, padded - 2 * margin - length))
         patches.append(lines.images[image, top : top + across, left : left + length + 2 * margin])
     flips = torch.randint(2, (2,), generator=generator).tolist()
-    batch = torch.stack(patches).flip(
-        [axis for axis, flip in zip((-2, -1), flips, strict=True) if flip]
-    )
+    turned = [axis for axis, flip in zip((-2, -1), flips, strict=True) if flip]
+    batch = torch.stack(patches).flip(turned)
     return (batch @ matrix.mT)[:, None], batch[:, None, :, margin : margin + length]
 
 
