@@ -5,8 +5,6 @@ Run: pytest tests/scan/test_slice_profile.py
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -54,15 +52,14 @@ def test_splines_go_through_their_samples(order):
     assert np.allclose(matrix @ np.arange(40.0), np.linspace(8, 30, 7), atol=1e-3)
 
 
-def test_who_says_how_thick(tmp_path):
-    scan = tmp_path / "sub-01_T2w.nii.gz"
-    assert slice_profile.told(scan, 5.0, None) is None
-    (tmp_path / "sub-01_T2w.json").write_text(json.dumps({"SliceThickness": 4}))
-    found = slice_profile.told(scan, 5.0, None)
-    assert (found.fwhm, found.gap, found.source) == (4, 1, "sub-01_T2w.json")
-    assert slice_profile.told(scan, 5.0, 4.5).fwhm == 4.5
+def test_who_says_how_thick():
+    assert slice_profile.told({}, 5.0, None) is None
+    found = slice_profile.told({"SliceThickness": 4}, 5.0, None)
+    assert (found.fwhm, found.gap, found.source) == (4, 1, "by its JSON")
+    assert slice_profile.told({"SliceThickness": 4}, 5.0, 4.5).fwhm == 4.5
     with pytest.raises(UserError, match=r"--slice-thickness is 50 mm for slices 5 mm apart"):
-        slice_profile.told(scan, 5.0, 50.0)
-    (tmp_path / "sub-01_T2w.json").write_text('{"SliceThickness": "thick"}')
-    assert slice_profile.told(scan, 5.0, None) is None
+        slice_profile.told({}, 5.0, 50.0)
+    with pytest.raises(UserError, match="SliceThickness of the JSON"):
+        slice_profile.told({"SliceThickness": -4}, 5.0, None)
+    assert slice_profile.told({"SliceThickness": "thick"}, 5.0, None) is None
     assert "overlap 1.00 mm" in str(SliceProfile(6, 5, "as told"))

@@ -10,13 +10,13 @@ input has no noise. All our degradations work on rows, columns and slices separa
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from mrsr import resampling
 from mrsr.console import say
-from mrsr.errors import UserError
 from mrsr.models.pseudo_inverse import NEGLIGIBLE, inverse_matrix
 from mrsr.scan.slice_profile import SliceProfile, slice_matrix
 
@@ -41,12 +41,12 @@ class Residual:
         energy = self.energy or 1.0
         return (self.before / energy) ** 0.5, (self.after / energy) ** 0.5
 
-    def tell(self, what: str) -> None:
+    def tell(self, name: str, what: str) -> None:
         """State it in one line."""
         before, after = self.ratios
         say(
-            f"consistency with the input ({what}): degraded again, the output differs from it by "
-            f"{100 * before:.3g} % (RMS) before and {100 * after:.2g} % after the projection"
+            f"{name}: degraded again ({what}), the output differs from the input by "
+            f"{100 * before:.2g} % (RMS) before and {100 * after:.1g} % after the projection"
         )
 
 
@@ -89,29 +89,41 @@ def projected(
     return exact
 
 
-def kind_for(settings: dict[str, object], asked: str) -> str:
-    """Which degradation to be consistent with: the one asked for, else the network's own.
-
-    Raises:
-        UserError: there is no such degradation, or the network learned several.
-    """
-    kind = asked if asked != "own" else str(settings.get("degradation", "bicubic"))
-    if kind in KINDS:
-        return kind
-    known = " or ".join(KINDS)
-    if asked == "own":
-        raise UserError(f"the network learned to undo '{kind}'; say which: --consistency {known}")
-    raise UserError(f"consistency '{asked}' is not {known}")
+def kinds_for(settings: dict[str, Any]) -> tuple[str, ...]:
+    """The degradations that a network learned to undo; of one without training, bicubic."""
+    kind = str(settings.get("degradation", "bicubic"))
+    return tuple(KINDS) if kind == "mixed" else (kind,)
 
 
 def consistent(
-    found: Iterator[tuple[slice, np.ndarray]], image: np.ndarray, scale: int, kind: str
+    found: Iterator[tuple[slice, np.ndarray]],
+    image: np.ndarray,
+    scale: int,
+    kinds: Sequence[str],
+    name: str,
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Project slabs of an output on their slices of the input; says what that changed at the end."""
-    residual = Residual()
+    """Project slabs of an output on their slices of the input; says at the end what that changed.
+
+    kinds: degradations that it may be. Of several, the one that the first slab agrees with best is
+    taken for all, and that is said.
+    """
+    residual, kind = Residual(), ""
     for part, fine in found:
+        kind = kind or _nearest(fine, image[part], scale, kinds, name)
         yield part, projected(fine, image[part], scale, kind, residual)
-    residual.tell(KINDS[kind])
+    if kind:
+        residual.tell(name, KINDS[kind])
+
+
+def _nearest(
+    fine: np.ndarray, coarse: np.ndarray, scale: int, kinds: Sequence[str], name: str
+) -> str:
+    if len(kinds) == 1:
+        return kinds[0]
+    errors = {kind: float(np.square(degraded(fine, scale, kind) - coarse).mean()) for kind in kinds}
+    nearest = min(kinds, key=lambda kind: errors[kind])
+    say(f"{name}: of what the network learned to undo, {KINDS[nearest]} fits the scan best")
+    return nearest
 
 
 def through(

@@ -12,18 +12,17 @@ through the slices do.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from mrsr.errors import UserError
-from mrsr.raw.scan_formats import stem
 
 SIGMA = 2 * np.sqrt(2 * np.log(2))  # a Gaussian's FWHM in standard deviations
 WIDEST = 3.0  # thickness / spacing: more overlap than any protocol has
 NARROWEST = 0.1
+LINES = 4000  # enough to estimate from
 
 
 @dataclass(frozen=True)
@@ -94,8 +93,8 @@ def spline_matrix(voxels: int, places: np.ndarray, order: int = 3) -> np.ndarray
     return np.stack(columns, axis=1)
 
 
-def told(path: Path, spacing: float, thickness: float | None) -> SliceProfile | None:
-    """The profile that the caller, or the BIDS sidecar beside the scan, gives; None without one.
+def told(tags: dict[str, Any], spacing: float, thickness: float | None) -> SliceProfile | None:
+    """The profile that the caller gives, or the scan's JSON (`SliceThickness`); None without one.
 
     Raises:
         UserError: a thickness that no slice of this spacing has.
@@ -103,14 +102,12 @@ def told(path: Path, spacing: float, thickness: float | None) -> SliceProfile | 
     if thickness is not None:
         _check(thickness, spacing, "--slice-thickness")
         return SliceProfile(thickness, spacing, "as told")
-    sidecar = path.parent / f"{stem(path)}.json"
     try:
-        fields = json.loads(sidecar.read_text(encoding="utf-8"))
-        thickness = float(fields["SliceThickness"])
-    except (OSError, ValueError, KeyError, TypeError):
+        thickness = float(tags["SliceThickness"])
+    except (KeyError, TypeError, ValueError):
         return None
-    _check(thickness, spacing, f"SliceThickness of {sidecar.name}")
-    return SliceProfile(thickness, spacing, sidecar.name)
+    _check(thickness, spacing, "SliceThickness of the JSON beside the scan")
+    return SliceProfile(thickness, spacing, "by its JSON")
 
 
 def _check(thickness: float, spacing: float, who: str) -> None:
@@ -118,7 +115,7 @@ def _check(thickness: float, spacing: float, who: str) -> None:
     if not low <= thickness <= high:
         raise UserError(
             f"{who} is {thickness:g} mm for slices {spacing:.3g} mm apart; "
-            f"it must be between {low:.3g} and {high:.3g} mm"
+            f"it must be between {low:.3g} and {high:.3g} mm (--slice-thickness)"
         )
 
 
@@ -139,14 +136,14 @@ def estimate(image: np.ndarray, voxel_size: tuple[float, float, float]) -> Slice
     """
     spacing = voxel_size[0]
     widths = spacing * np.geomspace(NARROWEST, 1.6, 24)
-    through = image.reshape(len(image), -1).T.astype(np.float64)
+    through = _some(image.reshape(len(image), -1).T)
     lags = min(3, len(image) - 1)
     if lags < 2:
         return SliceProfile(spacing, spacing, "assumed, too few slices to estimate it")
     wanted = _shape(variation(through, lags))
     errors = np.zeros(len(widths))
     for axis in (1, 2):
-        lines = np.moveaxis(image, axis, -1).reshape(-1, image.shape[axis]).astype(np.float64)
+        lines = _some(np.moveaxis(image, axis, -1).reshape(-1, image.shape[axis]))
         ratio = spacing / voxel_size[axis]
         slices = int(lines.shape[1] / ratio)
         if slices <= lags:
@@ -157,6 +154,11 @@ def estimate(image: np.ndarray, voxel_size: tuple[float, float, float]) -> Slice
             )
             errors[index] += np.square(_shape(variation(sampled, lags)) - wanted).sum()
     return SliceProfile(float(widths[errors.argmin()]), spacing, "estimated")
+
+
+def _some(lines: np.ndarray) -> np.ndarray:
+    """At most about LINES of them, evenly chosen, in float64."""
+    return lines[:: max(1, len(lines) // LINES)].astype(np.float64)
 
 
 def _shape(values: np.ndarray) -> np.ndarray:

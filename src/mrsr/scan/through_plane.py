@@ -15,22 +15,26 @@ from __future__ import annotations
 import itertools
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import nibabel
 import numpy as np
 import torch
+from nibabel.spatialimages import SpatialImage
 from torch import nn
 
-from mrsr.console import Progress, say
+from mrsr.console import bar, recorded, say
 from mrsr.errors import UserError
 from mrsr.raw.volume import Volume
-from mrsr.scan import consistency, slice_profile
-from mrsr.scan.input import file_axes, read_scan
-from mrsr.scan.output import header_for, write_scan
+from mrsr.scan import consistency, sidecar, slice_profile
+from mrsr.scan.input import Source, file_axes, open_scan, read_scan
+from mrsr.scan.output import as_image, header_for, write_slices
 from mrsr.scan.slice_profile import SliceProfile, spline_matrix, weights
+from mrsr.scan.stored import Kind
 from mrsr.training import thick_slices
 
 PERCENTILE = 99.9  # the intensity that becomes 1
-STEPS = 600
+STEPS = 300
 LEAST_SLICES = 4
 LEAST_GAIN = 1.05  # slices that are less than 5 % thicker than asked are thin already
 EQUAL = 1.05  # lines of a direction whose pixels are within 5 % of the finest teach, too
@@ -89,44 +93,79 @@ def grid_for(volume: Volume, wanted: float, name: str) -> Grid:
 
 
 def enhance_through(
-    input: Path,
-    output: Path,
-    *,
+    input: Source,
+    output: Path | None,
     voxel: float = 0,
+    *,
     thickness: float | None = None,
     quality: Path | None = None,
     device: torch.device,
     axis: int | None = None,
+    volume: int | None = None,
+    nan: str = "refuse",
+    dtype: str = "float32",
+    series: str = "",
     flips: bool = False,
-    steps: int = STEPS,
-) -> None:
-    """Write a scan with thin slices; the arguments are those of `enhance`, already checked.
+) -> SpatialImage:
+    """A scan with thin slices; the arguments are those of `enhance`, already checked.
 
-    voxel: mm, 0: as fine as the plane. quality: where to write the standard deviation, if anywhere.
+    output: None writes nothing. voxel: mm, 0: as fine as the plane. quality: where to write the
+    standard deviation of the estimates, if anywhere.
 
     Raises:
         UserError: the scan cannot be used, each says why.
     """
-    volume = read_scan(input, axis)
-    axes = file_axes(volume)
-    grid = grid_for(volume, voxel, input.name)
-    spacing = volume.voxel_size[0]
-    image = volume.image
-    profile = slice_profile.told(input, spacing, thickness)
-    profile = profile or slice_profile.estimate(image, volume.voxel_size)
-    header = header_for(input, axes[:1], grid.ratio)
-    unit = np.float32(np.percentile(np.abs(image), PERCENTILE) or 1)
-    say(f"{input.name}: {profile}; to {grid.voxel:.3g} mm, {len(image)} -> {grid.count} slices")
-    image /= unit
-    fine, spread, residual = thin(
-        image, volume.voxel_size, grid, profile,
-        device=device, steps=steps, flips=flips or quality is not None, name=input.name,
-    )  # fmt: skip
-    residual.tell(f"slices {profile.fwhm:.2f} mm thick")
-    back = np.argsort(axes)
-    write_scan(output, (fine * unit).transpose(back), header)
-    if quality:
-        write_scan(quality, (spread * unit).transpose(back), header)
+    flips = flips or quality is not None
+    with recorded() as said:
+        given = open_scan(input, series)
+        whole = read_scan(given, axis, volume=volume, nan=nan)
+        axes, image = file_axes(whole), whole.image
+        grid = grid_for(whole, voxel, given.name)
+        profile = slice_profile.told(given.tags, whole.voxel_size[0], thickness)
+        profile = profile or slice_profile.estimate(image, whole.voxel_size)
+        kind = Kind.of(given, dtype, complex_scan=np.iscomplexobj(whole.stored))
+        scan, name = given.scan.image, given.name
+        header = header_for(scan, axes[:1], grid.ratio, name=name, dtype=kind.dtype,
+                            scaling=(kind.slope, kind.intercept))  # fmt: skip
+        plain = header_for(scan, axes[:1], grid.ratio, name=name) if quality else None
+        say(f"{name}: {profile}; to {grid.voxel:.3g} mm, {len(image)} -> {grid.count} slices")
+        unit = np.float32(np.percentile(np.abs(image), PERCENTILE))
+        if not unit > 0:
+            raise UserError(f"{name}: hardly any of its voxels has signal; crop it")
+        image /= unit
+        fine, spread, residual = thin(
+            image, whole.voxel_size, grid, profile,
+            device=device, steps=STEPS, flips=flips, name=name,
+        )  # fmt: skip
+        residual.tell(name, f"slices {profile.fwhm:.2f} mm thick")
+        pieces = (kind.stored(one[None] * unit) for one in fine)
+        found = None
+        if output is None:
+            found = as_image(pieces, header, axes)
+        else:
+            write_slices(output, pieces, header, axes)
+        kind.say_clipped(name)
+        if quality:
+            write_slices(quality, iter([spread * unit]), plain, axes)
+    if output is None:
+        return found
+    before, after = residual.ratios
+    settings = {
+        "axis": axes[0],
+        "volume": volume,
+        "dtype": kind.dtype.name,
+        "nan": nan,
+        "slice_thickness_mm": round(profile.fwhm, 4),
+        "slice_thickness": profile.source,
+        "slice_spacing_mm": {"input": round(profile.spacing, 6), "output": round(grid.voxel, 6)},
+        "training_steps": STEPS,
+        "flips": flips,
+        "quality": quality and quality.name,
+        "residual": {"before": before, "after": after},
+    }
+    model = {"name": "through-plane: a network trained on this scan alone"}
+    sidecar.write(output, source=given.path, model=model, settings=settings, said=said)
+    return nibabel.load(output)  # type: ignore[return-value]  # what was written is spatial
 
 
 def thin(
@@ -136,7 +175,7 @@ def thin(
     profile: SliceProfile,
     *,
     device: torch.device,
-    steps: int = STEPS,
+    steps: int,
     flips: bool = False,
     name: str = "scan",
 ) -> tuple[np.ndarray, np.ndarray, consistency.Residual]:
@@ -152,7 +191,7 @@ def thin(
     fine_width = profile.spacing / grid.phases  # mm between the network's samples
     width = profile.fwhm / fine_width
     stacks = _lines(image, voxel_size, fine_width, grid.phases)
-    with Progress(f"{name}: learning", steps, 0) as progress:
+    with bar(steps, "step", f"{name}: learning") as progress:
         network = thick_slices.fit(
             stacks,
             grid.phases,
@@ -160,7 +199,7 @@ def thin(
             slice_profile.reach(width),
             steps=steps,
             device=device,
-            progress=lambda loss: progress.step(),
+            progress=lambda loss: progress.update(),
         )
     count = len(image) * grid.phases
     places = (np.arange(grid.count) + 0.5) * grid.phases / grid.ratio - 0.5
@@ -211,7 +250,7 @@ def _both_planes(
     _, height, width = image.shape
     ways = list(itertools.product((False, True), repeat=2)) if flips else [(False, False)]
     total = square = np.zeros((), np.float32)
-    with Progress(f"{name}: thinning", len(ways) * (height + width), 0) as progress:
+    with bar(len(ways) * (height + width), "image", f"{name}: thinning") as progress:
         for axis, (across, along) in itertools.product((1, 2), ways):
             flipped = [1] * across + [2] * along
             # images of one row (or column): (its number, across, slices)
@@ -228,7 +267,7 @@ def _both_planes(
 
 
 def _applied(
-    network: nn.Module, images: np.ndarray, device: torch.device, progress: Progress
+    network: nn.Module, images: np.ndarray, device: torch.device, progress: Any
 ) -> np.ndarray:
     """(count, across, slices) -> (count, across, phases * slices) float32."""
     count, across, slices = images.shape
@@ -242,6 +281,5 @@ def _applied(
             fine = network(part[:, None].to(device))[:, 0].cpu().numpy()
         phases = fine.shape[-1] // padded.shape[2]
         found.append(fine[..., margin * phases : (margin + slices) * phases])
-        for _ in part:
-            progress.step()
+        progress.update(len(part))
     return np.concatenate(found)

@@ -36,7 +36,7 @@ CELL = 8  # pixels; patches are chosen by what happens in cells of this size
 class Thinner(nn.Module):
     """(batch, 1, across, slices) to (batch, 1, across, phases * slices)."""
 
-    def __init__(self, phases: int, features: int = FEATURES, blocks: int = BLOCKS) -> None:
+    def __init__(self, phases: int, features: int, blocks: int) -> None:
         super().__init__()
         self.phases = phases
         self.first = convolution(1, features)
@@ -125,7 +125,7 @@ def fit(
     """
     compute.seed(seed)
     generator = torch.Generator().manual_seed(seed)
-    network = Thinner(phases).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = Thinner(phases, FEATURES, BLOCKS).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = muon.pair(network, RATES)
     samples = min(stack.shape[-1] for stack in stacks)
     slices = max(1, min(SLICES, samples // phases))
