@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from mrsr import __version__
+from mrsr.commands import options as shared
 from mrsr.commands.help import Panels
 from mrsr.commands.options import (
     PARAMS,
@@ -195,6 +196,10 @@ def enhance(
         typer.Option("--list-models", callback=_list_models, is_eager=True,
                      help="List the networks of the package, and what they learned."),
     ] = False,
+    through_plane: shared.ThroughPlane = None,
+    slice_thickness: shared.SliceThickness = None,
+    consistency: shared.Consistency = False,
+    quality: shared.Quality = None,
 ) -> None:  # fmt: skip
     """Enhance scans with a trained network, on all cores (OMP_NUM_THREADS: on fewer)."""
     from mrsr.scan import many
@@ -216,6 +221,10 @@ def enhance(
         "nan": nan,
         "dtype": dtype,
         "contrast": contrast,
+        "through_plane": through_plane,
+        "slice_thickness": slice_thickness,
+        "consistency": consistency,
+        "quality": quality,
     }
     if bids or holds_scans(scan):
         found = many.enhance_folder(scan, out, bids=bids, series=series, **options)
@@ -333,7 +342,7 @@ def main() -> None:
     # time of `mrsr --help`. `top` turns it on again before a command runs
     gc.disable()
     try:
-        app(standalone_mode=True)
+        app(shared.alone(sys.argv[1:]), standalone_mode=True)
     finally:
         gc.enable()
 

@@ -42,4 +42,34 @@ VolumeNumber = Annotated[
 Nan = Annotated[
     str, typer.Option("--nan", help="zero: read NaN as 0; else such scans are refused.")
 ]
+ThroughPlane = Annotated[
+    float | None,
+    typer.Option(
+        "--through-plane",
+        min=0,
+        metavar="[MM]",
+        help="Thin thick slices to so many mm, by what the scan teaches; alone: as the plane's.",
+    ),
+]
+SliceThickness = Annotated[
+    float | None,
+    typer.Option(help="Thickness of the slices (mm), for --through-plane; else estimated."),
+]
+Consistency = Annotated[
+    bool, typer.Option("--consistency", help="Degraded again, the output gives the input back.")
+]
+Quality = Annotated[
+    Path | None,
+    typer.Option("--quality", help="Write where eight estimates disagree: a NIfTI file."),
+]
 PARAMS = Path("params.yaml")
+
+
+def alone(arguments: list[str]) -> list[str]:
+    """Give `--through-plane` its 0 where no number follows it."""
+    found = []
+    for here, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        found.append(here)
+        if here == "--through-plane" and not after.replace(".", "", 1).isdigit():
+            found.append("0")
+    return found

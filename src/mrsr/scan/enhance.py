@@ -26,6 +26,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import torch
 from nibabel.spatialimages import SpatialImage
@@ -35,7 +36,9 @@ from mrsr.console import recorded
 from mrsr.errors import UserError
 from mrsr.raw.nifti import volume_of
 from mrsr.raw.volume import Volume
+from mrsr.scan import consistency as agreeing
 from mrsr.scan import fitting, sidecar
+from mrsr.scan import quality as disagreement
 from mrsr.scan.choosing import choose
 from mrsr.scan.input import (
     Given,
@@ -71,6 +74,10 @@ def enhance(
     dtype: str = "float32",
     contrast: str = "",
     series: str = "",
+    through_plane: float | None = None,
+    slice_thickness: float | None = None,
+    consistency: bool = False,
+    quality: Path | str | None = None,
 ) -> SpatialImage:
     """Super-resolve a scan of any orientation.
 
@@ -104,6 +111,14 @@ def enhance(
             and clipped to what the type holds.
         contrast: of the scan, such as "T1"; empty: guessed from name, tags or header, and said.
         series: of a DICOM folder that has several: its number or its name.
+        through_plane: thin thick slices to so many millimetres instead, by what the scan itself
+            teaches; 0: as fine as the plane (`through_plane.py`). Takes no model and no scale.
+        slice_thickness: of those slices, in millimetres; None: what the JSON beside the scan says,
+            else an estimate.
+        consistency: move the output to the nearest image that degrades to the input, and say how
+            far it was from it (`consistency.py`). With `through_plane` that is always so.
+        quality: a file for the standard deviation of the eight estimates of each pixel over flips
+            and turns (`quality.py`), in the output's geometry and the scan's intensities.
 
     Returns:
         The enhanced scan as an image of nibabel; of a file, its voxels are read when they are used.
@@ -115,8 +130,26 @@ def enhance(
     target = None if output is None else Path(output)
     if target is not None:
         check_output(target, overwrite, sidecar.path_of(target))
+    quality = None if quality is None else Path(quality)
+    if quality is not None:
+        check_output(quality, overwrite)
+        if quality == target:
+            raise UserError(f"{quality} is the output already; give the quality map another name")
     check_options(axis, batch, tile, ensemble, nan, dtype)
     where = compute.device_for(device)
+    if through_plane is not None:
+        if str(model) or scale or guide is not None:
+            raise UserError(
+                "--through-plane learns from the scan itself; leave model, scale and guide out"
+            )
+        from mrsr.scan.through_plane import enhance_through
+
+        return enhance_through(
+            input, target, through_plane, thickness=slice_thickness, quality=quality, device=where,
+            axis=axis, volume=volume, nan=nan, dtype=dtype, series=series, flips=ensemble == 8,
+        )  # fmt: skip
+    if slice_thickness is not None:
+        raise UserError("--slice-thickness is for --through-plane alone; leave it out")
     with recorded() as said:
         chosen = choose(model, scale, where, guided=guide is not None)
         network, scale, percentile = chosen.network, chosen.scale, _percentile(chosen.settings)
@@ -127,6 +160,9 @@ def enhance(
                 f"{given.name} has {len(numbers)} volumes, and {chosen.label} takes one at a time; "
                 "choose it with --volume"
             )
+        if quality is not None and len(numbers) > 1:
+            raise UserError(f"{given.name} has {len(numbers)} volumes, a quality map is of one; "
+                            "choose it with --volume")  # fmt: skip
         first = read_scan(given, axis, volume=numbers[0], nan=nan)
         axes = file_axes(first)
         kind = Kind.of(given, dtype, complex_scan=np.iscomplexobj(first.stored))
@@ -163,13 +199,28 @@ def enhance(
                     network, image, scale, device=where, batch=batch, guide=second,
                     ensemble=ensemble, tile=tile, label=label,
                 )  # fmt: skip
+                if consistency:
+                    found = agreeing.consistent(
+                        found, image, scale, agreeing.kinds_for(chosen.settings), given.name
+                    )
                 for fine in _checked(found, unit, chosen.name, given.name):
                     yield kind.stored(fine)
 
+        made = None
         if target is None:
-            return as_image(pieces(), header, axes)
-        write_slices(target, pieces(), header, axes)
-        kind.say_clipped(given.name)
+            made = as_image(pieces(), header, axes)
+        else:
+            write_slices(target, pieces(), header, axes)
+            kind.say_clipped(given.name)
+        if quality is not None:
+            found = disagreement.maps(
+                network, first.image / units[0], scale,
+                device=where, batch=batch, guide=second, tile=tile, label="quality",
+            )  # fmt: skip
+            plain = header_for(given.scan.image, axes[1:], scale, name=given.name)
+            write_slices(quality, _checked(found, units[0], chosen.name, given.name), plain, axes)
+    if target is None:
+        return made
     ratio = [1 / scale if at in axes[1:] else 1 for at in range(3)]
     sizes = [first.voxel_size[axes.index(at)] for at in range(3)]
     sidecar.write(
@@ -186,13 +237,13 @@ def enhance(
             "volume": volume,
             "volumes": len(numbers),
             "guide": _name(guide),
+            "consistency": consistency,
+            "quality": quality and quality.name,
             "voxel_mm": {"input": _rounded(sizes),
                          "output": _rounded(np.multiply(sizes, ratio))},
         },
         said=said,
     )  # fmt: skip
-    import nibabel
-
     return nibabel.load(target)  # type: ignore[return-value]  # what was written is spatial
 
 

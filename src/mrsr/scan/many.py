@@ -61,6 +61,8 @@ def enhance_folder(
         raise UserError(f"{folder} has NIfTI or MGH scans, and --series is for DICOM folders")
     if options.get("guide") is not None:
         raise UserError("a guide belongs to one scan; enhance the scans of the folder one by one")
+    if options.get("quality") is not None:
+        raise UserError("a quality map belongs to one scan; enhance those of the folder one by one")
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; --bids takes the root of a BIDS dataset")
     single.check_options(**{key: options[key] for key in single.CHECKED if key in options})
