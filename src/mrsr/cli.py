@@ -31,6 +31,7 @@ from mrsr.commands.options import (
     VolumeNumber,
 )
 from mrsr.commands.results import commands as of_results
+from mrsr.commands.scans import commands as of_scans
 from mrsr.commands.workflow import commands
 from mrsr.errors import BAD_INPUT, UserError, guarded, one_line
 
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 ALL_CORES = ("enhance",)  # commands that a person waits for
 app.add_typer(of_results)
+app.add_typer(of_scans)
 app.add_typer(commands)
 
 

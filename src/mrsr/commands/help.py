@@ -21,6 +21,10 @@ PANELS = {
             "mrsr degrade scan.nii.gz coarse.nii.gz --scale 4 --kind kspace",
         ],
         "score": ["mrsr score finer.nii.gz reference.nii.gz --preset slice"],
+        "view": [
+            "mrsr view scan.nii.gz finer.nii.gz",
+            "mrsr view scan.nii.gz plain.nii.gz finer.nii.gz --save page.html",
+        ],
     },
     "An experiment": {
         "experiments": ["mrsr experiments", "mrsr experiments mine.yaml --json"],

@@ -1,0 +1,1 @@
+"""See scans side by side: one page for a browser, with NiiVue in it."""
