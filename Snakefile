@@ -1,4 +1,4 @@
-# raw -> slices -> checkpoints -> metrics -> tables; one rule file per stage.
+# raw -> slices -> checkpoints -> metrics -> tables -> figures -> report; one rule file per stage.
 import shlex
 import sys
 from pathlib import Path
@@ -64,12 +64,14 @@ include: "workflow/rules/slices.smk"
 include: "workflow/rules/checkpoints.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
 
 
 rule all:
     default_target: True
     input:
         rules.tables.input,
+        rules.figures.input,
 
 
 onstart:
