@@ -126,6 +126,29 @@ def figures(
         print(path)
 
 
+@commands.command()
+def report(
+    settings: SettingsText = "",
+    experiment: ExperimentName = None,
+    out: Annotated[Path | None, typer.Option(help="Page to write (.html).")] = None,
+    results: Results = Path("results"),
+    file: ParamsFile = PARAMS,
+) -> None:
+    """Write an experiment's page: tables, images, figures, curves, provenance, in one file."""
+    from mrsr.params import figures as names
+    from mrsr.params import jobs, loading
+    from mrsr.report.page import write
+
+    if settings:
+        given = jobs.read(jobs.Report, settings)
+    else:
+        given = names.report(loading.load(file, experiment))
+    folder = results / given.experiment
+    target = out or folder / "report.html"
+    size = write(given, folder, target)
+    print(f"{target}: {size / 1e6:.1f} MB; open it in a browser")
+
+
 @commands.command("pretext-table")
 def pretexts(
     trainings: Annotated[list[Path], typer.Argument(help="Folders of ViT trainings.")],

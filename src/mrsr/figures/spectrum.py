@@ -23,7 +23,8 @@ def residual(
         residual: by method, the ratio of the powers, each summed over the ring and all slices.
         0 where a frequency is restored, 1 where the image lacks it. slices: their number.
     """
-    edges = np.linspace(0, 1, BINS + 1)
+    side = min(min(image.shape) for image in references.values())
+    edges = np.linspace(0, 1, min(BINS, side // 4) + 1)  # no ring is empty
     powers = {at: _power(image) for at, image in references.items()}
     total = sum(_rings(power, edges) for power in powers.values())
     ratios = {}
