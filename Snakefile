@@ -56,6 +56,8 @@ localrules:
     tracking_store,
     write_tables,
     frozen_table,
+    draw_figures,
+    write_report,
 
 
 include: "workflow/rules/common.smk"
@@ -65,6 +67,7 @@ include: "workflow/rules/checkpoints.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/tables.smk"
 include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
@@ -72,6 +75,7 @@ rule all:
     input:
         rules.tables.input,
         rules.figures.input,
+        rules.report.input,
 
 
 onstart:

@@ -231,3 +231,15 @@ def example_inputs(wildcards):
 
 def example_options(wildcards, input):
     return f"--guide {input.guide}" if hasattr(input, "guide") else ""
+
+
+def report_inputs(wildcards):
+    """What the page shows: metrics, figures, example images, logs, and who is in which split."""
+    return {
+        "metrics": metrics_paths(),
+        "figures": drawn_paths("png"),
+        "examples": example_paths(),
+        "trainings": [f"{RESULTS}/checkpoints/{name}/best.pt" for name in trainings()],
+        "stores": [path for paths in vit_stores(PARAMS.datasets).values() for path in paths],
+        "frozen": frozen_paths(),
+    }
