@@ -199,7 +199,10 @@ PAGE = {"example_images": 1, "draw_figures": 1, "write_report": 1}
 # what is changed -> what Snakemake would run then, besides `all`
 CHANGES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "nothing": (lambda project: None, {}),
-    "a seed of sr": (seed, {"train_sr": 3, "evaluate": 3, "loss_curves": 3, "write_tables": 1, **PAGE}),
+    "a seed of sr": (
+        seed,
+        {"train_sr": 3, "evaluate": 3, "loss_curves": 3, "write_tables": 1, **PAGE},
+    ),
     "a weight": (
         weight,
         {"train_sr": 1, "evaluate": 1, "loss_curves": 1, "write_tables": 1, **PAGE},
