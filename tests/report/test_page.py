@@ -86,13 +86,13 @@ def test_figures_are_there_as_pdf_and_png(smoke: Path) -> None:
 def test_examples_are_the_images_that_were_measured(smoke: Path) -> None:
     import numpy as np
 
-    from mrsr.figures import choosing, examples
+    from mrsr.figures import choosing, example_file
 
     folder = smoke / "results/smoke"
-    loaded = examples.read(folder / "figures/examples/phantom_t1_x2.npz")
+    loaded = example_file.read(folder / "figures/examples/phantom_t1_x2.npz")
     first = loaded.slices[0]
     at = choosing.Slice(first["volume"], first["index"])
-    reference = loaded.image(0, examples.REFERENCE)
+    reference = loaded.image(0, example_file.REFERENCE)
     for method in loaded.labels:
         psnr = choosing.psnr_by_slice(folder / f"metrics/phantom_t1/x2/{method}.csv")
         error = np.mean((loaded.image(0, method) - reference).astype(float) ** 2)
@@ -172,7 +172,7 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(page: Path) -> None:
         wide = seen.page.evaluate("document.documentElement.scrollWidth")
         assert wide <= 400
         colours = seen.page.evaluate(
-            "[getComputedStyle(document.body).backgroundColor, getComputedStyle(document.body).color]"
+            "(s => [s.backgroundColor, s.color])(getComputedStyle(document.body))"
         )
         back, text = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
         assert back < 150 and text > 550, colours

@@ -95,7 +95,7 @@ def examples(
 ) -> None:
     """Run every method on the few test slices that the figures show."""
     from mrsr.figures import examples as making
-    from mrsr.figures.draw import files_of
+    from mrsr.figures.results import files_of
     from mrsr.params import jobs
 
     given = jobs.read(jobs.Examples, settings)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from mrsr.figures import style
-from mrsr.figures.examples import PLAIN, REFERENCE, Loaded
+from mrsr.figures.example_file import PLAIN, REFERENCE, Loaded
 
 MOST = 7  # panels side by side
 LINE, GAP = 0.13, 0.04  # inches: of a title, between panels

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from mrsr.figures import style
-from mrsr.figures.examples import Loaded
+from mrsr.figures.example_file import Loaded
 from mrsr.params.figures import main_method
 
 HIGHEST = 10.0  # of the axis; a method beyond makes an image worse than an empty one

@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from mrsr.figures import examples, images
-from mrsr.figures.draw import example_path
-from mrsr.figures.examples import REFERENCE, Loaded
+from mrsr.figures import images
+from mrsr.figures.example_file import REFERENCE, Loaded
+from mrsr.figures.example_file import read as read_examples
+from mrsr.figures.results import example_path
 from mrsr.params.jobs import Column
 
 BUDGET = 7_000_000  # characters: the page stays below 15 MB
@@ -23,7 +24,7 @@ def slices(columns: Sequence[Column], results: Path) -> tuple[list[dict[str, Any
 
     The slices of the figures come first, then the 5th and 95th percentiles.
     """
-    loaded = [(column, examples.read(example_path(results, column))) for column in columns]
+    loaded = [(column, read_examples(example_path(results, column))) for column in columns]
     order = [(n, pair) for n in range(3) for pair in loaded if n < len(pair[1].slices)]
     found, left_out, size = [], [], 0
     for number, (column, example) in order:
