@@ -20,7 +20,7 @@ from mrsr.figures import (
     style,
     tradeoff,
 )
-from mrsr.params.figures import LOSSES, ablations, compared, kind, main_method
+from mrsr.params.figures import LOSSES, ablations, compared, kind, main_method, of_column
 from mrsr.params.jobs import Column, Figures
 
 
@@ -48,10 +48,8 @@ def _figures(settings: Figures, folder: Path) -> Iterator[tuple[str, Any]]:
     """The figures, one at a time, in the order of the settings."""
     records = results.records_of(settings, folder)
     for column in settings.columns:
-        end = f"_{column.name}_{column.scale}x"
-        wanted = {name for name in settings.figures if name.endswith(end)}
         example = example_file.read(results.example_path(folder, column))
-        for name in sorted(wanted):
+        for name in of_column(settings.figures, column):
             yield name, _of_column(kind(name), settings, column, example, records, folder)
     if settings.losses:
         yield LOSSES, losses.draw(results.logs(settings, folder))

@@ -7,6 +7,7 @@ Fig. 7 the losses. The figures of a dataset and scale end in both: `fig2_compari
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from mrsr.params import jobs
@@ -36,6 +37,13 @@ def kind(figure: str) -> str:
         if figure.startswith(f"{start}_"):
             return found
     return figure.split("_")[1]
+
+
+def of_column(figures: Iterable[str], column: jobs.Column) -> list[str]:
+    """Those of these figures that show this dataset and scale."""
+    end = f"_{column.name}_{column.scale}x"
+    starts = {*_BESIDE, "fig2_comparison", *(f"fig{number}_ablation" for number in (3, 4, 5))}
+    return [name for name in figures if name.endswith(end) and name.removesuffix(end) in starts]
 
 
 def caption(figure: str) -> Path:
