@@ -1,4 +1,4 @@
-# raw -> slices -> checkpoints -> metrics -> tables; one rule file per stage.
+# raw -> slices -> checkpoints -> metrics -> tables -> figures -> report; one rule file per stage.
 import shlex
 import sys
 from pathlib import Path
@@ -56,6 +56,8 @@ localrules:
     tracking_store,
     write_tables,
     frozen_table,
+    draw_figures,
+    write_report,
 
 
 include: "workflow/rules/common.smk"
@@ -64,12 +66,16 @@ include: "workflow/rules/slices.smk"
 include: "workflow/rules/checkpoints.smk"
 include: "workflow/rules/metrics.smk"
 include: "workflow/rules/tables.smk"
+include: "workflow/rules/figures.smk"
+include: "workflow/rules/report.smk"
 
 
 rule all:
     default_target: True
     input:
         rules.tables.input,
+        rules.figures.input,
+        rules.report.input,
 
 
 onstart:

@@ -29,15 +29,15 @@ def curves(logs: Mapping[str, Path], out: Path) -> None:
     Raises:
         UserError: a log cannot be read or has no metrics, or `out` has another suffix.
     """
-    figure = _figure(9, 3 * max(1, len(logs)))
-    axes = figure.subplots(max(1, len(logs)), 2, squeeze=False)
+    drawn = figure(9, 3 * max(1, len(logs)))
+    axes = drawn.subplots(max(1, len(logs)), 2, squeeze=False)
     for (label, path), (left, right) in zip(logs.items(), axes, strict=True):
-        series = _series(path)
-        loss = next((key for _, key in series if key == "total"), next(iter(series))[1])
+        drawable = series(path)
+        loss = next((key for _, key in drawable if key == "total"), next(iter(drawable))[1])
         for axis, key, name in ((left, loss, f"loss ({loss})"), (right, "psnr", "PSNR (dB)")):
             for split, colour in SPLITS.items():
-                if (split, key) in series:
-                    steps, values = zip(*series[split, key], strict=True)
+                if (split, key) in drawable:
+                    steps, values = zip(*drawable[split, key], strict=True)
                     # a single point has no line to show
                     marker = "o" if len(steps) < 2 else None
                     axis.plot(steps, values, colour, label=split, marker=marker, linewidth=1.2)
@@ -47,7 +47,7 @@ def curves(logs: Mapping[str, Path], out: Path) -> None:
                 axis.legend()
         positive = all((line.get_ydata() > 0).all() for line in left.lines)
         left.set_yscale("log" if positive else "linear")
-    _save(figure, out)
+    save(drawn, out)
 
 
 def comparison(images: Mapping[str, np.ndarray], out: Path, reference: np.ndarray) -> None:
@@ -69,8 +69,8 @@ def comparison(images: Mapping[str, np.ndarray], out: Path, reference: np.ndarra
                 "compare images of one grid"
             )
     errors = {name: abs(image - reference) for name, image in images.items()}
-    figure = _figure(2.2 * (len(images) + 1), 5)
-    axes = figure.subplots(2, len(images) + 1, squeeze=False)
+    drawn = figure(2.2 * (len(images) + 1), 5)
+    axes = drawn.subplots(2, len(images) + 1, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
     shown = {"cmap": "gray", "vmin": float(reference.min()), "vmax": float(reference.max())}
@@ -82,32 +82,41 @@ def comparison(images: Mapping[str, np.ndarray], out: Path, reference: np.ndarra
         axes[0, column].set_title(name, fontsize=9)
         axes[1, column].imshow(errors[name], cmap="gray", vmin=0, vmax=worst)
     axes[1, 0].text(0.5, 0.5, f"errors\n0 to {worst:.3g}", ha="center", va="center")
-    _save(figure, out)
+    save(drawn, out)
 
 
-def _series(path: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """(split, metric) -> [(step, value)]; numbers that JSON does not have were logged as null."""
-    series: dict[tuple[str, str], list[tuple[int, float]]] = {}
+def series(path: Path) -> dict[tuple[str, str], list[tuple[int, float]]]:
+    """(split, metric) -> [(step, value)] of a log; what JSON does not have was logged as null.
+
+    Raises:
+        UserError: the log cannot be read, or has no metrics.
+    """
+    found: dict[tuple[str, str], list[tuple[int, float]]] = {}
     for line in read_log(path):
         for key, value in (line.get("metrics") or {}).items():
             if type(value) in (int, float):
-                series.setdefault((line["split"], key), []).append((line["step"], value))
-    if not series:
+                found.setdefault((line["split"], key), []).append((line["step"], value))
+    if not found:
         raise UserError(f"{path} has no metrics yet; draw it when the training has begun")
-    return series
+    return found
 
 
-def _figure(width: float, height: float) -> Any:
-    """A figure outside pyplot: no global state, no window."""
+def figure(width: float, height: float, dpi: float = 120) -> Any:
+    """A figure of so many inches outside pyplot: no global state, no window."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
+    drawn = Figure(figsize=(width, height), dpi=dpi, layout="constrained")
+    FigureCanvasAgg(drawn)
+    return drawn
 
 
-def _save(figure: Any, out: Path) -> None:
+def save(figure: Any, out: Path) -> None:
+    """Write a figure in the format of the file's suffix; equal figures are equal files.
+
+    Raises:
+        UserError: the suffix is none of FORMATS.
+    """
     import matplotlib
 
     out = Path(out)

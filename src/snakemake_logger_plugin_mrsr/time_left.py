@@ -23,6 +23,9 @@ USUAL = {
     "write_tables": 3.0,
     "frozen_table": 3.0,
     "loss_curves": 3.0,
+    "example_images": 20.0,
+    "draw_figures": 20.0,
+    "write_report": 5.0,
 }
 OTHER = 5.0  # a rule that is not there
 ENOUGH = 20.0  # of those seconds must have been done before anything is said

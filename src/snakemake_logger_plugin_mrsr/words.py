@@ -22,6 +22,9 @@ WORDS = {
     "write_tables": "write the tables",
     "frozen_table": "tabulate what the frozen networks have learned",
     "loss_curves": "draw the loss curves of {training}",
+    "example_images": "super-resolve the slices that the figures show ({column})",
+    "draw_figures": "draw the figures",
+    "write_report": "write the report",
 }
 # method -> its name in the tables; the Snakefile fills it in
 METHODS: dict[str, str] = {}

@@ -43,7 +43,7 @@ def test_the_jobs_are_snakemakes_own(tmp_path: Path, experiment: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", ["raw", "slices", "checkpoints", "metrics", "tables"])
+@pytest.mark.parametrize("target", jobs.STAGES)
 def test_the_stages_are_snakemakes_own(tmp_path: Path, target: str) -> None:
     """Also where a method is trained on another dataset, a ViT is compared, and SMORE runs."""
     folder = copy_project(tmp_path / "copy")

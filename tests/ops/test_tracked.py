@@ -52,9 +52,18 @@ def test_line_15_bicubic_alone_has_no_checkpoints(tmp_path: Path, tables: dict[s
         "description": "x", "grid": [block], "tables": {"table1": ["openms_t1"]},
     }  # fmt: skip
     stages = written(tmp_path, ["plain"], tables)
-    assert list(stages) == ["raw-openms", "slices-plain", "metrics-plain", "tables-plain"]
-    text = (tmp_path / "dvc.yaml").read_text()
-    assert "plain/checkpoints" not in text and "plain/figures" not in text
+    names = ("slices", "metrics", "tables", "figures", "report")
+    assert list(stages) == ["raw-openms", *(f"{name}-plain" for name in names)]
+    assert "plain/checkpoints" not in (tmp_path / "dvc.yaml").read_text()
+
+
+def test_a_slice_chosen_in_params_yaml_is_recorded(tmp_path: Path, tables: dict[str, Any]) -> None:
+    assert "figures" not in written(tmp_path, ["demo"], tables)["figures-demo"]["params"]
+    tables["params"]["figures"] = {"slices": {"phantom_t1": "a.nii.gz:3"}}
+    stages = written(tmp_path, ["demo"], tables)
+    assert "figures" in stages["figures-demo"]["params"]
+    assert "figures" in stages["report-demo"]["params"]
+    assert "figures" not in stages["tables-demo"]["params"]
 
 
 def test_line_19_all_files_of_an_experiment_are_recorded(

@@ -23,6 +23,7 @@ from mrsr.params.settings_files import SettingsFiles
 from mrsr.training import train_autoencoder, train_self, train_sr, train_vit
 
 CELL = "phantom_t1/x2"
+EXAMPLES = "examples/phantom_t1_x2"
 TRAININGS = {f"checkpoints/{CELL}/{name}" for name in ("srcnn", "srresnet", "proposed")}
 MEASURED = {f"metrics/{CELL}/{name}" for name in ("bicubic", "srcnn", "srresnet", "proposed")}
 VIT = {"checkpoints/vit/segmentation", "checkpoints/vit/organ"}
@@ -48,7 +49,7 @@ def arguments(files: SettingsFiles) -> dict[str, str]:
 
 def test_every_job_has_a_file_of_its_own(files: SettingsFiles) -> None:
     others = {"tracking", "tables", "raw/phantom", "slices/phantom_t1", "slices/phantom_knee"}
-    others.add(f"checkpoints/{CELL}/autoencoder")
+    others |= {f"checkpoints/{CELL}/autoencoder", EXAMPLES, "figures", "report"}
     assert set(files.jobs) == TRAININGS | MEASURED | VIT | others
     assert len(set(arguments(files).values())) == len(files.jobs)
     files.write()
@@ -92,19 +93,24 @@ def test_files_are_written_only_where_they_differ(
         ("set vit segmentation steps", 3, {"checkpoints/vit/segmentation"}),
         ("set vit finetuning seed", 1, {"checkpoints/vit/organ"}),
         ("set vit classes", 6, {"checkpoints/vit/segmentation"}),
-        ("set metrics preset", "volume", MEASURED | {"tables"}),
-        ("set metrics threads", 2, MEASURED),
+        ("set metrics preset", "volume", MEASURED | {"tables", EXAMPLES, "report"}),
+        ("set metrics threads", 2, MEASURED | {EXAMPLES}),
         ("set data datasets phantom_knee max_slices", 5, {"slices/phantom_knee"}),
-        ("set data datasets phantom_t1 label", "Brain", {"tables"}),
+        ("set data datasets phantom_t1 label", "Brain", {"tables", "figures", "report"}),
         (
             "set methods srcnn options",
             {"features": [4, 4]},
-            {f"checkpoints/{CELL}/srcnn", f"metrics/{CELL}/srcnn"},
+            {f"checkpoints/{CELL}/srcnn", f"metrics/{CELL}/srcnn", EXAMPLES},
         ),
-        ("set methods srcnn label", "Small", {f"metrics/{CELL}/srcnn", "tables"}),
+        (
+            "set methods srcnn label",
+            "Small",
+            {f"metrics/{CELL}/srcnn", "tables", EXAMPLES, "figures", "report"},
+        ),
         ("set methods edsr", {"losses": {"l2": 1}}, set()),  # another experiment's
         ("set data datasets openms_t1", {"crop": [64, 64]}, set()),
-        ("description", "another", set()),
+        ("description", "another", {"report"}),
+        ("set figures slices", {"phantom_t1": "a.nii.gz:3"}, {EXAMPLES}),
     ],
 )
 def test_a_change_reaches_the_jobs_that_read_it_and_no_other(

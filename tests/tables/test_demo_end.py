@@ -81,5 +81,11 @@ def test_the_commands_to_try_are_two(tmp_path: Path, monkeypatch, capsys) -> Non
     text = capsys.readouterr().out
     assert text.startswith(meaning(MEASURED))
     assert re.findall(r"^  (\w+)", text, re.MULTILINE) == ["mrsr", "snakemake"]
+    assert "There is no page" in text and str(tmp_path.parent / "report.html") in text
+    inside = tmp_path / "demo" / "tables"
+    inside.mkdir(parents=True)
+    (inside / "results.csv").write_text("\n".join(lines) + "\n")
+    (inside.parent / "report.html").write_text("<!DOCTYPE html>")
+    assert f"open it in a browser: {inside.parent / 'report.html'}" in ending(inside)
     with pytest.raises(UserError, match="run `make demo`"):
         ending(tmp_path / "none")

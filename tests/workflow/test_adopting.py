@@ -87,7 +87,7 @@ def test_line_15_every_kind_of_experiment_is_pulled_and_adopted(
     recorded = (project / "dvc.yaml").read_text()
     for stage in ("raw-folder", "raw-openms", "raw-phantom", "checkpoints-own", "tables-mine"):
         assert f"  {stage}:" in recorded
-    assert "checkpoints-plain" not in recorded and "results/plain/figures" not in recorded
+    assert "checkpoints-plain" not in recorded and "results/plain/figures" in recorded
     commit(project)
     remote = tmp_path / "remote"
     run(project, "dvc", "repro")
@@ -194,56 +194,61 @@ def size(project: Path) -> None:
     file.write_text(file.read_text().replace(one, one.replace("1}}", "2}}")))
 
 
+# the figures and the page, which follow from any metric
+PAGE = {"example_images": 1, "draw_figures": 1, "write_report": 1}
 # what is changed -> what Snakemake would run then, besides `all`
 CHANGES: dict[str, tuple[Callable[[Path], None], dict[str, int]]] = {
     "nothing": (lambda project: None, {}),
-    "a seed of sr": (seed, {"train_sr": 3, "evaluate": 3, "loss_curves": 3, "write_tables": 1}),
+    "a seed of sr": (
+        seed,
+        {"train_sr": 3, "evaluate": 3, "loss_curves": 3, "write_tables": 1, **PAGE},
+    ),
     "a weight": (
         weight,
-        {"train_sr": 1, "evaluate": 1, "loss_curves": 1, "write_tables": 1},
+        {"train_sr": 1, "evaluate": 1, "loss_curves": 1, "write_tables": 1, **PAGE},
     ),
     "a metric": (
         lambda project: edit_params(project, {"metrics": {"preset": "volume"}}),
-        {"evaluate": 4, "write_tables": 1},
+        {"evaluate": 4, "write_tables": 1, **PAGE},
     ),
     "a label of a table": (
         label,
-        {"write_tables": 1},
+        {"write_tables": 1, "draw_figures": 1, "write_report": 1},
     ),
     "the auto-encoder": (
         lambda project: edit_params(project, {"autoencoder": {"weights": {"swap": 0.5}}}),
         {"train_autoencoder": 1, "probe_autoencoder": 1, "train_sr": 1, "evaluate": 1,
-         "frozen_table": 1, "loss_curves": 2, "write_tables": 1},
+         "frozen_table": 1, "loss_curves": 2, "write_tables": 1, **PAGE},
     ),
     "the pretext task": (
         lambda project: edit_params(project, {"vit": {"finetuning": {"seed": 4}}}),
         {"train_vit_pretext": 1, "train_sr": 1, "evaluate": 1, "frozen_table": 1,
-         "loss_curves": 2, "write_tables": 1},
+         "loss_curves": 2, "write_tables": 1, **PAGE},
     ),
     "the segmentation": (
         lambda project: edit_params(project, {"vit": {"segmentation": {"seed": 4}}}),
         {"train_vit_segmentation": 1, "train_vit_pretext": 1, "train_sr": 1, "evaluate": 1,
-         "frozen_table": 1, "loss_curves": 3, "write_tables": 1},
+         "frozen_table": 1, "loss_curves": 3, "write_tables": 1, **PAGE},
     ),
     "the size": (
         size,
-        {"train_sr": 1, "evaluate": 1, "loss_curves": 1, "write_tables": 1},
+        {"train_sr": 1, "evaluate": 1, "loss_curves": 1, "write_tables": 1, **PAGE},
     ),
     "the experiment's file": (
         lambda project: edit_experiment(project, "smoke", {"set": {"methods": {
             "srcnn": {"losses": {"l2": 2}}}}}),
-        {"train_sr": 1, "evaluate": 1, "loss_curves": 1, "write_tables": 1},
+        {"train_sr": 1, "evaluate": 1, "loss_curves": 1, "write_tables": 1, **PAGE},
     ),
     # line 20
     "a comment in a network's file": (comment_in_srresnet, {}),
     "the code of a network": (  # of SRResNet, which Proposed uses too
         code_of_srresnet,
-        {"train_sr": 2, "evaluate": 2, "loss_curves": 2, "write_tables": 1},
+        {"train_sr": 2, "evaluate": 2, "loss_curves": 2, "write_tables": 1, **PAGE},
     ),
     "the code of a frozen network": (
         code_of_unetr,
         {"train_vit_segmentation": 1, "train_vit_pretext": 1, "train_sr": 1, "evaluate": 1,
-         "frozen_table": 1, "loss_curves": 3, "write_tables": 1},
+         "frozen_table": 1, "loss_curves": 3, "write_tables": 1, **PAGE},
     ),
 }  # fmt: skip
 

@@ -87,6 +87,9 @@ def test_a_loss_weight_replans_its_method_and_the_tables_only(copy: Path) -> Non
         "evaluate": 1,
         "loss_curves": 1,
         "write_tables": 1,
+        "example_images": 1,
+        "draw_figures": 1,
+        "write_report": 1,
         "all": 1,
     }, plan
     assert "srcnn/best.pt" not in "\n".join(
@@ -105,7 +108,8 @@ def test_a_weight_of_the_autoencoder_replans_what_uses_it(copy: Path) -> None:
 def test_a_metric_replans_evaluations_only(copy: Path) -> None:
     edit_params(copy, {"metrics": {"preset": "volume"}})
     jobs = planned_jobs(snakemake(copy, "--dry-run", *SMOKE))
-    assert jobs == {"evaluate": 4, "write_tables": 1, "all": 1}
+    page = {"example_images": 1, "draw_figures": 1, "write_report": 1}
+    assert jobs == {"evaluate": 4, "write_tables": 1, **page, "all": 1}
 
 
 def test_a_label_replans_no_training(copy: Path) -> None:

@@ -2,6 +2,7 @@
 import os
 from pathlib import Path
 
+from mrsr.params import figures
 from mrsr.params.repeats import frozen_home
 from mrsr.params.schema import SPLITS
 
@@ -120,10 +121,7 @@ def self_minutes(wildcards, attempt):
 
 def trainings():
     """The folders of all trainings under checkpoints/."""
-    folders = [f"{cell.dataset}/x{cell.scale}/{cell.method}" for cell in PARAMS.trainings()]
-    folders += [f"{dataset}/x{scale}/autoencoder" for dataset, scale in PARAMS.autoencoders()]
-    folders += [f"vit/{phase}" for phase in ("segmentation", *PARAMS.pretexts) if PARAMS.pool]
-    return folders
+    return figures.trainings(PARAMS)
 
 
 def methods_of(*types):
@@ -197,3 +195,51 @@ def figure_paths():
 def figure_input(wildcards):
     folder = {flat(name): name for name in trainings()}[wildcards.training]
     return f"{RESULTS}/checkpoints/{folder}/best.pt"
+
+
+def drawn_paths(suffix):
+    """The figures of the paper and those beside them."""
+    return [f"{RESULTS}/figures/{name}.{suffix}" for name in figures.names(PARAMS)]
+
+
+def example_paths():
+    """The example images of every dataset and scale."""
+    return [
+        f"{RESULTS}/figures/examples/{column.name}_x{column.scale}.npz"
+        for column in figures.columns(PARAMS)
+    ]
+
+
+def loss_paths():
+    """The trainings whose losses Fig. 7 shows."""
+    return [f"{RESULTS}/checkpoints/{name}/best.pt" for name in figures.losses(PARAMS)]
+
+
+def example_inputs(wildcards):
+    """The test store of a dataset and scale, its metrics and the weights of its methods."""
+    job = SETTINGS.jobs[f"examples/{wildcards.column}"]
+    folder = f"{RESULTS}/metrics/{job.dataset}/x{job.scale}"
+    inputs = {
+        "slices": f"{RESULTS}/slices/{job.dataset}/test.h5",
+        "metrics": [f"{folder}/{cell.method}.json" for cell in job.cells],
+        "weights": [f"{RESULTS}/checkpoints/{name}/best.pt" for name in job.trainings.values()],
+    }
+    if any(cell.type == "guided" for cell in job.cells):
+        inputs["guide"] = f"{RESULTS}/slices/{job.dataset}/guide/test.h5"
+    return inputs
+
+
+def example_options(wildcards, input):
+    return f"--guide {input.guide}" if hasattr(input, "guide") else ""
+
+
+def report_inputs(wildcards):
+    """What the page shows: metrics, figures, example images, logs, and who is in which split."""
+    return {
+        "metrics": metrics_paths(),
+        "figures": drawn_paths("png"),
+        "examples": example_paths(),
+        "trainings": [f"{RESULTS}/checkpoints/{name}/best.pt" for name in trainings()],
+        "stores": [path for paths in vit_stores(PARAMS.datasets).values() for path in paths],
+        "frozen": frozen_paths(),
+    }

@@ -54,32 +54,8 @@ rule frozen_table:
         "mrsr frozen {params.sources} --out $(dirname {output.csv}) > {log} 2>&1"
 
 
-rule loss_curves:
-    """Fig. 7: training, validation and test curves of one training."""
-    input:
-        figure_input,
-    output:
-        report(
-            f"{RESULTS}/figures/{{training}}.png",
-            caption="../report/curves.rst",
-            category="Loss curves",
-        ),
-    log:
-        f"{LOGS}/figures/{{training}}.log",
-    group:
-        "figures"
-    conda:
-        CONDA
-    resources:
-        mem_mb=1000,
-        runtime=10,
-    shell:
-        "mrsr curves $(dirname {input})/log.jsonl --out {output} > {log} 2>&1"
-
-
 rule tables:
-    """The end of the chain."""
+    """Every table."""
     input:
         rules.write_tables.output,
         frozen_paths(),
-        figure_paths(),

@@ -50,6 +50,8 @@ PANELS = {
         "curves": [
             "mrsr curves results/demo/checkpoints/vit/organ/log.jsonl --out curves.png",
         ],
+        "figures": ["mrsr figures --experiment demo"],
+        "report": ["mrsr report --experiment demo"],
         "timings": ["mrsr timings", "mrsr timings --experiment demo --threads 1"],
         "sync": ["mrsr sync --experiment demo"],
         "track": ["mrsr track"],
@@ -67,6 +69,9 @@ PANELS = {
             " --slices slices --out guides",
         ],
         "tracking-init": ["mrsr tracking-init --settings @tracking.json --out tracking.ready"],
+        "examples": [
+            "mrsr examples --settings @examples.json --slices test.h5 --out examples.npz",
+        ],
         "frozen": ["mrsr frozen results/demo/checkpoints/vit/organ --out tables"],
     },
 }

@@ -83,6 +83,72 @@ def curves(
     print(out)
 
 
+@commands.command()
+def examples(
+    settings: SettingsText,
+    slices: Annotated[Path, typer.Option(help="The test store.")],
+    out: Annotated[Path, typer.Option(help="File to write (.npz).")],
+    guide: Annotated[Path | None, typer.Option(help="Test store of the second contrast.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="Folder of the experiment; by default, that of --out.")
+    ] = None,
+) -> None:
+    """Run every method on the few test slices that the figures show."""
+    from mrsr.figures import examples as making
+    from mrsr.figures.results import files_of
+    from mrsr.params import jobs
+
+    given = jobs.read(jobs.Examples, settings)
+    metrics, checkpoints = files_of(given, results or out.parents[2])
+    making.make(given, metrics, slices, checkpoints, out, guide)
+    print(out)
+
+
+@commands.command()
+def figures(
+    settings: SettingsText = "",
+    experiment: ExperimentName = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the figures.")] = None,
+    results: Results = Path("results"),
+    file: ParamsFile = PARAMS,
+) -> None:
+    """Draw the paper's figures (2 to 5, 7) and others, from an experiment's results."""
+    from mrsr.figures.draw import draw_all
+    from mrsr.params import figures as names
+    from mrsr.params import jobs, loading
+
+    if settings:
+        given = jobs.read(jobs.Figures, settings)
+    else:
+        given = names.figures(loading.load(file, experiment))
+    folder = results / given.experiment
+    for path in draw_all(given, folder, out or folder / "figures"):
+        print(path)
+
+
+@commands.command()
+def report(
+    settings: SettingsText = "",
+    experiment: ExperimentName = None,
+    out: Annotated[Path | None, typer.Option(help="Page to write (.html).")] = None,
+    results: Results = Path("results"),
+    file: ParamsFile = PARAMS,
+) -> None:
+    """Write an experiment's page: tables, images, figures, curves, provenance, in one file."""
+    from mrsr.params import figures as names
+    from mrsr.params import jobs, loading
+    from mrsr.report.page import write
+
+    if settings:
+        given = jobs.read(jobs.Report, settings)
+    else:
+        given = names.report(loading.load(file, experiment))
+    folder = results / given.experiment
+    target = out or folder / "report.html"
+    size = write(given, folder, target)
+    print(f"{target}: {size / 1e6:.1f} MB; open it in a browser")
+
+
 @commands.command("pretext-table")
 def pretexts(
     trainings: Annotated[list[Path], typer.Argument(help="Folders of ViT trainings.")],

@@ -46,9 +46,9 @@ def rate(
                 images = batches.seen(pairs, lr, second)
                 # the first pass of a shape also plans kernels and allocates
                 if lr.shape not in warm:
-                    _super_resolve(network, images, settings)
+                    super_resolve(network, images, settings)
                     warm.add(lr.shape)
-                sr, elapsed = _super_resolve(network, images, settings)
+                sr, elapsed = super_resolve(network, images, settings)
                 seconds += elapsed
                 height, width = piece.size
                 pred.append(sr[:, 0, :height, :width].float())
@@ -92,7 +92,7 @@ def _rated(
     return Rated(volume=volume, values=values, whole=whole, seconds=seconds)
 
 
-def _super_resolve(
+def super_resolve(
     network: nn.Module, images: tuple[Tensor, ...], settings: Evaluation
 ) -> tuple[Tensor, float]:
     """LR (n, 1, h, w), perhaps a guide -> (n, 1, s*h, s*w), seconds of the forward pass alone."""

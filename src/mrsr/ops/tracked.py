@@ -33,6 +33,8 @@ SECTIONS = {
     "checkpoints": ["data.datasets", "vit", "autoencoder", "sr", "methods"],
     "metrics": ["data.datasets", "metrics", "methods"],
     "tables": ["data.datasets", "metrics", "methods"],
+    "figures": ["data.datasets", "metrics", "methods"],
+    "report": ["data.datasets", "metrics", "methods"],
 }
 
 
@@ -142,15 +144,20 @@ def _stages(resolved: Resolved) -> dict[str, dict[str, Any]]:
         flow["checkpoints"] = ([f"{folder}/slices", MODELS], [f"{folder}/checkpoints"])
     made = [f"{folder}/checkpoints"] if trains else []
     flow["metrics"] = ([f"{folder}/slices", *made, MODELS], [f"{folder}/metrics"])
-    figures = [f"{folder}/figures"] if trains else []
-    flow["tables"] = ([*made, f"{folder}/metrics"], [f"{folder}/tables", *figures])
+    flow["tables"] = ([*made, f"{folder}/metrics"], [f"{folder}/tables"])
+    slices, metrics, figures = (f"{folder}/{name}" for name in ("slices", "metrics", "figures"))
+    flow["figures"] = ([slices, *made, metrics, MODELS], [figures])
+    flow["report"] = ([slices, *made, metrics, f"{folder}/tables", figures],
+                      [f"{folder}/report.html"])  # fmt: skip
     files: list[Any] = [{path: None} for path in _files(resolved)]
+    # DVC refuses a section that is not there, and without figures of one's own there is none
+    own = {"figures", "report"} if "figures" in loading.read_yaml(Path("params.yaml")) else set()
     stages = {}
     for stage, (needs, outs) in flow.items():
         stages[stage] = {
             "cmd": _command(stage, _where(resolved)),
             "deps": needs,
-            "params": [*SECTIONS[stage], *files],
+            "params": [*SECTIONS[stage], *(["figures"] if stage in own else []), *files],
             "outs": [{path: {"persist": True}} for path in outs],
         }
     stages["tables"]["metrics"] = [{f"{folder}/summary.json": {"persist": True}}]

@@ -332,6 +332,7 @@ class Resolved:
                 "sr": self.params.sr,
                 "metrics": self.params.metrics,
                 "tracking": self.params.tracking,
+                "figures": self.params.figures,
                 "methods": self.methods,
                 "vit_data": self.experiment.vit_data,
                 "grid": self.experiment.grid,

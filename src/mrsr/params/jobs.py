@@ -195,6 +195,64 @@ class Tables:
     preset: Preset
 
 
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """Test slices of one dataset at one scale by each of its methods, for figures.
+
+    slice: 'volume:index', or empty for the slice of median PSNR. trainings: by method that has
+    weights, the folder of its training below checkpoints/.
+    """
+
+    dataset: str
+    scale: int
+    slice: str = ""
+    cells: tuple[Evaluation, ...]
+    trainings: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Column:
+    """A dataset at a scale, as figures show it.
+
+    dataset: with fold and seed where it has them. name: without. methods: in the order of the
+    tables.
+    """
+
+    dataset: str
+    name: str
+    label: str
+    scale: int
+    methods: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figures:
+    """The figures of an experiment; what they show comes from its results.
+
+    losses: the trainings of Fig. 7, folders below checkpoints/.
+    """
+
+    experiment: str
+    figures: tuple[str, ...]
+    columns: tuple[Column, ...]
+    methods: tuple[MethodName, ...]
+    losses: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The page of an experiment. trainings: folders below checkpoints/."""
+
+    experiment: str
+    description: str
+    about: str = ""
+    figures: Figures
+    tables: Tables
+    trainings: tuple[str, ...] = ()
+    sources: dict[str, str] = field(default_factory=dict)  # of each dataset that is read
+    command: str = ""
+
+
 # may change between two starts of a training without changing its result
 FREE = ("tracking", "log_every", "checkpoint_every", "place", "device", "threads")
 

@@ -31,7 +31,7 @@ EXPERIMENTS = Path("workflow/experiments")  # beside params.yaml
 SIZES = Path("workflow/sizes")
 PAPER = "paper"  # the size that changes nothing
 # the sections of params.yaml that an experiment's `set:` and a size may change
-SETTABLE = {"data", "vit", "autoencoder", "sr", "metrics", "tracking", "methods"}
+SETTABLE = {"data", "vit", "autoencoder", "sr", "metrics", "tracking", "figures", "methods"}
 
 
 # libyaml, where PyYAML has it, is ten times as fast

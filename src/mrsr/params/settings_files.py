@@ -18,7 +18,7 @@ from urllib.request import url2pathname
 from mrsr import listing
 from mrsr.errors import UserError
 from mrsr.files import write_json
-from mrsr.params import declared
+from mrsr.params import declared, figures
 from mrsr.params.experiment import Resolved
 from mrsr.params.typed import digest, plain
 
@@ -110,7 +110,11 @@ def every_job(resolved: Resolved) -> dict[str, Any]:
     found: dict[str, Any] = {
         "tracking": resolved.params.tracking,
         "tables": resolved.tables(),
+        "figures": figures.figures(resolved),
+        "report": figures.report(resolved),
     }
+    for column in figures.columns(resolved):
+        found[f"examples/{column.name}_x{column.scale}"] = figures.examples(resolved, column)
     for source in resolved.sources:
         found[f"raw/{source}"] = resolved.source_settings(source)
     for dataset in resolved.datasets:

@@ -189,16 +189,22 @@ def _deliver(slices: Slices, images: Tensor) -> Tensor:
 
 
 def whole(
-    slices: Slices, *, batch: int = 16, limit: int = 0, only: int | None = None
+    slices: Slices,
+    *,
+    batch: int = 16,
+    limit: int = 0,
+    only: int | None = None,
+    which: Sequence[int] | None = None,
 ) -> Iterator[tuple[Piece, Tensor, Tensor, *tuple[Tensor, ...]]]:
     """Whole slices, volume by volume: (piece, LR (n, 1, h, w), HR (n, 1, s*h, s*w)), n <= batch.
 
     The second image follows if there is one, as in `batch`. All are float32 on the device and
     padded to a multiple of the scale; `piece.size` is the unpadded HR size, for the metrics.
     limit: only that many slices, spread evenly over the store (0: all). only: the number of one
-    volume; the others are not read.
+    volume; the others are not read. which: numbers of slices in the store's order, increasing, in
+    place of all.
     """
-    chosen = np.arange(slices.count)
+    chosen = np.arange(slices.count) if which is None else np.asarray(which, dtype=int)
     if 0 < limit < slices.count:
         chosen = np.unique(np.round(np.linspace(0, slices.count - 1, limit + 2)[1:-1]).astype(int))
     s = slices.scale

@@ -1,4 +1,4 @@
-"""The end of `make demo`: what its table means, in one sentence, and what to try next.
+"""The end of `make demo`: what its table means, in one sentence, its page, and what to try next.
 
 The sentence is chosen by the numbers of results.csv. Other numbers make another sentence.
 
@@ -90,7 +90,7 @@ def column(rows: Iterable[Mapping[str, str]]) -> dict[str, float]:
 
 
 def ending(tables: Path) -> str:
-    """The sentence and the two commands, from the results.csv in folder `tables`.
+    """The sentence, the page and the two commands, from the results.csv in folder `tables`.
 
     Raises:
         UserError: there is no results.csv.
@@ -100,7 +100,14 @@ def ending(tables: Path) -> str:
         raise UserError(f"{file} does not exist; run `make demo`")
     with open(file, encoding="utf-8", newline="") as text:
         sentence = meaning(column(csv.DictReader(text)))
+    page = Path(tables).parent / "report.html"
+    if page.is_file():
+        shown = f"Tables, images, figures and curves in one page; open it in a browser: {page}"
+    else:
+        shown = f"There is no page {page}; `mrsr report` writes it."
     return f"""{sentence}
+
+{shown}
 
 Try next, after `source .venv/bin/activate`: enhance a scan, or train on real scans (a download).
   mrsr enhance {SCAN} finer.nii.gz --model {MODEL}

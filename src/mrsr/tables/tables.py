@@ -59,7 +59,7 @@ def write_tables(
             column or table do not compare (presets or test subjects differ).
     """
     spec, out = plain(settings), Path(out)
-    records = _by_labels(metrics, spec)
+    records = by_labels(metrics, spec)
     files = {
         out / "results.csv": to_csv(long_table(records, spec)),
         out / "differences.csv": to_csv(differences(records.values())),
@@ -76,10 +76,14 @@ def write_tables(
     return list(files)
 
 
-def _by_labels(
+def by_labels(
     metrics: Iterable[Path | str | dict[str, Any]], spec: dict[str, Any]
 ) -> dict[Key, dict[str, Any]]:
-    """Records by their labels, in the order of the long table: dataset, scale, method."""
+    """Records by their labels, in the order of the long table: dataset, scale, method.
+
+    Raises:
+        UserError: as `write_tables`.
+    """
     methods = [method["key"] for method in spec["methods"]]
     datasets = list(dict.fromkeys([*chain(*spec["tables"].values()), *spec["datasets"]]))
     found: dict[Key, tuple[dict[str, Any], str]] = {}

@@ -18,10 +18,12 @@ from mrsr.params.experiment import Resolved
 # seconds on one core of an AMD EPYC server, measured: of a rule's job, of others; of a store and of
 # a megapixel in it; a job's imports and delivery to MLflow; to degrade and score a megapixel
 SMALL, ELSE = {"tracking_store": 7.0, "frozen_table": 2.0, "probe_autoencoder": 10.0}, 3.0
+SMALL |= {"example_images": 15.0, "draw_figures": 15.0, "write_report": 10.0}  # guessed
 STORE, MEGAPIXEL = {"slice_dataset": 3.5, "guide_dataset": 15.0}, 0.07
 START, SCORING = 9.0, 0.2
 # bytes that a job writes, and of a parameter in best.pt and last.pt
 BYTES, KEPT = {"evaluate": 300e3, "loss_curves": 80e3, "write_tables": 100e3}, 2 * 4
+BYTES |= {"example_images": 3e6, "draw_figures": 4e6, "write_report": 10e6}
 
 
 @dataclass(frozen=True)

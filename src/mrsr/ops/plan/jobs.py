@@ -14,11 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mrsr.errors import UserError
+from mrsr.params import figures
 from mrsr.params.experiment import Resolved
 from mrsr.params.repeats import frozen_home
 from mrsr.params.schema import SPLITS
 
-STAGES = ("raw", "slices", "checkpoints", "metrics", "tables")
+STAGES = ("raw", "slices", "checkpoints", "metrics", "tables", "figures", "report")
 BETWEEN = 0.3  # seconds from the end of a job to the start of the next, in Snakemake
 
 
@@ -36,6 +37,8 @@ class Job:
     @property
     def stage(self) -> str:
         """One of STAGES, by the folder of what it makes."""
+        if self.rule == "write_report":
+            return "report"
         return next((stage for stage in STAGES if f"/{stage}/" in self.outputs[0]), "tables")
 
 
@@ -164,6 +167,30 @@ def _results(resolved: Resolved) -> Iterator[Job]:
         flat = name.replace("/", "_")
         made = (f"{folder}/figures/{flat}.png",)
         yield Job("loss_curves", {"training": flat}, training.outputs, made)
+    yield from _pages(resolved, metrics, table if frozen or probes else ())
+
+
+def _pages(resolved: Resolved, metrics: list[str], frozen: tuple[str, ...]) -> Iterator[Job]:
+    """The figures of the paper, what they show, and the page."""
+    folder, shown = f"results/{resolved.name}", []
+    for column in figures.columns(resolved):
+        job = figures.examples(resolved, column)
+        name, where = f"{column.name}_x{column.scale}", f"{job.dataset}/x{job.scale}"
+        read = [f"{folder}/metrics/{where}/{cell.method}.json" for cell in job.cells]
+        read += [f"{folder}/checkpoints/{path}/best.pt" for path in job.trainings.values()]
+        read.append(f"{folder}/slices/{job.dataset}/test.h5")
+        if any(cell.type == "guided" for cell in job.cells):
+            read.append(f"{folder}/slices/{job.dataset}/guide/test.h5")
+        shown.append(f"{folder}/figures/examples/{name}.npz")
+        yield Job("example_images", {"column": name}, tuple(read), (shown[-1],))
+    names = [f"{folder}/figures/{name}" for name in figures.names(resolved)]
+    made = tuple(f"{name}.{suffix}" for suffix in figures.FORMATS for name in names)
+    logs = [f"{folder}/checkpoints/{name}/best.pt" for name in figures.losses(resolved)]
+    yield Job("draw_figures", {}, (*metrics, *shown, *logs), made)
+    read = [*metrics, *(f"{name}.png" for name in names), *shown, *frozen[:1]]
+    read += [f"{folder}/checkpoints/{name}/best.pt" for name in figures.trainings(resolved)]
+    read += [path for name in resolved.datasets for path in _stores(folder, name)]
+    yield Job("write_report", {}, tuple(read), (f"{folder}/report.html",))
 
 
 KINDS = ("csv", "tex", "md")
@@ -214,8 +241,15 @@ def needed(
 
 def _reached(job: Job, target: str) -> bool:
     """Whether a job makes what a target asks for."""
-    if target in ("all", "tables"):
-        return job.rule in ("write_tables", "frozen_table", "loss_curves")
+    ends = {
+        "tables": ("write_tables", "frozen_table"),
+        "figures": ("loss_curves", "draw_figures"),
+        "report": ("write_report",),
+    }
+    if target == "all":
+        return any(job.rule in rules for rules in ends.values())
+    if target in ends:
+        return job.rule in ends[target]
     if target in STAGES:
         return job.stage == target and job.rule != "tracking_store"
     return target in job.outputs or (target == job.rule and not job.wildcards)

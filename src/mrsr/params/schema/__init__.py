@@ -36,6 +36,7 @@ from mrsr.params.schema.results import (
     Block,
     Bootstrap,
     Experiment,
+    Figures,
     Kind,
     Method,
     Metrics,

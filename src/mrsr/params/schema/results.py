@@ -128,6 +128,15 @@ class Tracking(Section):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Figures(Section):
+    """The figures of an experiment."""
+
+    slices: dict[Name, str] = field(default_factory=dict)
+    """By dataset, the slice to show: 'volume:index', as in the metrics' CSV. Without one, the test
+    slice whose PSNR by Proposed is the median."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Method(Section):
     """One entry of `methods:`. `like` copies another entry and changes what is given here."""
 
@@ -237,5 +246,7 @@ class Params(Section):
     """How results are measured."""
     tracking: Tracking = field(default_factory=Tracking)
     """MLflow."""
+    figures: Figures = field(default_factory=Figures)
+    """What figures show."""
     methods: dict[Name, Method]
     """The methods, in the order of the tables."""

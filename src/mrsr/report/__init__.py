@@ -1,0 +1,1 @@
+"""One page about an experiment, in a file that opens by double-click and needs no network."""
