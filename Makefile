@@ -14,6 +14,7 @@
 #   make bench   how fast: our ways beside others', ratios timed in turns
 #   make gpu MINUTES=8   tests, benchmarks and trainings on a GPU, without network or .venv; needs
 #                what `python bench/gpu/pack.py` made (docs/cluster.md)
+#   make docs    the documentation as a site: site/index.html, which needs no network
 #   make lock    make envs/requirements.lock, conda.yaml and apptainer.def from requirements.in
 #   make clean   remove caches (results, data and .venv stay)
 
@@ -37,10 +38,10 @@ export DVC_NO_ANALYTICS := 1
 export MLFLOW_DISABLE_TELEMETRY := true
 
 .PHONY: help venv demo test test-fast test-slow test-long slurm-test soak lint results-check weights \
-  bench gpu lock clean
+  bench gpu docs lock clean
 
 help:
-	@sed -n '4,19s/^# \{0,1\}//p' Makefile
+	@sed -n '4,20s/^# \{0,1\}//p' Makefile
 
 venv: $(STAMP)
 
@@ -117,6 +118,11 @@ bench: $(STAMP)
 # no .venv: the machine has a Python with torch and no network
 gpu:
 	@$(or $(PYTHON),python3) bench/gpu/run.py --minutes $(or $(MINUTES),8) $(if $(OUT),--out $(OUT))
+
+# strict: a warning is an error
+docs: $(STAMP)
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 # pins that requirements.in still allows stay as they are
 lock: $(STAMP)
