@@ -55,6 +55,7 @@ def test_line_15_bicubic_alone_has_no_checkpoints(tmp_path: Path, tables: dict[s
     assert list(stages) == ["raw-openms", "slices-plain", "metrics-plain", "tables-plain"]
     text = (tmp_path / "dvc.yaml").read_text()
     assert "plain/checkpoints" not in text and "plain/figures" not in text
+    assert yaml.safe_load(text)["plots"] == ["results/plain/tables/psnr.png"]
 
 
 def test_line_19_all_files_of_an_experiment_are_recorded(
