@@ -40,7 +40,11 @@ CHECKPOINTS = HERE / "checkpoints"
 SHAPES = dict.fromkeys(("t1", "t2"), ((6, 40, 37), (4, 36, 44))) | {"knee": ((4, 40, 36),) * 2}
 TABLES = (
     *("tables/results.csv", "tables/table1.csv", "tables/table1.md", "tables/table1.tex"),
-    *("tables/frozen.csv", "tables/frozen.md", "summary.json"),
+    *("tables/frozen.csv", "tables/frozen.md"),
+    *(
+        f"summary/phantom_t1/x2/{name}.json"
+        for name in ("bicubic", "srcnn", "srresnet", "proposed")
+    ),
 )
 RATES = ("images_per_second",)  # metrics that depend on the machine
 BLANKED = {"results.csv": ("seconds_per_slice",)}  # columns that depend on the machine

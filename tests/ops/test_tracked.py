@@ -54,7 +54,9 @@ def test_line_15_bicubic_alone_has_no_checkpoints(tmp_path: Path, tables: dict[s
     stages = written(tmp_path, ["plain"], tables)
     names = ("slices", "metrics", "tables", "figures", "report")
     assert list(stages) == ["raw-openms", *(f"{name}-plain" for name in names)]
-    assert "plain/checkpoints" not in (tmp_path / "dvc.yaml").read_text()
+    text = (tmp_path / "dvc.yaml").read_text()
+    assert "plain/checkpoints" not in text
+    assert yaml.safe_load(text)["plots"] == ["results/plain/tables/psnr.png"]
 
 
 def test_a_slice_chosen_in_params_yaml_is_recorded(tmp_path: Path, tables: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@ import os
 from pathlib import Path
 
 from mrsr.params import figures
-from mrsr.params.repeats import frozen_home
+from mrsr.params.repeats import frozen_home, origin
 from mrsr.params.schema import SPLITS
 
 BEST = f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt"
@@ -158,6 +158,12 @@ def metrics_paths():
         f"{RESULTS}/metrics/{cell.dataset}/x{cell.scale}/{cell.method}.json"
         for cell in PARAMS.cells
     ]
+
+
+def summary_paths():
+    """The means of every row of the tables: folds and seeds of a cell share one."""
+    rows = [(origin(cell.dataset).dataset, cell.scale, cell.method) for cell in PARAMS.cells]
+    return [f"{RESULTS}/summary/{d}/x{s}/{m}.json" for d, s, m in dict.fromkeys(rows)]
 
 
 def probe_paths():

@@ -19,7 +19,8 @@ rule write_tables:
             caption="../report/differences.rst",
             category="Tables",
         ),
-        summary=f"{RESULTS}/summary.json",
+        bars=f"{RESULTS}/tables/psnr.png",
+        summary=summary_paths(),
     log:
         f"{LOGS}/tables.log",
     conda:
@@ -29,9 +30,10 @@ rule write_tables:
         runtime=10,
     params:
         settings=settings("tables"),
+        summary=f"{RESULTS}/summary",
     shell:
         "mrsr tables --settings {params.settings} --out $(dirname {output.results})"
-        " --summary {output.summary} {input} > {log} 2>&1"
+        " --summary {params.summary} --bars {output.bars} {input} > {log} 2>&1"
 
 
 rule frozen_table:

@@ -27,7 +27,10 @@ def tables(
     from_mlflow: Annotated[
         bool, typer.Option("--from-mlflow", help="Read the metrics from MLflow.")
     ] = False,
-    summary: Annotated[Path | None, typer.Option(help="JSON for the means.")] = None,
+    summary: Annotated[
+        Path | None, typer.Option(help="Folder for the means, a JSON for each row.")
+    ] = None,
+    bars: Annotated[Path | None, typer.Option(help="Figure of every row's PSNR.")] = None,
     show: Annotated[bool, typer.Option("--print", help="Only print existing tables.")] = False,
     file: ParamsFile = PARAMS,
 ) -> None:
@@ -51,6 +54,10 @@ def tables(
     else:
         records = metrics or sorted(Path("results", given.experiment, "metrics").rglob("*.json"))
     making.write_tables(records, given, folder, summary)
+    if bars is not None:
+        from mrsr.tables.bars import psnr_bars
+
+        psnr_bars(folder / "results.csv", bars)
     making.print_table(folder)
 
 

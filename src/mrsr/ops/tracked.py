@@ -87,14 +87,8 @@ def write(file: Path = FILE) -> list[str]:
     """
     names = loading.load("params.yaml").params.tracked
     stages = _stages_of_all(names)
-    bars = {f"results/{Path(name).stem}/tables/results.csv": "method" for name in names}
-    plot = {
-        "template": "bar_horizontal",
-        "x": "psnr",
-        "y": bars,
-        "title": "PSNR (dB), all datasets and scales",
-    }
-    document = {"stages": stages, "plots": [{"PSNR": plot}] if bars else []}
+    plots = [f"results/{Path(name).stem}/tables/psnr.png" for name in names]
+    document = {"stages": stages, "plots": plots}
     dumper: Any = yaml.SafeDumper
     text = yaml.dump(json.loads(json.dumps(document)), Dumper=dumper, sort_keys=False, width=100)
     write_text(file, HEAD + text)
@@ -160,7 +154,8 @@ def _stages(resolved: Resolved) -> dict[str, dict[str, Any]]:
             "params": [*SECTIONS[stage], *(["figures"] if stage in own else []), *files],
             "outs": [{path: {"persist": True}} for path in outs],
         }
-    stages["tables"]["metrics"] = [{f"{folder}/summary.json": {"persist": True}}]
+    # a folder with a file for each row of the tables: DVC prints a line for each file
+    stages["tables"]["metrics"] = [{f"{folder}/summary": {"persist": True}}]
     return stages
 
 

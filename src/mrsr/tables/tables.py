@@ -41,7 +41,7 @@ def write_tables(
     metrics: Iterable[Path | str | dict[str, Any]],
     settings: Tables,
     out: Path,
-    summary_file: Path | None = None,
+    summary: Path | None = None,
 ) -> list[Path]:
     """Write results.csv, differences.csv and each of `settings.tables` as CSV, LaTeX, Markdown.
 
@@ -49,7 +49,8 @@ def write_tables(
         metrics: metrics JSON files of `mrsr.metrics.evaluate`, or their contents, in any order.
         settings: of the experiment; its methods stand in the order of the tables.
         out: folder of the tables.
-        summary_file: file for the nested means of `dvc metrics show`, if wanted.
+        summary: folder for the means of each row as a JSON of its own, if wanted:
+            `dvc metrics show` prints a line for each file.
 
     Returns:
         The paths written. The bytes depend on the arguments alone.
@@ -64,8 +65,10 @@ def write_tables(
         out / "results.csv": to_csv(long_table(records, spec)),
         out / "differences.csv": to_csv(differences(records.values())),
     }
-    if summary_file is not None:
-        files[Path(summary_file)] = json.dumps(summary(records), indent=2) + "\n"
+    for (dataset, scale, method), record in records.items() if summary is not None else ():
+        place = Path(summary) / dataset / f"x{scale}" / f"{method}.json"
+        means = {metric: round(record[metric]["mean"], 6) for metric in METRICS}
+        files[place] = json.dumps(means, indent=2) + "\n"
     for name in sorted(spec["tables"]):
         table = make_table(name, records, spec)
         files[out / f"{name}.csv"] = to_csv(table.cells)
@@ -145,15 +148,6 @@ def long_table(records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> pand
         )
     columns = COLUMNS + [f"{metric}{end}" for metric in more for end in ENDS]
     return pandas.DataFrame(rows, columns=columns, dtype=object)  # whole numbers stay whole
-
-
-def summary(records: dict[Key, dict[str, Any]]) -> dict[str, Any]:
-    """dataset -> scale -> method -> metrics, for `dvc metrics show`."""
-    tree: dict[str, Any] = {}
-    for (dataset, scale, method), record in records.items():
-        column = tree.setdefault(dataset, {}).setdefault(f"x{scale}", {})
-        column[method] = {metric: round(record[metric]["mean"], 6) for metric in METRICS}
-    return tree
 
 
 def make_table(name: str, records: dict[Key, dict[str, Any]], spec: dict[str, Any]) -> Table:

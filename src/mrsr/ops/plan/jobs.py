@@ -16,7 +16,7 @@ from pathlib import Path
 from mrsr.errors import UserError
 from mrsr.params import figures
 from mrsr.params.experiment import Resolved
-from mrsr.params.repeats import frozen_home
+from mrsr.params.repeats import frozen_home, origin
 from mrsr.params.schema import SPLITS
 
 STAGES = ("raw", "slices", "checkpoints", "metrics", "tables", "figures", "report")
@@ -157,7 +157,9 @@ def _results(resolved: Resolved) -> Iterator[Job]:
         yield Job("probe_autoencoder", cell_of, (weights, stores), (probes[-1],))
     kinds = [f"{table}.{kind}" for table in resolved.experiment.tables for kind in KINDS]
     names = ("tables/results.csv", *(f"tables/{name}" for name in kinds))
-    names = (*names, "tables/differences.csv", "summary.json")
+    rows = [(origin(cell.dataset).dataset, cell.scale, cell.method) for cell in resolved.cells]
+    summary = [f"summary/{d}/x{s}/{m}.json" for d, s, m in dict.fromkeys(rows)]
+    names = (*names, "tables/differences.csv", "tables/psnr.png", *summary)
     yield Job("write_tables", {}, tuple(metrics), tuple(f"{folder}/{name}" for name in names))
     if frozen or probes:
         table = (f"{folder}/tables/frozen.csv", f"{folder}/tables/frozen.md")
