@@ -10,12 +10,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
-import kinds
 import nibabel
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import real_scans
 from mrsr import degrade, score
 from mrsr.cli import app
 from mrsr.errors import UserError
@@ -53,7 +53,7 @@ REAL = {  # file -> the output's shape
 
 @pytest.mark.parametrize("name", REAL)
 def test_nibabels_files(tmp_path, name):
-    source = kinds.NIBABEL / name
+    source = real_scans.NIBABEL / name
     before, after = nibabel.load(source), fine(source, tmp_path / "out.nii.gz")
     assert after.shape == REAL[name] and after.get_data_dtype().newbyteorder("=") == np.float32
     assert isinstance(after, nibabel.Nifti2Image) == isinstance(before, nibabel.Nifti2Image)
@@ -68,7 +68,7 @@ def test_nibabels_files(tmp_path, name):
 @pytest.mark.parametrize("name", ["anatomical.nii", "functional.nii", "standard.nii.gz"])
 def test_the_inputs_type(tmp_path, name, capfd):
     """dtype same: the input's type, slope and intercept, rounded; what does not fit is clipped."""
-    source = kinds.NIBABEL / name
+    source = real_scans.NIBABEL / name
     before = nibabel.load(source)
     exact = fine(source).get_fdata()
     fine(source, tmp_path / "out.nii", dtype="same")
@@ -102,15 +102,15 @@ def test_the_inputs_type_for_every_kind(tmp_path, kind):
 
 
 def test_a_volume_of_a_4d_scan(tmp_path):
-    source = kinds.NIBABEL / "functional.nii"
+    source = real_scans.NIBABEL / "functional.nii"
     every = fine(source)
     one = fine(source, tmp_path / "one.nii", volume=7)
     assert one.shape == (34, 42, 3)
     assert np.array_equal(one.get_fdata(), every.get_fdata()[..., 7])
     same_place(nibabel.load(source), one)
-    low = degrade(kinds.NIBABEL / "example4d.nii.gz", tmp_path / "low.nii")
+    low = degrade(real_scans.NIBABEL / "example4d.nii.gz", tmp_path / "low.nii")
     assert low.shape == (64, 48, 24, 2)
-    assert degrade(kinds.NIBABEL / "example4d.nii.gz", volume=1).shape == (64, 48, 24)
+    assert degrade(real_scans.NIBABEL / "example4d.nii.gz", volume=1).shape == (64, 48, 24)
     found = score(every, tmp_path / "one.nii", volume=7)
     assert found["psnr"] == 100 and found["n_slices"] == 3
     for run in (lambda: fine(source, volume=20), lambda: score(every, every, volume=-1)):
@@ -154,7 +154,7 @@ def test_mgz(tmp_path, shape):
 
 def test_nan_as_zero(tmp_path, capfd):
     """Scans that mark the outside of the head by NaN."""
-    image = nibabel.load(kinds.NIBABEL / "anatomical.nii")
+    image = nibabel.load(real_scans.NIBABEL / "anatomical.nii")
     inside = image.get_fdata().astype(np.float32)
     inside[:6] = 0
     outside = np.where(inside == 0, np.nan, inside).astype(np.float32)
@@ -176,7 +176,7 @@ def test_nan_as_zero(tmp_path, capfd):
 
 
 def test_a_dicom_series(tmp_path, capfd):
-    folder = kinds.copied(kinds.ONE_SERIES, tmp_path)
+    folder = real_scans.copied(real_scans.ONE_SERIES, tmp_path)
     done = CliRunner().invoke(app, ["enhance", str(folder), "-m", "bicubic", "--scale", "2"])
     assert done.exit_code == 0, done.output
     after = nibabel.load(tmp_path / "CT5N_mrsr.nii.gz")
@@ -189,7 +189,7 @@ def test_a_dicom_series(tmp_path, capfd):
 
 
 def test_several_series_are_listed_and_one_is_chosen(tmp_path, capfd):
-    folder = kinds.copied(kinds.TWO_SERIES, tmp_path)
+    folder = real_scans.copied(real_scans.TWO_SERIES, tmp_path)
     with pytest.raises(UserError, match=r"2 series; .*--series.* 4_Scout \(16x16x2\), 5_Smart"):
         fine(folder)
     with pytest.raises(UserError, match=r"no series 7; choose"):
@@ -199,11 +199,11 @@ def test_several_series_are_listed_and_one_is_chosen(tmp_path, capfd):
     assert np.array_equal(by_number.get_fdata(), fine(folder, series="4_Scout").get_fdata())
     assert "dcm2niix says: Note these images have gantry tilt" in capfd.readouterr().err
     with pytest.raises(UserError, match="no folder of DICOM files"):
-        fine(kinds.NIBABEL / "anatomical.nii", series="4")
+        fine(real_scans.NIBABEL / "anatomical.nii", series="4")
 
 
 def test_what_dcm2niix_says_of_a_broken_series_is_passed_on(tmp_path, capfd):
-    fine(kinds.BROKEN_SERIES, tmp_path / "out.nii", series="2_Routine_Brain")
+    fine(real_scans.BROKEN_SERIES, tmp_path / "out.nii", series="2_Routine_Brain")
     (line,) = (one for one in capfd.readouterr().err.splitlines() if "dcm2niix says" in one)
     assert "Interslice distance varies" in line and "Missing images?" in line
     assert len(json.loads((tmp_path / "out.json").read_text())["warnings"]) == 1
@@ -217,7 +217,7 @@ def test_what_dcm2niix_says_of_a_broken_series_is_passed_on(tmp_path, capfd):
 def test_dicom_without_its_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "dcm2niix", None)
     with pytest.raises(UserError, match=r"install the extra: pip install 'mrsr\[dicom\]'"):
-        dicom.convert(kinds.ONE_SERIES)
+        dicom.convert(real_scans.ONE_SERIES)
 
 
 @pytest.mark.slow
@@ -240,7 +240,7 @@ def test_debians_scans(tmp_path):
 @pytest.mark.parametrize("name", ["anatomical.nii", "functional.nii", "example_nifti2.nii.gz"])
 def test_images_in_memory_give_what_files_give(tmp_path, name):
     """Loaded images, and arrays; nothing is written, and the image given stays as it was."""
-    source = kinds.NIBABEL / name
+    source = real_scans.NIBABEL / name
     expected = fine(source, tmp_path / "out.nii").get_fdata()
     image = nibabel.load(source)
     header = image.header.copy()
@@ -273,7 +273,7 @@ def test_images_that_cannot_be_used(tmp_path):
 
 
 def test_the_json_beside_the_output(tmp_path):
-    source = kinds.copied(kinds.NIBABEL / "anatomical.nii", tmp_path)
+    source = real_scans.copied(real_scans.NIBABEL / "anatomical.nii", tmp_path)
     done = CliRunner().invoke(app, ["enhance", str(source), "--axis", "1"])
     assert done.exit_code == 0, done.output
     out = tmp_path / "anatomical_mrsr.nii.gz"
@@ -298,7 +298,7 @@ def test_the_command_is_in_the_json(monkeypatch):
 
 
 def test_neither_output_nor_json_is_overwritten_unasked(tmp_path):
-    source = kinds.NIBABEL / "anatomical.nii"
+    source = real_scans.NIBABEL / "anatomical.nii"
     mine = tmp_path / "out.json"
     mine.write_text("mine")
     with pytest.raises(UserError, match=r"out\.json exists; give another name, or --overwrite"):

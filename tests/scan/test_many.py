@@ -6,12 +6,12 @@ import json
 import shutil
 from pathlib import Path
 
-import kinds
 import nibabel
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+import real_scans
 from mrsr.cli import app
 from mrsr.errors import UserError
 from mrsr.raw.subjects import bids as read_name
@@ -32,11 +32,11 @@ def run(*given: object) -> tuple[int, str, str]:
 def dataset(tmp_path: Path) -> Path:
     """BIDS: two people, one of them with a broken scan, a mask, an fMRI run, a derivative."""
     root = tmp_path / "study"
-    anat = kinds.NIBABEL / "anatomical.nii"
+    anat = real_scans.NIBABEL / "anatomical.nii"
     places = {
         "sub-01/anat/sub-01_T1w.nii": anat,
         "sub-01/anat/sub-01_desc-brain_mask.nii": anat,
-        "sub-01/func/sub-01_task-rest_bold.nii": kinds.NIBABEL / "functional.nii",
+        "sub-01/func/sub-01_task-rest_bold.nii": real_scans.NIBABEL / "functional.nii",
         "sub-02/ses-1/anat/sub-02_ses-1_acq-fast_T2w.nii": anat,
         "sub-03/anat/sub-03_T1w.nii": anat,
         "derivatives/other/sub-01/anat/sub-01_T1w.nii": anat,
@@ -78,7 +78,7 @@ def test_a_bids_dataset(dataset):
     }
     assert "[2/3]" in said and "truncated or corrupt" in said  # the reason, as it happens
     assert "in func, not anatomical: sub-01/func" in said and "a mask by its name" in said
-    expected = enhance(kinds.NIBABEL / "anatomical.nii", None, "bicubic", scale=2).get_fdata()
+    expected = enhance(real_scans.NIBABEL / "anatomical.nii", None, "bicubic", scale=2).get_fdata()
     got = nibabel.load(made / "sub-03/anat/sub-03_desc-mrsr_T1w.nii.gz").get_fdata()
     assert np.array_equal(got, expected)
 
@@ -89,7 +89,7 @@ def test_what_is_there_is_kept_and_the_rest_made(dataset):
     before = made.read_bytes()
     made.write_bytes(b"mine")
     shutil.copy(
-        kinds.NIBABEL / "anatomical.nii",
+        real_scans.NIBABEL / "anatomical.nii",
         dataset / "sub-02/ses-1/anat/sub-02_ses-1_acq-fast_T2w.nii",
     )
     code, table, _ = run(dataset, "--bids")
@@ -103,7 +103,7 @@ def test_a_folder_of_scans(tmp_path):
     (folder / "anna").mkdir(parents=True)
     (folder / ".hidden").mkdir()
     for inside in ("anna/t1.nii", "ben.nii", ".hidden/t1.nii", "old_mrsr.nii"):
-        shutil.copy(kinds.NIBABEL / "anatomical.nii", folder / inside)
+        shutil.copy(real_scans.NIBABEL / "anatomical.nii", folder / inside)
     (folder / "notes.txt").write_text("no scan")
     (folder / "scan.nrrd").write_text("NRRD")
     code, table, said = run(folder)
@@ -119,7 +119,7 @@ def test_a_folder_of_scans(tmp_path):
 def test_what_no_folder_can_be_done_with_is_told_first(tmp_path, dataset):
     folder = tmp_path / "scans"
     folder.mkdir()
-    shutil.copy(kinds.NIBABEL / "anatomical.nii", folder / "a.nii")
+    shutil.copy(real_scans.NIBABEL / "anatomical.nii", folder / "a.nii")
     for given, message in {
         (folder, tmp_path / "out.nii.gz"): "must be a folder",
         (folder, "--bids"): "has no dataset_description.json",
@@ -143,7 +143,7 @@ def test_what_no_folder_can_be_done_with_is_told_first(tmp_path, dataset):
 
 def test_a_folder_with_nothing_to_enhance(tmp_path):
     (tmp_path / "masks").mkdir()
-    shutil.copy(kinds.NIBABEL / "anatomical.nii", tmp_path / "masks/sub-01_mask.nii")
+    shutil.copy(real_scans.NIBABEL / "anatomical.nii", tmp_path / "masks/sub-01_mask.nii")
     code, _, said = run(tmp_path / "masks")
     assert code == 2 and "has no scan to enhance" in said and "a mask by its name" in said
 
@@ -167,7 +167,7 @@ def test_names_of_derivatives(inside, expected):
 
 def test_a_full_disk_or_a_lost_folder_is_a_failed_scan(tmp_path, monkeypatch):
     for name in ("a", "b"):
-        shutil.copy(kinds.NIBABEL / "anatomical.nii", tmp_path / f"{name}.nii")
+        shutil.copy(real_scans.NIBABEL / "anatomical.nii", tmp_path / f"{name}.nii")
     calls = []
 
     def lost(source: Path, *_: object, **__: object) -> None:

@@ -12,7 +12,7 @@ from mrsr.files import write_json
 from mrsr.raw.nifti import stem
 from mrsr.raw.subjects import bids
 from mrsr.scan import sidecar
-from mrsr.scan.input import tags_beside
+from mrsr.scan.tags import tags_beside
 
 DESCRIPTION = "dataset_description.json"
 LABEL = "mrsr"

@@ -40,11 +40,14 @@ class Chosen:
         """What a sidecar says of it."""
         if self.path is None:
             return {"name": self.name}
-        about = {key: self.settings[key] for key in ("degradation", "method", "dataset")
-                 if key in self.settings}  # fmt: skip
-        own = {"package": f"mrsr {__version__}"} if self.path.parent == boxed.FOLDER else {}
-        return {"name": self.label, **own, "sha256": sha256(self.path), **about,
-                "trained_on": self.trained_on}  # fmt: skip
+        about: dict[str, Any] = {"name": self.label}
+        if self.path.parent == boxed.FOLDER:
+            about["package"] = f"mrsr {__version__}"
+        about["sha256"] = sha256(self.path)
+        for key in ("degradation", "method", "dataset"):
+            if key in self.settings:
+                about[key] = self.settings[key]
+        return {**about, "trained_on": self.trained_on}
 
 
 def choose(model: Path | str, scale: int, device: torch.device, *, guided: bool) -> Chosen:

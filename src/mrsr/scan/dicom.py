@@ -14,7 +14,7 @@ from typing import Any
 from mrsr.console import say
 from mrsr.errors import UserError, one_line
 from mrsr.raw.nifti import Opened, opened, stem
-from mrsr.scan.input import tags_beside
+from mrsr.scan.tags import tags_beside
 
 LISTED = 30  # series in a message
 

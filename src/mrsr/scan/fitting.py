@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numpy as np
-
 from mrsr.console import say
 from mrsr.raw import contrasts
 from mrsr.raw.volume import Volume
@@ -72,12 +70,12 @@ def _differences(
         if ours[0] < low - 0.1 or ours[1] > 2 * high:
             yield (f"intensities of {ours[0]:.3g} to {ours[1]:.3g} times its unit, "
                    f"it learned {low:.3g} to {high:.3g}")  # fmt: skip
-    lines = [given.tags.get(f"{of}MatrixPE") for of in ("Acquisition", "Recon")]
-    numbers = all(isinstance(one, int | float) and np.isfinite(one) for one in lines)
-    if known and numbers and lines[0] < ACQUIRED * lines[1]:
+    acquired, shown = (given.tags.get(f"{of}MatrixPE") for of in ("Acquisition", "Recon"))
+    numbers = isinstance(acquired, int | float) and isinstance(shown, int | float)
+    if known and numbers and acquired < ACQUIRED * shown:  # type: ignore[operator]
         undone = chosen.settings.get("degradation", "another degradation")
         yield (
-            f"interpolated by the scanner from {lines[0]} to {lines[1]} lines, it learned to undo "
+            f"interpolated by the scanner from {acquired} to {shown} lines, it learned to undo "
             f"{undone}"
         )
 

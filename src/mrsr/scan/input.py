@@ -5,7 +5,6 @@ A scan is a file, a folder with a DICOM series, or an image of nibabel in memory
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,10 +22,11 @@ from mrsr.raw.nifti import (
     four_axes,
     is_scan,
     opened,
-    stem,
     volume_of,
 )
 from mrsr.raw.volume import Volume
+from mrsr.scan import dicom
+from mrsr.scan.tags import tags_beside
 
 Source = Path | str | SpatialImage
 NAN = ("refuse", "zero")
@@ -70,8 +70,6 @@ def open_scan(source: Source, series: str = "") -> Given:
         return Given(_in_memory(source))
     path = Path(source)
     if path.is_dir():
-        from mrsr.scan import dicom
-
         if holds_scans(path):
             raise UserError(
                 f"{path} is a folder of scans; give one of its files (`mrsr enhance` alone, and "
@@ -98,15 +96,6 @@ def files_below(folder: Path) -> Iterator[Path]:
             name for name in folders if not name.startswith(".") and name not in SKIPPED
         )
         yield from (Path(where) / name for name in files if not name.startswith("."))
-
-
-def tags_beside(path: Path) -> dict[str, Any]:
-    """What the JSON beside a scan says of it (BIDS, dcm2niix); empty without one."""
-    try:
-        found = json.loads(path.with_name(f"{stem(path)}.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def read_scan(
@@ -173,12 +162,13 @@ def _in_memory(image: SpatialImage) -> Opened:
     affine = checked_affine(name, image)
     shape = four_axes(name, image.shape)
     slope, intercept = 1.0, 0.0
+    data: Any = image.dataobj
     try:
-        if nibabel.is_proxy(image.dataobj):
-            stored = np.asanyarray(image.dataobj.get_unscaled())
-            slope, intercept = float(image.dataobj.slope), float(image.dataobj.inter)
+        if nibabel.is_proxy(data):
+            stored = np.asanyarray(data.get_unscaled())
+            slope, intercept = float(data.slope), float(data.inter)
         else:
-            stored = np.asanyarray(image.dataobj)
+            stored = np.asanyarray(data)
     except (OSError, EOFError, ValueError):
         raise UserError(
             f"the file of {name} is missing or truncated; load the image again"
