@@ -93,7 +93,26 @@ def bicubic(x: Tensor, size: tuple[int, int]) -> Tensor:
 
 def upsample(lr: Tensor, scale: int) -> Tensor:
     """(..., h, w) -> (..., scale * h, scale * w) with the kernel of `bicubic`."""
+    if torch.compiler.is_exporting():  # a graph for any size cannot hold matrices of one size
+        return upsample_by_taps(lr, scale)
     return bicubic(lr, (lr.shape[-2] * scale, lr.shape[-1] * scale))
+
+
+def upsample_by_taps(lr: Tensor, scale: int) -> Tensor:
+    """`upsample` of (n, 1, h, w), h and w two or more, as one convolution: any size, one graph.
+
+    Each output pixel is a sum over 5x5 input pixels with the same weights everywhere, because
+    borders are symmetric. In the image's type, so that it differs from `upsample` by rounding.
+    """
+    phases = (np.arange(scale) + 0.5) / scale - 0.5  # of output pixels, in input pixels
+    taps = _cubic(phases[:, None] - np.arange(-2, 3))
+    kernel = np.einsum("ai,bj->abij", taps, taps).reshape(scale**2, 1, 5, 5)
+    rows = [lr[..., 1:2, :], lr[..., :1, :], lr, lr[..., -1:, :], lr[..., -2:-1, :]]
+    image = torch.cat(rows, dim=-2)
+    columns = [image[..., 1:2], image[..., :1], image, image[..., -1:], image[..., -2:-1]]
+    weight = torch.from_numpy(kernel).to(lr)
+    fine = torch.nn.functional.conv2d(torch.cat(columns, dim=-1), weight)
+    return torch.nn.functional.pixel_shuffle(fine, scale)
 
 
 def _central(n: int, scale: int, device: torch.device) -> tuple[Tensor, Tensor]:

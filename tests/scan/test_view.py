@@ -309,6 +309,11 @@ def coloured(image: np.ndarray) -> tuple[int, int]:
     return int((red > blue + 90).sum()), int((blue > red + 90).sum())
 
 
+def rows(seen) -> list[str]:
+    """The lines of the table of intensities."""
+    return seen.page.locator("#values tr").all_inner_texts()
+
+
 @pytest.mark.slow
 def test_two_scans_in_a_browser(pair: list[Path]) -> None:
     from browser import opened
@@ -348,6 +353,10 @@ def test_two_scans_in_a_browser(pair: list[Path]) -> None:
         assert (after != before).any()
         wipe.fill("0")
         assert (picture(seen, "#stage") != frames[0]).any()
+
+        # the table of intensities: the difference is what is left of the two above it
+        at_cross = [float(row.split("\t")[-1]) for row in rows(seen)]
+        assert at_cross[2] == pytest.approx(at_cross[1] - at_cross[0], abs=0.5)
 
         # the keyboard alone: every control is on the way, and arrow keys move what they should
         seen.page.locator("#wipe").focus()

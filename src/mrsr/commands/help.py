@@ -25,6 +25,11 @@ PANELS = {
             "mrsr view scan.nii.gz finer.nii.gz",
             "mrsr view scan.nii.gz plain.nii.gz finer.nii.gz --save page.html",
         ],
+        "export": [
+            "mrsr export best.pt network.onnx",
+            "mrsr export x4 --to bundle",
+            "mrsr export best.pt --to mlflow --name finer_t1",
+        ],
     },
     "An experiment": {
         "experiments": ["mrsr experiments", "mrsr experiments mine.yaml --json"],

@@ -1,5 +1,6 @@
 """Commands for scans and networks of one's own that need an extra: the viewer and the exports."""
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -33,3 +34,31 @@ def view(
     check_save(save, overwrite)
     write_text(save, page(scans))
     print(save)
+
+
+class Kind(StrEnum):
+    """What a network can be taken away as."""
+
+    onnx = "onnx"
+    bundle = "bundle"
+    mlflow = "mlflow"
+
+
+@commands.command()
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="best.pt, or x2, x4: of the package; x2 without one.")
+    ] = "",
+    out: Annotated[
+        Path | None, typer.Argument(help="File or folder to write; mlflow registers without one.")
+    ] = None,
+    to: Annotated[Kind, typer.Option("--to", help="What to make of it.")] = Kind.onnx,
+    name: Annotated[str, typer.Option("--name", help="Of the registered model (mlflow).")] = "",
+    overwrite: Overwrite = False,
+) -> None:
+    """Take a network away: as ONNX, a MONAI bundle or a model of MLflow, with its card."""
+    from mrsr.scan.export.exporting import export as run
+
+    made, apart = run(checkpoint, to.value, out, name=name, overwrite=overwrite)
+    print(made)
+    print(f"onnxruntime and torch differ by at most {apart:.1g} of normalised intensities")

@@ -86,13 +86,42 @@ function readings(mm) {
     at(axis).value = fraction[n];
     at(`${axis}-mm`).textContent = `${mm[n].toFixed(1)} mm`;
   });
+  const point = centre(mm);
   all().forEach((one, n) => {
-    const volume = one.volumes[0];
-    const last = volume.dimsRAS.slice(1, 4).map((size) => size - 1);
-    const voxel = Array.from(volume.mm2vox([mm[0], mm[1], mm[2]])).map((value, axis) =>
-      Math.min(Math.max(Math.round(value), 0), last[axis]));
-    at("values").rows[n].cells[1].textContent = short(volume.getValue(...voxel));
+    at("values").rows[n].cells[1].textContent = short(sample(one.volumes[0], point));
   });
+}
+
+// the centre of the finest scan's voxel at a place: there the difference is what it says
+function centre(mm) {
+  const size = base().volumes[0].dimsRAS.slice(1, 4);
+  const inside = Array.from(base().mm2frac(mm)).map((part, axis) => {
+    const voxel = Math.min(Math.max(Math.floor(part * size[axis]), 0), size[axis] - 1);
+    return (voxel + 0.5) / size[axis];
+  });
+  return Array.from(base().frac2mm(inside)).slice(0, 3);
+}
+
+// linear interpolation, the outermost voxels continued: as the differences are made
+function sample(volume, mm) {
+  const last = volume.dimsRAS.slice(1, 4).map((size) => size - 1);
+  const voxel = Array.from(volume.mm2vox(mm, true)).map((value, axis) => {
+    const near = Math.round(value);
+    const exact = Math.abs(value - near) < 1e-3 ? near : value;
+    return Math.min(Math.max(exact, 0), last[axis]);
+  });
+  const low = voxel.map(Math.floor);
+  let sum = 0;
+  for (let corner = 0; corner < 8; corner++) {
+    let weight = 1;
+    const place = low.map((start, axis) => {
+      const up = (corner >> axis) & 1;
+      weight *= up ? voxel[axis] - start : 1 - (voxel[axis] - start);
+      return Math.min(start + up, last[axis]);
+    });
+    if (weight > 0) sum += weight * volume.getValue(...place);
+  }
+  return sum;
 }
 
 function row(parent, name) {

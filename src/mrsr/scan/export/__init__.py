@@ -1,0 +1,1 @@
+"""Take a network away: as ONNX, as a MONAI bundle, as a registered model of MLflow."""

@@ -1,0 +1,1 @@
+"""Code that goes with a bundle or a registered model; runs without mrsr."""

@@ -1,0 +1,82 @@
+"""`mrsr export`: checks first, then one of the three ways to take a network away."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+from mrsr.errors import UserError
+from mrsr.files import write_text
+from mrsr.scan.export import bundle, card, choosing, network, registry
+
+USE = """`{file}` takes `lr`, float32 (batch, 1, height, width), and gives `sr`,
+(batch, 1, {scale} * height, {scale} * width), for any sizes of 8 or more. Divide the scan by the
+{percentile:g} % percentile of its intensities first, and multiply the output by it.
+"""
+
+
+def export(
+    checkpoint: str = "",
+    to: str = "onnx",
+    out: Path | None = None,
+    *,
+    name: str = "",
+    overwrite: bool = False,
+) -> tuple[str, float]:
+    """Take a network away.
+
+    Args:
+        checkpoint: a `best.pt`, or `x2`, `x4` of the package; empty: the package's at 2x.
+        to: "onnx", "bundle" (of MONAI) or "mlflow".
+        out: the .onnx file, or the folder, to write. None: NAME_xSCALE.onnx or
+            NAME_xSCALE_bundle here; of mlflow, a version in the tracking store.
+        name: of the registered model.
+        overwrite: replace `out` if it exists.
+
+    Returns:
+        What was made, and the largest difference between onnxruntime and torch (normalised).
+
+    Raises:
+        UserError: the network cannot be exported, the extra is missing, or `out` exists.
+    """
+    network.check_installed()
+    if name and (to != "mlflow" or out is not None):
+        raise UserError("--name is of a registered model; use it with --to mlflow and no folder")
+    source = choosing.choose(checkpoint)
+    if to == "mlflow" and out is None:
+        apart, address = registry.register(source, name)
+        return address, apart
+    out = out or Path(source.name + {"onnx": ".onnx", "bundle": "_bundle"}[to])
+    if to == "onnx":
+        return _onnx(source, out, overwrite)
+    _check_new(out, overwrite)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out} is a file; give the name of a folder")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    # complete or absent: made beside its place, then renamed
+    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out.parent) as beside:
+        made = Path(beside) / "made"
+        apart = (bundle if to == "bundle" else registry).write(source, made)
+        if out.exists():
+            out.rename(Path(beside) / "before")
+        shutil.move(made, out)
+    return str(out), apart
+
+
+def _onnx(source: choosing.Source, out: Path, overwrite: bool) -> tuple[str, float]:
+    if out.suffix.lower() != ".onnx":
+        raise UserError(f"{out} must be named .onnx")
+    about = out.with_suffix(".md")
+    _check_new(out, overwrite)
+    _check_new(about, overwrite)
+    apart = network.write(source, out)
+    use = USE.format(file=out.name, scale=source.scale, percentile=source.percentile)
+    write_text(about, card.text(source, apart, use))
+    return str(out), apart
+
+
+def _check_new(path: Path, overwrite: bool) -> None:
+    if os.path.lexists(path) and not overwrite:
+        raise UserError(f"{path} exists; give another name, or --overwrite to replace it")
