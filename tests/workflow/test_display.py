@@ -111,7 +111,7 @@ def test_every_rule_with_output_has_words(monkeypatch: pytest.MonkeyPatch) -> No
     rules = re.findall(r"^rule (\w+):\n(?:    .*\n|\n)*?    output:", text, re.MULTILINE)
     assert set(rules) == set(WORDS) == set(USUAL)
     cell = {"dataset": "openms_t1", "scale": "2", "method": "edsr", "source": "ixi",
-            "pretext": "organ", "training": "vit_organ"}  # fmt: skip
+            "pretext": "organ", "training": "vit_organ", "column": "openms_t1_x2"}  # fmt: skip
     for rule in rules:
         assert "{" not in job_words(rule, cell)
         assert job_words(rule, cell) != rule.replace("_", " ")

@@ -7,17 +7,29 @@ rule write_tables:
             f"{RESULTS}/tables/results.csv",
             caption="../report/results.rst",
             category="Tables",
+            labels={"table": "every cell"},
         ),
-        tables=expand(
+        tables=report(
+            expand(
+                "{results}/tables/{table}.csv",
+                results=RESULTS,
+                table=PARAMS.experiment.tables,
+            ),
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"table": "as in the paper"},
+        ),
+        texts=expand(
             "{results}/tables/{table}.{kind}",
             results=RESULTS,
             table=PARAMS.experiment.tables,
-            kind=["csv", "tex", "md"],
+            kind=["tex", "md"],
         ),
         differences=report(
             f"{RESULTS}/tables/differences.csv",
             caption="../report/differences.rst",
             category="Tables",
+            labels={"table": "differences"},
         ),
         bars=f"{RESULTS}/tables/psnr.png",
         summary=summary_paths(),
@@ -41,7 +53,12 @@ rule frozen_table:
     input:
         unpack(frozen_inputs),
     output:
-        csv=f"{RESULTS}/tables/frozen.csv",
+        csv=report(
+            f"{RESULTS}/tables/frozen.csv",
+            caption="../report/frozen.rst",
+            category="Tables",
+            labels={"table": "frozen networks"},
+        ),
         md=f"{RESULTS}/tables/frozen.md",
     log:
         f"{LOGS}/frozen.log",
