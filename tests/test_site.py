@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 import typer
+import yaml
 
 from mrsr import cli
 from mrsr.params import loading
@@ -87,6 +88,46 @@ def test_links_of_the_repository_become_links_of_the_site(monkeypatch: pytest.Mo
     # mkdocs reports what leads nowhere; fenced code and other sites stay
     for same in ("[a](../nowhere.txt)", "[a](https://x.org/b)", "```\n[a](../Makefile)\n```"):
         assert of(same, *here) == same
+
+
+def test_badges_and_pictures_are_true(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = ROOT / "docs" / "images"
+    monkeypatch.syspath_prepend(str(images))
+    import badges
+
+    for name, text in badges.badges().items():
+        assert (images / name).read_text(encoding="utf-8") == text, "python docs/images/badges.py"
+        assert name in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_numbers_of_the_readme_are_those_of_the_results() -> None:
+    """Each PSNR, SSIM and NMSE of the README's table stands together in docs/results.md."""
+    table = (ROOT / "README.md").read_text(encoding="utf-8").split("## Results")[1]
+    rows = re.findall(r"^\| [^|]+ \| (-?[\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", table, re.MULTILINE)
+    assert len(rows) >= 4
+    results = (ROOT / "docs" / "results.md").read_text(encoding="utf-8").replace("*", "")
+    for row in rows:
+        assert "/".join(row) in results, row
+
+
+def test_experiments_of_tutorial_and_answers_are_accepted(tmp_path: Path) -> None:
+    found = 0
+    for name in ("tutorial", "how-do-i"):
+        page = (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        for block in re.findall(r"^```yaml\n(.*?)^```", page, re.MULTILINE | re.DOTALL):
+            found += 1
+            file = tmp_path / f"{name.replace('-', '_')}_{found}.yaml"
+            whole = "description:" in block
+            file.write_text(block if whole else f"description: x\nabout: x\nlike: demo\n{block}")
+            assert loading.load(ROOT / "params.yaml", str(file)).cells
+    assert found > 3
+
+
+def test_the_catalogue_of_workflows_finds_its_files() -> None:
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage["report"] is True and "experiment=demo" in usage["mandatory-flags"]["flags"]
+    assert not any(usage["software-stack-deployment"].values())
+    assert (ROOT / "config" / "README.md").is_file() and (ROOT / "Snakefile").is_file()
 
 
 class _Page(HTMLParser):

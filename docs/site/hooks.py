@@ -23,13 +23,13 @@ import params_page
 
 ROOT = Path(__file__).resolve().parents[2]
 NAVIGATION: list[dict[str, list[str]]] = [
-    {"Start": ["index.md", "tutorial.md", "how-do-i.md"]},
+    {"Start": ["index.md", "tutorial.md", "how-do-i.md", "data.md"]},
     {"How to": ["howto/*.md", "cluster.md"]},
     {"Concepts": ["concepts.md", "replication.md", "methods.md", "design.md", "reliability.md"]},
     {"Results": ["results.md", "performance.md"]},
     {"Reference": ["reference/*.md"]},
     {"Code": ["reference/code/*.md"]},
-    {"Project": ["project/*.md"]},
+    {"Project": ["where-things-are.md", "project/*.md"]},
 ]
 
 
@@ -67,6 +67,7 @@ SOURCES = {
     "project/contributing.md": "CONTRIBUTING.md",
     "project/changelog.md": "CHANGELOG.md",
     "project/networks-of-the-package.md": "src/mrsr/weights/README.md",
+    "project/configuration.md": "config/README.md",
     "project/results-folder.md": "results/README.md",
 }
 

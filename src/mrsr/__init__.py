@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mrsr.scan.enhance import enhance
     from mrsr.scan.score import score
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["degrade", "enhance", "score"]
 
 

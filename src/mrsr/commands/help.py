@@ -42,6 +42,7 @@ PANELS = {
         "resume": ["mrsr resume", "mrsr resume -- --cores 4 all --config experiment=demo"],
         "tables": [
             "mrsr tables --experiment demo --print",
+            "mrsr tables --experiment demo --document",
             "mrsr tables --experiment demo --from-mlflow --out tables",
         ],
         "compare": [

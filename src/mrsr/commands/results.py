@@ -32,6 +32,9 @@ def tables(
     ] = None,
     bars: Annotated[Path | None, typer.Option(help="Figure of every row's PSNR.")] = None,
     show: Annotated[bool, typer.Option("--print", help="Only print existing tables.")] = False,
+    document: Annotated[
+        bool, typer.Option("--document", help="Write a LaTeX document around existing tables.")
+    ] = False,
     file: ParamsFile = PARAMS,
 ) -> None:
     """Write the tables from metrics files or from MLflow, or print them."""
@@ -43,6 +46,9 @@ def tables(
     else:
         given = loading.load(file, experiment).tables()
     folder = out or Path("results") / given.experiment / "tables"
+    if document:
+        _document(given.experiment)
+        return
     if show:
         making.print_table(folder)
         return
@@ -59,6 +65,20 @@ def tables(
 
         psnr_bars(folder / "results.csv", bars)
     making.print_table(folder)
+
+
+def _document(experiment: str) -> None:
+    from mrsr.tables import document
+    from mrsr.tables.records import read_record
+
+    results = Path("results", experiment)
+    records = [read_record(file)[0] for file in sorted((results / "metrics").rglob("*.json"))]
+    commits = [str(record.get("commit") or "") for record in records]
+    kept = (results / "document" / "document.tex").exists()
+    written = document.write_document(experiment, results, commits)
+    print(written[0])
+    if kept:
+        print(f"mrsr: note: left {written[0]} as it was; tables, figures and facts are new")
 
 
 @commands.command()

@@ -14,6 +14,8 @@ import pandas
 
 # metric -> (which of several values is the best, decimals shown)
 METRICS = {"psnr": ("max", 2), "ssim": ("max", 4), "nmse": ("min", 4)}
+# lines, with notes, that a page of A4 holds beside the caption: in portrait, in landscape (`wide`)
+LINES = (55, 30)
 ABLATIONS = "Ablation studies"  # heading between methods, as in the paper
 
 
@@ -66,21 +68,26 @@ def to_markdown(table: Table) -> str:
 
 
 # A file that \input takes inside a document, and that pdflatex takes by itself: LaTeX clears
-# \@nodocument when a document begins.
-_HEAD = r"""% Needs \usepackage{booktabs}. Give it to \input in a document, or to pdflatex as it is.
+# \@nodocument when a document begins. A wide table needs a page in landscape.
+_HEAD = r"""% Needs booktabs and longtable. For \input in a document, or for pdflatex by itself.
 \makeatletter
 \ifx\@nodocument\relax \let\mrsrend\relax \else \def\mrsrend{\end{document}}
-\documentclass{article} \usepackage{booktabs} \begin{document}
+\documentclass[a4paper%s]{article}
+\usepackage[margin=15mm]{geometry} \usepackage{booktabs,longtable}
+\begin{document}
 \fi
 \makeatother
 """
 
 
 def to_latex(table: Table) -> str:
-    """A complete table environment with booktabs rules and no other package."""
+    """A complete table environment with booktabs rules; one of many lines may span pages.
+
+    No package but booktabs, and longtable for more lines than `LINES`.
+    """
     # braces: after \\ LaTeX would read a label such as [30] as an argument
     frame = _shown(
-        table, lambda text: f"{{{_tex(text)}}}", r"\textbf{{{}}}", r"\emph{{{}}}",
+        table, lambda text: f"{{{escape_latex(text)}}}", r"\textbf{{{}}}", r"\emph{{{}}}",
         r"\quad\emph{paper}", "--",
     )  # fmt: skip
     heading = rf"\multicolumn{{{frame.shape[1]}}}{{l}}{{\emph{{{ABLATIONS}}}}} \\" + "\n"
@@ -91,26 +98,41 @@ def to_latex(table: Table) -> str:
         ("" if kind == last else "\\midrule\n" * bool(last) + heading * (kind == "ablation")) + name
         for last, kind, name in zip(["", *kinds], kinds, frame["Method"], strict=False)
     ]
-    names = [_tex(name).removesuffix("x") + r"$\times$" for name in table.headings.values()]
+    names = [escape_latex(name).removesuffix("x") + r"$\times$" for name in table.headings.values()]
     frame.columns = ["Method", "Parameters", "Reduced", *names]
     if not names:
         frame = frame[["Method"]]
     size = r"\scriptsize" if len(names) > 3 else r"\footnotesize"
-    parts = [
-        _HEAD + r"\begin{table}[htbp]",
-        r"\centering",
-        rf"\caption{{{_tex(' '.join([table.title, *table.caption]))}}}",
-        rf"\label{{tab:{table.name}}}",
-        size,
-        r"\setlength{\tabcolsep}{3pt}",
-        frame.to_latex(
-            index=False, escape=False, column_format="lrr"[: frame.shape[1]] + "c" * len(names)
-        ).rstrip(),
-    ]
-    if table.notes:
-        notes = r" \\ ".join(f"{{{_tex(note)}}}" for note in table.notes)
-        parts += ["", r"\vspace{2pt}", rf"\parbox{{\linewidth}}{{\raggedright {notes}}}"]
-    return "\n".join([*parts, r"\end{table}", r"\mrsrend"]) + "\n"
+    title = escape_latex(" ".join([table.title, *table.caption]))
+    columns = "lrr"[: frame.shape[1]] + "c" * len(names)
+    notes = r" \\ ".join(f"{{{escape_latex(note)}}}" for note in table.notes)
+    head = _HEAD.replace("%s", ",landscape" if wide(table) else "")
+    tight = r"\setlength{\tabcolsep}{3pt}"
+    if len(frame) + len(table.notes) > LINES[wide(table)]:
+        parts = [
+            head + rf"\begingroup {size} {tight} \setlength{{\LTcapwidth}}{{\linewidth}}",
+            frame.to_latex(
+                index=False, escape=False, column_format=columns, longtable=True, caption=title,
+                label=f"tab:{table.name}",
+            ).rstrip(),
+            *([rf"\noindent {{\raggedright {notes}\par}}"] if notes else []),
+            r"\par\endgroup",
+        ]  # fmt: skip
+    else:
+        parts = [
+            *(head + r"\begin{table}[htbp]", r"\centering", rf"\caption{{{title}}}"),
+            *(rf"\label{{tab:{table.name}}}", size, tight),
+            frame.to_latex(index=False, escape=False, column_format=columns).rstrip(),
+        ]
+        if notes:
+            parts += ["", r"\vspace{2pt}", rf"\parbox{{\linewidth}}{{\raggedright {notes}}}"]
+        parts.append(r"\end{table}")
+    return "\n".join([*parts, r"\mrsrend"]) + "\n"
+
+
+def wide(table: Table) -> bool:
+    """Whether a LaTeX table needs a page in landscape: more than two columns of numbers."""
+    return len(table.headings) > 2
 
 
 def _shown(
@@ -154,5 +176,6 @@ _TEX = {sign: f"\\{sign}" for sign in "&%$#_{}"} | {
 }
 
 
-def _tex(text: str) -> str:
+def escape_latex(text: str) -> str:
+    """Text that LaTeX shows as it is, on one line."""
     return "".join(_TEX.get(sign, sign) for sign in text)
