@@ -18,6 +18,7 @@ and, if matplotlib is installed, `<method>.png` with an example. The JSON is wri
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def evaluate(
         UserError: the checkpoint or the store belongs to another cell of the results, or one of
             them cannot be used.
     """
-    out = Path(out)
+    out, began, clock = Path(out), time.time(), time.monotonic()
     preset = settings.preset
     if settings.threads:
         torch.set_num_threads(settings.threads)
@@ -85,10 +86,12 @@ def evaluate(
     if guide:
         found["guide"] = residual(guide)
     found["split"] = str(store.attributes(slices).get("split", ""))
+    found["slices_digest"] = str(store.attributes(slices).get("digest", ""))
     found["checkpoint_sha256"] = sha256(saved) if saved else None
     found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     write_text(out.with_suffix(".csv"), slice_table(rated))
     _draw(example, out.with_suffix(".png"))
+    found |= {"started": began, "seconds": time.monotonic() - clock}
     write_json(out, found)
     if settings.tracking.enabled:
         from mrsr.tracking import delivery

@@ -88,7 +88,14 @@ def write(file: Path = FILE) -> list[str]:
     names = loading.load("params.yaml").params.tracked
     stages = _stages_of_all(names)
     plots = [f"results/{Path(name).stem}/tables/psnr.png" for name in names]
+    artifacts = {
+        key: what
+        for name in names
+        for key, what in _artifacts(loading.load("params.yaml", name)).items()
+    }
     document = {"stages": stages, "plots": plots}
+    if artifacts:
+        document["artifacts"] = artifacts
     dumper: Any = yaml.SafeDumper
     text = yaml.dump(json.loads(json.dumps(document)), Dumper=dumper, sort_keys=False, width=100)
     write_text(file, HEAD + text)
@@ -157,6 +164,25 @@ def _stages(resolved: Resolved) -> dict[str, dict[str, Any]]:
     # a folder with a file for each row of the tables: DVC prints a line for each file
     stages["tables"]["metrics"] = [{f"{folder}/summary": {"persist": True}}]
     return stages
+
+
+def _artifacts(resolved: Resolved) -> dict[str, Any]:
+    """The networks that others may want, by name: without ablations and controls."""
+    found = {}
+    for cell in resolved.trainings():
+        method = resolved.methods[cell.method]
+        if method.kind in ("ablation", "control"):
+            continue
+        where = f"{cell.dataset}/x{cell.scale}/{cell.method}"
+        # DVC allows no underscore in a name
+        found[f"{resolved.name}-{where}".replace("/", "-").replace("_", "-").lower()] = {
+            "path": f"results/{resolved.name}/checkpoints/{where}/best.pt",
+            "type": "model",
+            "desc": f"{method.label}, {cell.scale}x, trained on {cell.dataset}; of its steps the "
+            "best on validation; for research only",
+            "labels": ["super-resolution", f"x{cell.scale}", cell.dataset],
+        }
+    return found
 
 
 def _where(resolved: Resolved) -> str:

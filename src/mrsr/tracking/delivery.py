@@ -21,7 +21,8 @@ from typing import Any
 
 from mrsr.errors import UserError
 from mrsr.files import sha256
-from mrsr.params.repeats import origin
+from mrsr.tracking import labels as columns
+from mrsr.tracking.model import card, log_model
 from mrsr.tracking.reading import _runs
 from mrsr.tracking.store import (
     Deleted,
@@ -32,13 +33,14 @@ from mrsr.tracking.store import (
     _held,
     _turn,
     _warn,
+    relative_places,
     store_uri,
     switched_off,
 )
+from mrsr.tracking.values import _flat, _milliseconds, _params, _split, _tags, _with_zeros
 
 PATIENCE = 300.0  # seconds without another attempt at a store that failed
-# MLflow's own limits are 1000 metrics, 100 params or tags, 8000 characters a tag, 6000 a param
-CHUNK, PARAMS, TAG_LENGTH, PARAM_LENGTH = 900, 90, 4000, 500
+CHUNK = 900  # metrics of a request; MLflow's own limit is 1000
 _failed: dict[str, float] = {}  # store -> when it last failed
 
 
@@ -94,6 +96,8 @@ def sync(results: Path, uri: str | None = None) -> tuple[int, int]:
     paths += [file for file in sorted(results.rglob("*.json")) if _is_record(file)]
     done = 0
     _failed.clear()  # a person asked for it, so try
+    with contextlib.suppress(Exception), _turn(store_uri(uri)):  # the first upload reports it
+        relative_places(store_uri(uri))
     for path in paths:
         _failed.pop(store_uri(uri), None)
         if deliver(path, None, uri):
@@ -114,10 +118,12 @@ def _training(client: Any, folder: Path, uri: str) -> None:
     # the vision transformer has no dataset or scale, but a phase
     known = ("experiment", "dataset", "scale", "method", "phase", "pretext")
     labels = {key: str(settings[key]) for key in known if key in settings}
-    tags = labels | {"commit": provenance.get("commit"), "digest": start["digest"]}
-    tags |= _repeat(labels)
+    commit = provenance.get("commit")
+    tags = labels | {"commit": commit, "digest": start["digest"]}
+    tags |= columns.run_tags("training", labels | {"type": settings.get("type", "")}, commit)
     run = _run(client, uri, "training", labels, start["digest"], tags, start["time"])
     _params(client, run, {**_with_zeros(settings), "provenance": provenance})
+    _inputs(client, run, columns.stores_of_training(settings, start.get("data")))
 
     # How far each split was sent, not how many lines: after a resume the lines since the last
     # checkpoint are written again, with other times.
@@ -139,25 +145,21 @@ def _training(client: Any, folder: Path, uri: str) -> None:
     if end is None:
         return
     with tempfile.TemporaryDirectory() as temporary:
-        files = [folder / "log.jsonl", folder / "best.pt"]
+        files = [folder / "log.jsonl", folder / "best.pt", Path(temporary) / "card.md"]
+        files[-1].write_text(card(lines), encoding="utf-8")
         with contextlib.suppress(ImportError):  # without matplotlib there is no figure
             from mrsr.drawing import curves
 
             files.append(Path(temporary) / "curves.png")
             curves({" ".join(labels.values()): folder / "log.jsonl"}, files[-1])
-        _artifacts(client, run, files)
+        known_files = _artifacts(client, run, files)
+    if weights := known_files.get("best.pt"):
+        client.set_tag(run.info.run_id, "checkpoint_sha256", weights)
+        if "model" in settings:
+            log_model(client, run, settings, weights, end.get("best_step") or 0)
     if run.info.status != "FINISHED":
         ended = end.get("time", start["time"])
         client.set_terminated(run.info.run_id, "FINISHED", end_time=_milliseconds(ended))
-
-
-def _repeat(labels: dict[str, str]) -> dict[str, str]:
-    """Tags of a run that is one of several: the dataset that it repeats, its fold and seed."""
-    name = labels.get("dataset", "")
-    of = origin(name)
-    numbers = {"fold": of.fold, "seed": of.seed}
-    found = {key: str(number) for key, number in numbers.items() if number is not None}
-    return {"repeats": of.dataset, **found} if found else {}
 
 
 def _evaluation(client: Any, file: Path, uri: str) -> None:
@@ -166,19 +168,26 @@ def _evaluation(client: Any, file: Path, uri: str) -> None:
     labels = {key: str(record[key]) for key in ("experiment", "dataset", "scale", "method")}
     digest = hashlib.sha256(text).hexdigest()[:12]  # another measurement is another run
     tags = labels | {"commit": record.get("commit"), "digest": record.get("settings_digest")}
-    tags |= _repeat(labels)
-    written = file.stat().st_mtime
-    run = _run(client, uri, "evaluation", labels, digest, tags, written)
+    tags |= columns.run_tags("evaluation", labels, record.get("commit"))
+    # earlier versions recorded neither: the forward passes are the least that it took
+    lasted = record.get("seconds") or record.get("seconds_per_slice", 0) * record["n_slices"]
+    started = record.get("started") or file.stat().st_mtime - lasted
+    written = started + lasted
+    run = _run(client, uri, "evaluation", labels, digest, tags, started)
     known = {k: v for k, v in record.items() if not k.startswith("per_")}
     _params(client, run, _with_zeros(known))
     if "mrsr.metrics.record" not in run.data.tags:
         kept = {key: value for key, value in record.items() if key != "per_volume"}
-        points = _points({k: v for k, v in _flat(kept) if k in _SHOWN}, "", written, 0)
+        shown = {_SHOWN[key]: value for key, value in _flat(kept) if key in _SHOWN}
+        points = _points(shown, "", written, 0)
         client.log_batch(run.info.run_id, metrics=points, tags=_tags(_split(kept)))
+    if record.get("slices_digest"):
+        _inputs(client, run, [(labels["dataset"], record["slices_digest"], "test")])
     _artifacts(client, run, [file, file.with_suffix(".csv"), file.with_suffix(".png")])
     if run.info.status != "FINISHED":
         client.set_terminated(run.info.run_id, "FINISHED", end_time=_milliseconds(written))
 
+    _under_its_training(client, run, record, labels, digest, written)
     # the tables use the measurements that are in the results folder now
     same = " and ".join(f"tags.{key} = '{value}'" for key, value in labels.items())
     query = f"{same} and tags.stage = 'evaluation' and tags.`mrsr.current` = 'true'"
@@ -188,10 +197,49 @@ def _evaluation(client: Any, file: Path, uri: str) -> None:
     client.set_tag(run.info.run_id, "mrsr.current", "true")
 
 
-# numbers of an evaluation that become metrics; the rest is in the record
-_SHOWN = frozenset(
-    f"{metric}.{end}" for metric in ("psnr", "ssim", "nmse") for end in ("mean", "low", "high")
-) | {"seconds_per_slice", "parameters", "n_subjects"}
+# numbers of an evaluation that become metrics, and their names there; the rest is in the record
+_SHOWN = {
+    f"{metric}.{end}": metric if end == "mean" else f"{metric}.{end}"
+    for metric in ("psnr", "ssim", "nmse")
+    for end in ("mean", "low", "high")
+} | {key: key for key in ("seconds_per_slice", "parameters", "n_subjects")}
+
+
+def _under_its_training(
+    client: Any, run: Any, record: dict[str, Any], labels: dict[str, str], digest: str, when: float
+) -> None:
+    """Put an evaluation below the training of its checkpoint, which shows the test metrics too.
+
+    So a training's row has both its settings and what came of them. If the store has the evaluation
+    before the training, the next delivery of the evaluation (`mrsr sync`) does it.
+    """
+    weights = record.get("checkpoint_sha256")
+    if not weights:
+        return
+    experiment = client.get_experiment(run.info.experiment_id)
+    query = f"tags.checkpoint_sha256 = '{weights}' and tags.stage = 'training'"
+    found = _runs(client, experiment, query)
+    if not found:
+        return
+    training = found[-1]
+    if run.data.tags.get("mlflow.parentRunId") != training.info.run_id:
+        client.set_tag(run.info.run_id, "mlflow.parentRunId", training.info.run_id)
+    own = all(training.data.tags.get(key) == value for key, value in labels.items())
+    if own and training.data.tags.get("mrsr.measured") != digest:
+        means = {name: record[name]["mean"] for name in ("psnr", "ssim", "nmse")}
+        points = _points(means, "", when, int(record.get("steps") or 0))
+        client.log_batch(
+            training.info.run_id, metrics=points, tags=_tags({"mrsr.measured": digest})
+        )
+
+
+def _inputs(client: Any, run: Any, stores: list[tuple[str, str, str]]) -> None:
+    """Name the slice stores that a run has read, once: MLflow's column of datasets."""
+    if not stores or "mrsr.inputs" in run.data.tags:
+        return
+    experiment = run.data.tags["experiment"]
+    client.log_inputs(run.info.run_id, columns.dataset_inputs(experiment, stores))
+    client.set_tag(run.info.run_id, "mrsr.inputs", "true")
 
 
 def _run(
@@ -212,8 +260,14 @@ def _run(
             place = (database.parent / "mlartifacts" / name).resolve().as_uri()
         # another writer on a server may have been faster
         with contextlib.suppress(Exception):
-            client.create_experiment(name, artifact_location=place)
+            client.create_experiment(
+                name, artifact_location=place, tags=columns.experiment_tags(name)
+            )
+            relative_places(uri)
         experiment = client.get_experiment_by_name(name)
+    for tag, value in columns.experiment_tags(labels["experiment"]).items():
+        if tag not in experiment.tags:  # made by an earlier version, or by hand
+            client.set_experiment_tag(experiment.experiment_id, tag, value)
     query = f"tags.`mrsr.key` = '{key}'"
     found = _runs(client, experiment, query)
     if not found:
@@ -222,7 +276,7 @@ def _run(
             experiment.experiment_id,
             start_time=_milliseconds(started),
             tags={tag.key: tag.value for tag in _tags(tags)},
-            run_name=f"{labels['dataset']} x{labels['scale']} {labels['method']} {stage}",
+            run_name=columns.run_name(stage, labels),
         )
         found = _runs(client, experiment, query)
     # a server that died after creating a run and before confirming it was asked again
@@ -231,39 +285,15 @@ def _run(
     return found[0]
 
 
-def _params(client: Any, run: Any, values: dict[str, Any]) -> None:
-    """Log settings as flat params, except those that the run has: they are final in MLflow."""
-    from mlflow.entities import Param
-
-    new = [
-        Param(key[:250], str(value)[:PARAM_LENGTH])
-        for key, value in _flat(values)
-        if key[:250] not in run.data.params and str(value)
-    ]
-    for first in range(0, len(new), PARAMS):
-        client.log_batch(run.info.run_id, params=new[first : first + PARAMS])
-
-
-def _with_zeros(values: dict[str, Any]) -> dict[str, Any]:
-    """Values of a training or a record, with a weight of 0 for each loss that it does not have.
-
-    MLflow draws a parameter that is missing above the largest value of the other runs.
-    """
-    from mrsr.params.declared import loss_names
-
-    zeros = dict.fromkeys(loss_names(), 0.0)
-    full = {key: zeros | values[key] for key in ("losses", "own_losses") if values.get(key)}
-    return values | full
-
-
-def _artifacts(client: Any, run: Any, files: list[Path]) -> None:
-    """Upload the files that exist and that the run does not have yet."""
-    known = json.loads(run.data.tags.get("mrsr.artifacts", "{}"))
+def _artifacts(client: Any, run: Any, files: list[Path]) -> dict[str, str]:
+    """Upload the files that exist and that the run does not have yet; SHA-256 of all it has."""
+    known: dict[str, str] = json.loads(run.data.tags.get("mrsr.artifacts", "{}"))
     for file in files:
         if file.is_file() and known.get(file.name) != (digest := sha256(file)):
             client.log_artifact(run.info.run_id, str(file))
             known[file.name] = digest
             client.set_tag(run.info.run_id, "mrsr.artifacts", json.dumps(known))
+    return known
 
 
 def _points(values: dict[str, Any], prefix: str, seconds: float, step: int) -> list[Any]:
@@ -274,40 +304,6 @@ def _points(values: dict[str, Any], prefix: str, seconds: float, step: int) -> l
         for key, value in values.items()
         if type(value) in (int, float)
     ]
-
-
-def _tags(values: dict[str, Any]) -> list[Any]:
-    from mlflow.entities import RunTag
-
-    return [
-        RunTag(key, value if isinstance(value, str) else json.dumps(value))
-        for key, value in values.items()
-        if value is not None
-    ]
-
-
-def _split(record: dict[str, Any]) -> dict[str, str]:
-    """A record as tags within the length limit; `mrsr.metrics.record` is their number."""
-    text = json.dumps(record)
-    parts = [text[at : at + TAG_LENGTH] for at in range(0, len(text), TAG_LENGTH)]
-    return {f"mrsr.metrics.record.{n}": part for n, part in enumerate(parts)} | {
-        "mrsr.metrics.record": str(len(parts))
-    }
-
-
-def _flat(value: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    """Nested dictionaries as (dotted key, value), in the characters that MLflow allows."""
-    if not isinstance(value, dict):
-        return [(prefix, value)]
-    return [
-        pair
-        for key, item in value.items()
-        for pair in _flat(item, f"{prefix}.{key}" if prefix else str(key))
-    ]
-
-
-def _milliseconds(seconds: float) -> int:
-    return round(1000 * seconds)
 
 
 def _is_record(file: Path) -> bool:

@@ -6,10 +6,12 @@ import contextlib
 import logging
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 import time
-import urllib
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,13 @@ DEFAULT_URI = "sqlite:///mlflow.db"
 
 
 LOCK_SECONDS = 60.0
+ARTIFACTS = "/mlartifacts/"
+# tables of MLflow's database with a place, and its column
+PLACES = {
+    "experiments": "artifact_location",
+    "runs": "artifact_uri",
+    "logged_models": "artifact_location",
+}
 
 
 # long enough for a busy server; a dead one costs seconds (with MLflow's defaults: minutes)
@@ -66,6 +75,7 @@ def init_store(uri: str | None = None) -> bool:
                     raise
                 command = [sys.executable, "-m", "mlflow", "db", "upgrade", uri]
                 subprocess.run(command, capture_output=True, check=True)
+            relative_places(uri)
     except Exception as error:
         return _warn(uri, error)
     return True
@@ -113,6 +123,28 @@ def _database(uri: str) -> Path | None:
     """The file of an SQLite store."""
     name = uri.removeprefix("sqlite:///").partition("?")[0]
     return Path(name) if uri.startswith("sqlite:///") and name not in ("", ":memory:") else None
+
+
+def relative_places(uri: str) -> None:
+    """Name artifacts from the folder of an SQLite store, so that both can be moved together.
+
+    MLflow makes every local place absolute and offers nothing else, so this writes to its tables;
+    it also repairs a store that was moved before. Only where the store lies in the current folder,
+    the project's root: from there `mlflow ui` and all jobs are started.
+    """
+    database, here = _database(uri), Path.cwd()
+    if database is None or not database.exists() or database.parent.resolve() != here.resolve():
+        return
+    with contextlib.closing(sqlite3.connect(database, timeout=LOCK_SECONDS)) as base, base:
+        for table, column in PLACES.items():
+            query = f"SELECT rowid, {column} FROM {table} WHERE {column} LIKE 'file:///%'"
+            for row, old in base.execute(query).fetchall():
+                relative = old[old.rfind(ARTIFACTS) + 1 :] if ARTIFACTS in old else ""
+                moved = relative and not Path(urllib.request.url2pathname(old[7:])).exists()
+                if relative and (moved or old.startswith(f"{here.as_uri()}/")):
+                    base.execute(
+                        f"UPDATE {table} SET {column} = ? WHERE rowid = ?", (relative, row)
+                    )
 
 
 @contextlib.contextmanager

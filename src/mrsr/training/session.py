@@ -136,8 +136,9 @@ class Session:
         self.lines = Log(self.folder / "log.jsonl", text, active=machine.first)
         if not text:
             self._event(
-                "start", settings=self.recorded, digest=self.digest, provenance=self.provenance
-            )
+                "start", settings=self.recorded, digest=self.digest, provenance=self.provenance,
+                data=data,
+            )  # fmt: skip
         self.tracker = Delivery(self.folder, settings, active=machine.first)
         self.progress = Progress(label, self.total, self.first, active=machine.first)
         self.images, self.since, self.stop = 0, time.monotonic(), Stop()
