@@ -5,6 +5,9 @@ Run: pytest tests/scan/test_slice_profile.py
 
 from __future__ import annotations
 
+from importlib.resources import files
+
+import nibabel
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -63,3 +66,24 @@ def test_who_says_how_thick():
         slice_profile.told({"SliceThickness": -4}, 5.0, None)
     assert slice_profile.told({"SliceThickness": "thick"}, 5.0, None) is None
     assert "overlap 1.00 mm" in str(SliceProfile(6, 5, "as told"))
+
+
+@pytest.mark.parametrize("ratio", [2.5, 4])
+@pytest.mark.parametrize("relative", [0.7, 1.0, 1.3])
+def test_the_thickness_is_estimated(ratio, relative):
+    """The middle of nilearn's MNI152, whose blur is the same in all directions."""
+    name = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+    image = nibabel.load(str(files("nilearn") / name))
+    whole = np.asarray(image.dataobj[40:150, 50:170, 50:150], np.float32).transpose(2, 1, 0)
+    slices = int(100 / ratio)
+    matrix = slice_matrix(100, slices, ratio, relative * ratio)
+    thick = np.tensordot(matrix, whole, 1).astype(np.float32)
+    found = slice_profile.estimate(thick, (ratio, 1.0, 1.0))
+    assert found.source == "estimated"
+    assert found.spacing == ratio
+    assert abs(found.fwhm / ratio - relative) < 0.15
+
+
+def test_too_few_slices_to_estimate_from():
+    found = slice_profile.estimate(np.random.default_rng(0).random((4, 30, 30)), (3.0, 1.0, 1.0))
+    assert (found.fwhm, found.source) == (3, "assumed, with too few slices to estimate it")

@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import json
 from importlib.resources import files
-from pathlib import Path
 
 import nibabel
 import numpy as np
@@ -143,13 +142,11 @@ def test_patches_are_blurred_and_sampled_lines(phases):
 
 
 def test_refusals(tmp_path, quick):
-    def scan(shape: tuple[int, ...], *sizes: float) -> Path:
-        path = tmp_path / "scan.nii"
-        nibabel.save(nibabel.Nifti1Image(blob(shape, np.eye(4)), np.diag([*sizes, 1])), path)
-        return path
+    def scan(shape: tuple[int, ...], *sizes: float) -> nibabel.Nifti1Image:
+        return nibabel.Nifti1Image(blob(shape, np.eye(4)), np.diag([*sizes, 1]))
 
     out = tmp_path / "out.nii"
-    for source, options, message in [
+    for image, options, message in [
         (scan((20, 20, 3), 1, 1, 4), {}, r"has 3 slices, --through-plane needs 4"),
         (scan((20, 20, 8), 1, 1, 1.02), {"axis": 2}, "are no thicker than the 1 mm asked for"),
         (scan((20, 20, 8), 1, 1, 4), {"through_plane": 0.5}, "nothing finer to learn from"),
@@ -160,7 +157,6 @@ def test_refusals(tmp_path, quick):
         (scan((20, 20, 8), 1, 1, 4), {"quality": out}, "give the quality map another name"),
         (scan((20, 20, 8), 1, 1, 4), {"through_plane": None, "slice_thickness": 4}, "leave it out"),
     ]:
-        image = nibabel.load(source)
         with pytest.raises(UserError, match=message) as caught:
             enhance(image, out, **{"through_plane": 0, **options})
         assert one_line(str(caught.value)) == str(caught.value)

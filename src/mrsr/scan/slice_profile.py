@@ -6,8 +6,7 @@ left between them is the gap. All widths are relative to what is seen in the pla
 plane, blurred by this profile and sampled at this spacing, look like lines through the slices.
 
 The thickness is what the caller says, else what a BIDS sidecar (`SliceThickness`) says, else it is
-estimated: the profile under which lines of the plane vary as much from slice to slice as the lines
-through the slices do.
+estimated: the profile that makes the plane as coarse in one direction as it is through the slices.
 """
 
 from __future__ import annotations
@@ -20,9 +19,10 @@ import numpy as np
 from mrsr.errors import UserError
 
 SIGMA = 2 * np.sqrt(2 * np.log(2))  # a Gaussian's FWHM in standard deviations
-WIDEST = 3.0  # thickness / spacing: more overlap than any protocol has
-NARROWEST = 0.1
-LINES = 4000  # enough to estimate from
+NARROWEST, WIDEST = 0.3, 1.6  # thickness / spacing; outside of it a number is a mistake
+WIDTHS = 32  # tried for an estimate
+PLANES = 48  # looked at in each direction: enough to estimate from
+LEAST_SLICES = 6  # for an estimate
 
 
 @dataclass(frozen=True)
@@ -119,48 +119,39 @@ def _check(thickness: float, spacing: float, who: str) -> None:
         )
 
 
-def variation(lines: np.ndarray, lags: int) -> np.ndarray:
-    """Mean squared difference of samples 1, 2, ... `lags` apart; lines: (count, samples)."""
-    return np.array(
-        [np.square(lines[:, lag:] - lines[:, :-lag]).mean() for lag in range(1, lags + 1)]
-    )
-
-
 def estimate(image: np.ndarray, voxel_size: tuple[float, float, float]) -> SliceProfile:
     """The slice profile of a scan (slices, h, w), from the scan alone; voxel_size in mm.
 
-    Lines in both directions of the plane are blurred by profiles of many widths and sampled like
-    the slices. Where they vary from one sample to the next as much as the lines through the slices
-    do, in proportion to how they vary over a longer way, is the estimate. Anatomy differs between
-    directions, so it is a guess to about a fifth (docs/howto/thick-slices.md has measured ones).
+    One direction of the plane is blurred by a profile and sampled like the slices. If the profile
+    is that of the slices, rows of the result look like its columns: it is as coarse in the plane as
+    through it. Of many widths, the one is taken for which both have the same roughness, over both
+    directions of the plane. Anatomy and the scanner's own blur differ between directions, so it is
+    an estimate (docs/howto/thick-slices.md says how good).
     """
     spacing = voxel_size[0]
-    widths = spacing * np.geomspace(NARROWEST, 1.6, 24)
-    through = _some(image.reshape(len(image), -1).T)
-    lags = min(3, len(image) - 1)
-    if lags < 2:
-        return SliceProfile(spacing, spacing, "assumed, too few slices to estimate it")
-    wanted = _shape(variation(through, lags))
+    widths = spacing * np.geomspace(NARROWEST, WIDEST, WIDTHS)
     errors = np.zeros(len(widths))
     for axis in (1, 2):
-        lines = _some(np.moveaxis(image, axis, -1).reshape(-1, image.shape[axis]))
-        ratio = spacing / voxel_size[axis]
-        slices = int(lines.shape[1] / ratio)
-        if slices <= lags:
+        turned = np.moveaxis(image, axis, 2)
+        planes = turned[:, :: max(1, turned.shape[1] // PLANES)].astype(np.float64)
+        samples, ratio = planes.shape[2], spacing / voxel_size[axis]
+        slices = int(samples / ratio)
+        if min(slices, len(image)) < LEAST_SLICES:
             continue
         for index, width in enumerate(widths):
-            sampled = (
-                lines @ slice_matrix(lines.shape[1], slices, ratio, width / voxel_size[axis]).T
-            )
-            errors[index] += np.square(_shape(variation(sampled, lags)) - wanted).sum()
+            matrix = slice_matrix(samples, slices, ratio, width / voxel_size[axis])
+            coarse = planes @ matrix.T
+            errors[index] += (_roughness(coarse) - _roughness(coarse.T)) ** 2
+    if not errors.any():
+        return SliceProfile(spacing, spacing, "assumed, with too few slices to estimate it")
     return SliceProfile(float(widths[errors.argmin()]), spacing, "estimated")
 
 
-def _some(lines: np.ndarray) -> np.ndarray:
-    """At most about LINES of them, evenly chosen, in float64."""
-    return lines[:: max(1, len(lines) // LINES)].astype(np.float64)
-
-
-def _shape(values: np.ndarray) -> np.ndarray:
-    """Logarithm of each value, relative to the last."""
-    return np.log(values[:-1] / values[-1])
+def _roughness(volume: np.ndarray) -> float:
+    """How much the first axis bends between neighbours, relative to samples twice as far apart."""
+    near, far = (
+        np.square(volume[2 * step :] - 2 * volume[step:-step] + volume[: -2 * step]).mean()
+        for step in (1, 2)
+    )
+    tiny = np.finfo(float).tiny
+    return float(np.log((near + tiny) / (far + tiny)))
