@@ -7,6 +7,7 @@ Settings are tables, as a job finds them in its JSON: `sr(steps=2)`, `evaluation
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import json
@@ -546,4 +547,5 @@ def parse(words: list[str]) -> None:
     """Parse a command such as `mrsr params -e demo`, without running it; raises as for a user."""
     group: Any = typer.main.get_command(cli.app)
     context = group.make_context("mrsr", words[1:], resilient_parsing=True)
-    group.commands[words[1]].make_context(words[1], words[2:], parent=context)
+    with contextlib.suppress(typer.Exit):  # --list-models, which answers at once
+        group.commands[words[1]].make_context(words[1], words[2:], parent=context)

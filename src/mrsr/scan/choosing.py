@@ -6,13 +6,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
-from mrsr import __version__, checkpoint, models
+from mrsr import __version__, checkpoint, inference, linear_tail, models
 from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.files import sha256
+from mrsr.raw.volume import Volume
 from mrsr.scan import boxed
 
 
@@ -73,3 +75,33 @@ def choose(model: Path | str, scale: int, device: torch.device, *, guided: bool)
     network = None if alone else checkpoint.network(model, device)
     known = saved.provenance.get("trained_on") or {}
     return Chosen(str(model), network, saved.scale, saved.settings, known, Path(model))
+
+
+def ready(
+    chosen: Chosen,
+    volume: Volume,
+    unit: np.float32,
+    device: torch.device,
+    name: str,
+    *,
+    guided: bool,
+) -> nn.Module:
+    """The network as inference takes it: trained on the scan if need be, folded, channels last.
+
+    volume: of a scan called `name`. unit: the intensity that becomes 1.
+
+    Raises:
+        UserError: it cannot be trained on this scan.
+    """
+    network = chosen.network
+    if network is None:
+        from mrsr.training.one_volume import fit_scan
+
+        threads = torch.get_num_threads()
+        network = fit_scan(volume.image / unit, chosen.settings, device, name)
+        torch.set_num_threads(threads)  # the training has its own, which its weights need
+    if not guided:
+        with inference.one_thread():
+            linear_tail.fold(network, chosen.scale)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+    return network

@@ -15,8 +15,7 @@ from nibabel.spatialimages import SpatialImage
 
 from mrsr import resampling
 from mrsr.errors import UserError
-from mrsr.raw.nifti import volume_of
-from mrsr.scan.input import Source, check_axis, file_axes, open_scan, read_scan
+from mrsr.scan.input import Source, check_axis, each_volume, file_axes, open_scan, read_scan
 from mrsr.scan.output import as_image, check_output, header_for, write_slices
 
 
@@ -76,10 +75,7 @@ def degrade(
     )
 
     def coarse() -> Iterator[np.ndarray]:
-        for number in numbers:
-            one = first
-            if number != numbers[0]:
-                one = volume_of(given.scan, number, slice_axis=axis, zero_nan=nan == "zero")
+        for one in each_volume(given, first, numbers, axis, nan):
             image = torch.from_numpy(one.physical)
             yield resampling.degrade(image, scale, kind).numpy()
 

@@ -22,35 +22,33 @@ the output says what was done (`sidecar.py`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-import torch
 from nibabel.spatialimages import SpatialImage
 
-from mrsr import compute, inference, linear_tail, tiles
+from mrsr import compute, inference, tiles
 from mrsr.console import recorded
 from mrsr.errors import UserError
-from mrsr.raw.nifti import volume_of
-from mrsr.raw.volume import Volume
 from mrsr.scan import consistency as agreeing
 from mrsr.scan import fitting, sidecar
 from mrsr.scan import quality as disagreement
-from mrsr.scan.choosing import choose
+from mrsr.scan.choosing import choose, ready
+from mrsr.scan.guiding import intensity_unit, second_contrast
 from mrsr.scan.input import (
-    Given,
     Source,
     check_axis,
     check_nan,
+    each_volume,
     file_axes,
     open_scan,
     read_scan,
     say_nan,
 )
-from mrsr.scan.output import as_image, check_output, finer, header_for, write_slices
+from mrsr.scan.output import as_image, check_output, header_for, write_slices
 from mrsr.scan.stored import Kind
 
 PERCENTILE = 99.9  # the intensity that becomes 1, unless the checkpoint gives another
@@ -152,10 +150,10 @@ def enhance(
         raise UserError("--slice-thickness is for --through-plane alone; leave it out")
     with recorded() as said:
         chosen = choose(model, scale, where, guided=guide is not None)
-        network, scale, percentile = chosen.network, chosen.scale, _percentile(chosen.settings)
+        scale, percentile = chosen.scale, _percentile(chosen.settings)
         given = open_scan(input, series)
         numbers = list(range(given.scan.volumes)) if volume is None else [volume]
-        if len(numbers) > 1 and (network is None or guide is not None):
+        if len(numbers) > 1 and (chosen.network is None or guide is not None):
             raise UserError(
                 f"{given.name} has {len(numbers)} volumes, and {chosen.label} takes one at a time; "
                 "choose it with --volume"
@@ -169,41 +167,35 @@ def enhance(
         header = header_for(given.scan.image, axes[1:], scale, name=given.name,
                             volumes=len(numbers), dtype=kind.dtype,
                             scaling=(kind.slope, kind.intercept))  # fmt: skip
-        units = [intensity_unit(first.image, percentile, given.name)]
-        for number in numbers[1:]:  # all of them before the work starts
-            other = volume_of(given.scan, number, slice_axis=axis, zero_nan=nan == "zero")
-            say_nan(other, f"{given.name}, volume {number}")
-            units.append(intensity_unit(other.image, percentile, f"{given.name}, volume {number}"))
+        names = [given.name if len(numbers) == 1 else f"{given.name}, volume {number}"
+                 for number in numbers]  # fmt: skip
+        units = []
+        for name, one in zip(names, each_volume(given, first, numbers, axis, nan), strict=True):
+            if one is not first:  # all of them are checked before the work starts
+                say_nan(one, name)
+            units.append(intensity_unit(one.image, percentile, name))
         contrast = fitting.contrast_of(given, contrast, chosen)
         fitting.warn(given, first, float(units[0]), contrast, chosen)
 
-        second = _second(open_scan(guide), first, scale, percentile) if guide is not None else None
-        if network is None:
-            from mrsr.training.one_volume import fit_scan
-
-            threads = torch.get_num_threads()
-            network = fit_scan(first.image / units[0], chosen.settings, where, given.name)
-            torch.set_num_threads(threads)  # the training has its own, which its weights need
-        if second is None:
-            with inference.one_thread():
-                linear_tail.fold(network, scale)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub
+        second = None
+        if guide is not None:
+            second = second_contrast(open_scan(guide), first, scale, percentile)
+        network = ready(chosen, first, units[0], where, given.name, guided=second is not None)
 
         def pieces() -> Iterator[np.ndarray]:
-            for number, unit, one in zip(numbers, units, _each(given, first, numbers, axis, nan),
-                                         strict=True):  # fmt: skip
+            volumes = each_volume(given, first, numbers, axis, nan)
+            for name, unit, one in zip(names, units, volumes, strict=True):
                 image = one.image
                 image /= unit
-                label = f"volume {number}" if len(numbers) > 1 else ""
                 found = inference.slabs(
                     network, image, scale, device=where, batch=batch, guide=second,
-                    ensemble=ensemble, tile=tile, label=label,
+                    ensemble=ensemble, tile=tile, label=name if len(numbers) > 1 else "",
                 )  # fmt: skip
                 if consistency:
                     found = agreeing.consistent(
                         found, image, scale, agreeing.kinds_for(chosen.settings), given.name
                     )
-                for fine in _checked(found, unit, chosen.name, given.name):
+                for fine in _checked(found, unit, chosen.name, name):
                     yield kind.stored(fine)
 
         made = None
@@ -211,7 +203,7 @@ def enhance(
             made = as_image(pieces(), header, axes)
         else:
             write_slices(target, pieces(), header, axes)
-            kind.say_clipped(given.name)
+        kind.say_clipped(given.name)
         if quality is not None:
             found = disagreement.maps(
                 network, first.image / units[0], scale,
@@ -271,15 +263,6 @@ def check_options(
         raise UserError(f"dtype is {dtype}, it must be float32 or same")
 
 
-def _each(
-    given: Given, first: Volume, numbers: Sequence[int], axis: int | None, nan: str
-) -> Iterator[Volume]:
-    """The volumes one by one; the first is there already."""
-    yield first
-    for number in numbers[1:]:
-        yield volume_of(given.scan, number, slice_axis=axis, zero_nan=nan == "zero")
-
-
 def _name(guide: Source | None) -> str | None:
     if guide is None or isinstance(guide, SpatialImage):
         return None if guide is None else "an image in memory"
@@ -299,39 +282,6 @@ def _checked(
             raise UserError(f"{model} gives NaN or infinite values on {name}; train it again")
         fine *= unit
         yield fine
-
-
-def intensity_unit(image: np.ndarray, percentile: float, name: str) -> np.float32:
-    """The intensity that becomes 1: a percentile of the whole volume, as in the slice store."""
-    unit = np.float32(np.percentile(image, percentile))
-    if not image.max() > 0:
-        raise UserError(
-            f"{name}: none of its intensities is above zero ({image.min():g} to {image.max():g}), "
-            "and they are divided by a percentile; add an offset, so that air is 0"
-        )
-    if not unit > 0:
-        raise UserError(
-            f"{name}: the {percentile:g} % percentile of its intensities is {unit:g}, there is "
-            "hardly any signal; crop it, or leave it out"
-        )
-    return unit
-
-
-def _second(given: Given, volume: Volume, scale: int, percentile: float) -> np.ndarray:
-    """The second contrast (slices, scale * h, scale * w), normalised, on the output's grid."""
-    from mrsr.slices import guides
-
-    other = read_scan(given, sliced=False)
-    unit = intensity_unit(other.image, percentile, given.name)
-    count, height, width = volume.stored.shape
-    to_other = np.linalg.inv(other.affine) @ volume.affine @ finer([1, 2], scale)
-    size = (height * scale, width * scale)
-    second = guides.resample(other.image, to_other, tuple(range(count)), size)
-    if (second == second.flat[0]).all():
-        raise UserError(
-            f"{given.name} does not overlap the scan; check the positions in both headers"
-        )
-    return second / unit
 
 
 def _percentile(settings: dict[str, Any]) -> float:

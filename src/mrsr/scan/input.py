@@ -6,7 +6,7 @@ A scan is a file, a folder with a DICOM series, or an image of nibabel in memory
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,6 +130,15 @@ def read_scan(
     if np.iscomplexobj(found.stored):
         say(f"{given.name}: complex values, their magnitude is used")
     return found
+
+
+def each_volume(
+    given: Given, first: Volume, numbers: Sequence[int], axis: int | None, nan: str
+) -> Iterator[Volume]:
+    """The volumes of these numbers one by one, in silence; the first has been read already."""
+    yield first
+    for number in numbers[1:]:
+        yield volume_of(given.scan, number, slice_axis=axis, zero_nan=nan == "zero")
 
 
 def say_nan(volume: Volume, name: str) -> None:

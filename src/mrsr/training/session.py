@@ -38,6 +38,7 @@ from mrsr.console import Progress, clock, numbers, say
 from mrsr.errors import Diverged, Interrupted
 from mrsr.params.jobs import fixed
 from mrsr.params.typed import digest, plain
+from mrsr.slices import known
 from mrsr.slices.store import attributes
 from mrsr.tracking.background import Delivery
 from mrsr.training import resume
@@ -274,9 +275,10 @@ class Session:
         self._event("warning", text=text)
         self.remarks.append(text)
 
-    def finish(self, *, network: nn.Module, **how: Any) -> None:
+    def finish(self, *, network: nn.Module, learned: Path | None = None, **how: Any) -> None:
         """Write last.pt, and best.pt with the weights of the best validation.
 
+        learned: the training store; the checkpoints then say what is in it.
         how: model_name, options and scale, as `checkpoint.save` takes them.
 
         Raises:
@@ -288,6 +290,8 @@ class Session:
                     f"{self.label}: no validation gave a finite score, so there is no best step; "
                     "check the validation slices, or lower optimizer.lr"
                 )
+            if learned is not None:
+                how["trained_on"] = known.about(learned)
             self.write(self.folder / "last.pt", network.state_dict(), self.total, **how)
             best = self.best
             self.complete(best["weights"], best["step"], metrics=best["metrics"], **how)

@@ -32,7 +32,7 @@ from torch import nn
 from mrsr import compute, models
 from mrsr.method import features, gradients, losses
 from mrsr.params.jobs import SuperResolution, read
-from mrsr.slices import batches, known
+from mrsr.slices import batches
 from mrsr.training import command, opponent, optimizers
 from mrsr.training.session import Session, digests_of
 from mrsr.training.validation import evaluate, held_out, remarks
@@ -159,7 +159,7 @@ def train(
             model_name=name,
             options=options,
             scale=settings.scale,
-            trained_on=known.about(stores["train"]),
+            learned=stores["train"],
         )
 
 
