@@ -61,9 +61,10 @@ def choose(given: str = "", scale: int = 0) -> Source:
         raise UserError(f"{path} ({name}) needs a second contrast beside the scan, which no export "
                         f"takes; {GIVE}")  # fmt: skip
     network = checkpoint.network(path)
-    if (multiple := int(getattr(network, "multiple", 1))) > 1:
+    window = int(getattr(network, "window", 1))
+    if (window := max(window, int(getattr(network, "multiple", 1)))) > 1:
         raise UserError(
-            f"{path} ({name}) works in windows of {multiple} pixels, so one graph does not fit "
+            f"{path} ({name}) works in windows of {window} pixels, so one graph does not fit "
             f"every image size; {GIVE}"
         )
     normalise: dict[str, Any] = saved.settings.get("normalise") or {}

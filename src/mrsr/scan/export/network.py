@@ -59,7 +59,13 @@ def write(source: Source, path: Path) -> float:
     proto.producer_name, proto.producer_version = "mrsr", __version__
     with atomic(path) as temporary:
         onnx.save(proto, str(temporary))
-        apart = largest_difference(source, temporary)
+        try:
+            apart = largest_difference(source, temporary)
+        except Exception as error:  # torch's and onnxruntime's own, by what a layer finds
+            raise UserError(
+                f"{source.title} does not run on images of another size "
+                f"({one_line(str(error))[:200]}); use the checkpoint itself"
+            ) from None
         if not apart <= TOLERANCE:
             raise UserError(
                 f"{source.title} as ONNX differs from torch by {apart:.2g}, over {TOLERANCE:g}; "
