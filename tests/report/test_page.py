@@ -109,8 +109,14 @@ def test_snakemakes_own_report_has_tables_figures_and_captions(smoke: Path, tmp_
     file = tmp_path / "snakemake.html"
     snakemake(smoke, "--report", str(file), "all", "--config", "experiment=smoke")
     text = file.read_text(encoding="utf-8")
-    for words in ("fig2_comparison_phantom_t1_2x", "residual_spectra_phantom_t1_2x", "Loss curves",
-                  "differences.csv", "as in the paper", "ring by ring in the Fourier plane"):  # fmt: skip
+    for words in (
+        "fig2_comparison_phantom_t1_2x",
+        "residual_spectra_phantom_t1_2x",
+        "Loss curves",
+        "differences.csv",
+        "as in the paper",
+        "ring by ring in the Fourier plane",
+    ):
         assert words in text, words
 
 
@@ -157,8 +163,11 @@ def test_it_works_in_a_browser_without_network(page: Path) -> None:
         assert "at step 2" in seen.page.inner_text("#latest")
         chart = seen.page.locator("#chart .nsewdrag").first
         chart.scroll_into_view_if_needed()
-        chart.hover()
-        seen.page.wait_for_selector("#chart .hoverlayer text")
+        box = chart.bounding_box()
+        for share in (0.4, 0.5):  # a pointer that moves
+            seen.page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        seen.page.wait_for_selector("#chart .hoverlayer text", state="attached")
+        assert "training" in seen.page.locator("#chart .hoverlayer").inner_html()
         seen.check()
 
 
