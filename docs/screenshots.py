@@ -27,7 +27,7 @@ def figures(results: Path) -> None:
             image = Image.open(file).convert("RGB")
             image = image.resize((WIDTH, round(image.height * WIDTH / image.width)))
             target = IMAGES / f"{file.stem}.png"
-            image.quantize(128, dither=Image.Dither.NONE).save(target, optimize=True)
+            image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
             print(target)
 
 
@@ -51,7 +51,7 @@ def screenshots(file: Path) -> None:
             target = IMAGES / f"{name}.png"
             page.locator(part).screenshot(path=target)
             image = Image.open(target).convert("RGB")
-            image.quantize(64, dither=Image.Dither.NONE).save(target, optimize=True)
+            image.quantize(256, dither=Image.Dither.NONE).save(target, optimize=True)
             print(target)
         browser.close()
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from browser import Seen, opened
+from project import snakemake
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("smoke")]
 PATIENT = 120_000  # milliseconds: test machines are shared
@@ -104,6 +105,21 @@ def test_examples_are_the_images_that_were_measured(smoke: Path) -> None:
     assert abs(values[at] - middle) == min(abs(value - middle) for value in values.values())
 
 
+def test_snakemakes_own_report_has_tables_figures_and_captions(smoke: Path, tmp_path: Path) -> None:
+    file = tmp_path / "snakemake.html"
+    snakemake(smoke, "--report", str(file), "all", "--config", "experiment=smoke")
+    text = file.read_text(encoding="utf-8")
+    for words in (
+        "fig2_comparison_phantom_t1_2x",
+        "residual_spectra_phantom_t1_2x",
+        "Loss curves",
+        "differences.csv",
+        "as in the paper",
+        "ring by ring in the Fourier plane",
+    ):
+        assert words in text, words
+
+
 def test_it_works_in_a_browser_without_network(page: Path) -> None:
     with opened() as seen:
         show(seen, page)
@@ -116,7 +132,7 @@ def test_it_works_in_a_browser_without_network(page: Path) -> None:
         column = seen.page.locator("table.sortable").first.locator("tbody tr td:nth-child(4)")
         values = [float(value) for value in column.evaluate_all("c => c.map(x => x.dataset.order)")]
         assert values == sorted(values, reverse=True) and len(values) == len(before) == 4
-        heading.locator("[tabindex='0']").or_(heading).first.press("Enter")
+        heading.get_by_role("button").press("Enter")
         values = [float(value) for value in column.evaluate_all("c => c.map(x => x.dataset.order)")]
         assert values == sorted(values)
 
@@ -147,8 +163,11 @@ def test_it_works_in_a_browser_without_network(page: Path) -> None:
         assert "at step 2" in seen.page.inner_text("#latest")
         chart = seen.page.locator("#chart .nsewdrag").first
         chart.scroll_into_view_if_needed()
-        chart.hover()
-        seen.page.wait_for_selector("#chart .hoverlayer text")
+        box = chart.bounding_box()
+        for share in (0.4, 0.5):  # a pointer that moves
+            seen.page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
+        seen.page.wait_for_selector("#chart .hoverlayer text", state="attached")
+        assert "training" in seen.page.locator("#chart .hoverlayer").inner_html()
         seen.check()
 
 

@@ -195,7 +195,7 @@ function curves() {
       marker: { size: 4 }, line: { color: looks[split]?.[0], dash: looks[split]?.[1] },
     }));
     Plotly.react("chart", traces, {
-      margin: { l: 60, r: 10, t: 40, b: 45 }, hovermode: "x unified",
+      margin: { l: 60, r: 10, t: 40, b: 45 }, hovermode: "x unified", hoverdistance: -1,
       paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
       font: { color: style.color }, legend: { orientation: "h", y: 1.02, yanchor: "bottom" },
       hoverlabel: { bgcolor: style.getPropertyValue("--card") },
