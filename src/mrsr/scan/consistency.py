@@ -110,9 +110,10 @@ def consistent(
     residual, kind = Residual(), ""
     for part, fine in found:
         kind = kind or _nearest(fine, image[part], scale, kinds, name)
-        yield part, projected(fine, image[part], scale, kind, residual)
-    if kind:
-        residual.tell(name, KINDS[kind])
+        exact = projected(fine, image[part], scale, kind, residual)
+        if part.stop == len(image):  # before the last slab is given: a reader may stop after it
+            residual.tell(name, KINDS[kind])
+        yield part, exact
 
 
 def _nearest(

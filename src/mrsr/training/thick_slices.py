@@ -27,7 +27,7 @@ from mrsr.training import muon, optimizers
 from mrsr.training.divergence import Watch, check_weights
 
 FEATURES, BLOCKS = 32, 8
-BATCH, ACROSS, SLICES = 8, 48, 16  # patches of a step: pixels across, slices along
+BATCH, ACROSS, SLICES = 8, 32, 16  # patches of a step: pixels across, slices along
 RATES = Optimizer(name="muon", lr=1e-3, muon_lr=4e-3, weight_decay=0.0)
 SCHEDULE = Schedule(kind="cosine", warmup=10, floor=0.01)
 CELL = 8  # pixels; patches are chosen by what happens in cells of this size
