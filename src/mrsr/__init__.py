@@ -16,12 +16,13 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from mrsr.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from mrsr.scan.degrade import degrade
     from mrsr.scan.enhance import enhance
     from mrsr.scan.score import score
 
-__version__ = "0.2.0"
 __all__ = ["degrade", "enhance", "score"]
 
 

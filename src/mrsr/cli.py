@@ -109,14 +109,6 @@ def experiments(
 
 
 @app.command()
-def schema() -> None:
-    """Print the JSON schema of params.yaml, which editors use to check and complete."""
-    from mrsr.params import loading
-
-    print(json.dumps(loading.json_schema(), indent=2))
-
-
-@app.command()
 def methods(
     experiment: ExperimentName = None,
     scale: Annotated[int, typer.Option(help="Scale: 2, 3, 4 or 8.")] = 2,

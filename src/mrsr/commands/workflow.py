@@ -1,4 +1,4 @@
-"""The commands that rules of the workflow and the Makefile call; rarely needed by hand."""
+"""The commands that rules of the workflow, the Makefile and editors call; rarely used by hand."""
 
 import json
 from dataclasses import replace
@@ -141,3 +141,11 @@ def _source(text: str, key: str) -> SimpleNamespace:
     from mrsr.params import jobs
 
     return SimpleNamespace(**jobs.read_json(text)[0], key=key)
+
+
+@commands.command()
+def schema() -> None:
+    """Print the JSON schema of params.yaml, which editors use to check and complete."""
+    from mrsr.params import loading
+
+    print(json.dumps(loading.json_schema(), indent=2))

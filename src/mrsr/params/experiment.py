@@ -318,6 +318,7 @@ class Resolved:
     def in_force(self) -> dict[str, Any]:
         """Every setting of the experiment, for `mrsr params`."""
         datasets = self.params.data.datasets
+        sections = ("vit", "autoencoder", "sr", "metrics", "tracking", "figures")
         return plain(
             {
                 "experiment": self.name,
@@ -327,12 +328,7 @@ class Resolved:
                     "sources": {name: self.source_settings(name) for name in self.sources},
                     "datasets": {name: datasets[name] for name in self.datasets},
                 },
-                "vit": self.params.vit,
-                "autoencoder": self.params.autoencoder,
-                "sr": self.params.sr,
-                "metrics": self.params.metrics,
-                "tracking": self.params.tracking,
-                "figures": self.params.figures,
+                **{name: getattr(self.params, name) for name in sections},
                 "methods": self.methods,
                 "vit_data": self.experiment.vit_data,
                 "grid": self.experiment.grid,

@@ -19,10 +19,10 @@ import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
-from mrsr import __version__
 from mrsr.errors import UserError
 from mrsr.files import atomic, write_text
 from mrsr.tables.formats import escape_latex
+from mrsr.version import __version__
 
 _DOCUMENT = r"""% Written once by `mrsr tables --document`; yours to edit.
 % Every call writes tables.tex, figures.tex and facts.tex again.
