@@ -198,7 +198,7 @@ def enhance(
                 for fine in _checked(found, unit, chosen.name, name):
                     yield kind.stored(fine)
 
-        made = None
+        made: Any = None
         if target is None:
             made = as_image(pieces(), header, axes)
         else:
