@@ -68,6 +68,28 @@ def test_a_slice_chosen_in_params_yaml_is_recorded(tmp_path: Path, tables: dict[
     assert "figures" not in stages["tables-demo"]["params"]
 
 
+def test_artifacts_name_the_networks_but_no_ablation(
+    tmp_path: Path, tables: dict[str, Any]
+) -> None:
+    from gto.constants import assert_name_is_valid
+
+    written(tmp_path, list(builders.EXPERIMENTS), tables)
+    named = yaml.safe_load((tmp_path / "dvc.yaml").read_text())["artifacts"]
+    for name, what in named.items():
+        assert_name_is_valid(name)
+        assert what["type"] == "model" and "for research only" in what["desc"]
+    methods = {name.removeprefix("demo-phantom-t1-x2-") for name in named if "demo-" in name}
+    assert {"srcnn", "srresnet", "proposed"} <= methods
+    assert not methods & {"bicubic", "autoencoder", "no-vit", "vit-only"}
+    resolved = loading.load("params.yaml", "paper")
+    wanted = [
+        cell
+        for cell in resolved.trainings()
+        if resolved.methods[cell.method].kind not in ("ablation", "control")
+    ]
+    assert len([name for name in named if name.startswith("paper-")]) == len(wanted)
+
+
 def test_line_19_all_files_of_an_experiment_are_recorded(
     tmp_path: Path, tables: dict[str, Any]
 ) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 from mrsr.params.repeats import origin
 from mrsr.params.schema import SPLITS
 
-# without the kind its pages open at traces of language models
+# MLflow's own words for model training. The pages of 3.17 go by their address and by what the
+# browser chose last instead (docs/howto/track-with-mlflow.md); others go by this tag
 KIND = {
     "mlflow.experimentKind": "custom_model_development",
     "mlflow.experiment.primaryMetric.name": "psnr",
