@@ -28,6 +28,7 @@ from mrsr.datasets import phantom
 
 BEGIN, END = "<!-- bench/quality.py -->", "<!-- end -->"
 LEAST = 200  # pixels of head in a slice that counts
+RANKED = 8  # slices that are enough to rank
 
 
 def scans(text: str, folder: Path) -> Iterator[tuple[str, nibabel.Nifti1Image]]:
@@ -93,11 +94,12 @@ def table(given: argparse.Namespace) -> None:
         "| Scan, 2x | Slices | Pixels | By slice | By pixel | Calmest tenth | Doubtful tenth |",
         "|---|---:|---:|---:|---:|---:|---:|",
     ]
-    lines += [
-        f"| {row['scan']} | {row['slices']} | {row['pixels']:,} | {row['by_slice']:.2f} "
-        f"| {row['by_pixel']:.2f} | {row['calm']:.2f} | {row['wild']:.2f} |"
-        for row in rows
-    ]
+    for row in rows:
+        by_slice = f"{row['by_slice']:.2f}" if row["slices"] >= RANKED else "too few"
+        lines.append(
+            f"| {row['scan']} | {row['slices']} | {row['pixels']:,} | {by_slice} "
+            f"| {row['by_pixel']:.2f} | {row['calm']:.2f} | {row['wild']:.2f} |"
+        )
     head, rest = given.page.read_text(encoding="utf-8").split(BEGIN)
     _, tail = rest.split(END)
     text = "\n".join(lines)

@@ -118,15 +118,17 @@ def table(given: argparse.Namespace) -> None:
     base = {(r["scan"], r["ratio"]): r["psnr"] for r in rows if r["method"] == "cubic B-spline"}
     rows.sort(key=lambda row: (row["scan"], row["ratio"]))  # stable: methods as they were run
     lines = [
-        "| Scan | Thickened | Input | Method | PSNR (dB) | over the spline | SSIM | Time |",
-        "|---|---:|---|---|---:|---:|---:|---:|",
+        "| Scan | Thickened | Input | Method | PSNR (dB) | over the spline | SSIM | CPU time "
+        "| Thickness, estimated |",
+        "|---|---:|---|---|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         gain = row["psnr"] - base[row["scan"], row["ratio"]]
-        time_ = f"{row['seconds']:.0f} s" + (f" ({row['cpu']:.0f} s CPU)" if "cpu" in row else "")
+        used = f"{row['cpu']:.0f} s" if "cpu" in row else ""
+        guess = f"{row['estimated']:.1f} mm" if "estimated" in row else ""
         lines.append(
             f"| {row['scan']} | {row['ratio']:g}x | {row['input']} | {row['method']} "
-            f"| {row['psnr']:.2f} | {gain:+.2f} | {row['ssim']:.4f} | {time_} |"
+            f"| {row['psnr']:.2f} | {gain:+.2f} | {row['ssim']:.4f} | {used} | {guess} |"
         )
     page = given.page.read_text(encoding="utf-8")
     head, rest = page.split(BEGIN)
