@@ -30,18 +30,14 @@ import nibabel
 import numpy as np
 from nibabel.spatialimages import SpatialImage
 
-from mrsr import compute, inference, tiles
+from mrsr import compute
 from mrsr.console import recorded
 from mrsr.errors import UserError
-from mrsr.scan import consistency as agreeing
-from mrsr.scan import fitting, sidecar
-from mrsr.scan import quality as disagreement
+from mrsr.scan import applying, fitting, sidecar
 from mrsr.scan.choosing import choose, ready
 from mrsr.scan.guiding import intensity_unit, second_contrast
 from mrsr.scan.input import (
     Source,
-    check_axis,
-    check_nan,
     each_volume,
     file_axes,
     open_scan,
@@ -133,7 +129,7 @@ def enhance(
         check_output(quality, overwrite)
         if quality == target:
             raise UserError(f"{quality} is the output already; give the quality map another name")
-    check_options(axis, batch, tile, ensemble, nan, dtype)
+    applying.check_options(axis, batch, tile, ensemble, nan, dtype)
     where = compute.device_for(device)
     if through_plane is not None:
         if str(model) or scale or guide is not None:
@@ -182,20 +178,16 @@ def enhance(
             second = second_contrast(open_scan(guide), first, scale, percentile)
         network = ready(chosen, first, units[0], where, given.name, guided=second is not None)
 
+        how: dict[str, Any] = {"device": where, "batch": batch, "guide": second, "tile": tile}
+
         def pieces() -> Iterator[np.ndarray]:
             volumes = each_volume(given, first, numbers, axis, nan)
             for name, unit, one in zip(names, units, volumes, strict=True):
-                image = one.image
-                image /= unit
-                found = inference.slabs(
-                    network, image, scale, device=where, batch=batch, guide=second,
-                    ensemble=ensemble, tile=tile, label=name if len(numbers) > 1 else "",
-                )  # fmt: skip
-                if consistency:
-                    found = agreeing.consistent(
-                        found, image, scale, agreeing.kinds_for(chosen.settings), given.name
-                    )
-                for fine in _checked(found, unit, chosen.name, name):
+                label = name if len(numbers) > 1 else ""
+                for fine in applying.slabs(
+                    network, one.image, unit, chosen, name, label=label, ensemble=ensemble,
+                    consistency=consistency, **how,
+                ):  # fmt: skip
                     yield kind.stored(fine)
 
         made: Any = None
@@ -205,12 +197,9 @@ def enhance(
             write_slices(target, pieces(), header, axes)
         kind.say_clipped(given.name)
         if quality is not None:
-            found = disagreement.maps(
-                network, first.image / units[0], scale,
-                device=where, batch=batch, guide=second, tile=tile, label="quality",
-            )  # fmt: skip
+            found = applying.disagreement(network, first.image, units[0], chosen, given.name, **how)
             plain = header_for(given.scan.image, axes[1:], scale, name=given.name)
-            write_slices(quality, _checked(found, units[0], chosen.name, given.name), plain, axes)
+            write_slices(quality, found, plain, axes)
     if target is None:
         return made
     ratio = [1 / scale if at in axes[1:] else 1 for at in range(3)]
@@ -239,30 +228,6 @@ def enhance(
     return nibabel.load(target)  # type: ignore[return-value]  # what was written is spatial
 
 
-CHECKED = ("axis", "batch", "tile", "ensemble", "nan", "dtype")
-
-
-def check_options(
-    axis: int | None = None,
-    batch: int = 0,
-    tile: int = 0,
-    ensemble: int = 1,
-    nan: str = "refuse",
-    dtype: str = "float32",
-) -> None:
-    """Raise a `UserError` for a value that `enhance` does not take, whatever the scan."""
-    check_axis(axis)
-    check_nan(nan)
-    if batch < 0:
-        raise UserError(f"batch is {batch}, it must be 1 or more, or 0 for what is fast")
-    if tile and tile < tiles.LEAST:
-        raise UserError(f"tile is {tile}, it must be {tiles.LEAST} or more, or 0 for whole slices")
-    if ensemble not in (1, 8):
-        raise UserError(f"ensemble is {ensemble}, it must be 1 or 8")
-    if dtype not in ("float32", "same"):
-        raise UserError(f"dtype is {dtype}, it must be float32 or same")
-
-
 def _name(guide: Source | None) -> str | None:
     if guide is None or isinstance(guide, SpatialImage):
         return None if guide is None else "an image in memory"
@@ -271,17 +236,6 @@ def _name(guide: Source | None) -> str | None:
 
 def _rounded(sizes: Any) -> list[float]:
     return [round(float(size), 6) for size in sizes]
-
-
-def _checked(
-    found: Iterator[tuple[slice, np.ndarray]], unit: np.float32, model: str, name: str
-) -> Iterator[np.ndarray]:
-    """The images in the input's scale."""
-    for _, fine in found:
-        if not np.isfinite(fine).all():
-            raise UserError(f"{model} gives NaN or infinite values on {name}; train it again")
-        fine *= unit
-        yield fine
 
 
 def _percentile(settings: dict[str, Any]) -> float:

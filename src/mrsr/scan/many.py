@@ -14,6 +14,7 @@ from mrsr.errors import UserError, one_line
 from mrsr.raw.nifti import is_nifti, is_scan, stem
 from mrsr.raw.scan_formats import format_of
 from mrsr.raw.subjects import why_not
+from mrsr.scan import applying
 from mrsr.scan import bids as layout
 from mrsr.scan import enhance as single
 from mrsr.scan.choosing import choose
@@ -65,7 +66,8 @@ def enhance_folder(
         raise UserError("a quality map belongs to one scan; enhance those of the folder one by one")
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; --bids takes the root of a BIDS dataset")
-    single.check_options(**{key: options[key] for key in single.CHECKED if key in options})
+    checked = {key: options[key] for key in applying.CHECKED if key in options}
+    applying.check_options(**checked)
     device = compute.device_for(options.get("device", "auto"))
     choose(options.get("model", ""), options.get("scale", 0), device, guided=False)
     target = out or (layout.default(folder) if bids else folder.with_name(f"{folder.name}{MADE}"))
