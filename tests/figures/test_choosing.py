@@ -21,7 +21,7 @@ def test_the_median_and_two_percentiles_are_chosen() -> None:
     psnr = {Slice("a.nii", i): 30.0 + i for i in range(21)}
     found = choose(psnr)
     assert list(found) == ["median", "5th percentile", "95th percentile"]
-    assert [one.index for one in found.values()] == [10, 1, 19]
+    assert [one.number for one in found.values()] == [10, 1, 19]
 
 
 @given(st.lists(st.floats(10, 50), min_size=1, max_size=40))

@@ -20,10 +20,10 @@ QUANTILES = {"median": 0.5, "5th percentile": 0.05, "95th percentile": 0.95}
 
 
 class Slice(NamedTuple):
-    """A slice of a test store: the volume's path, and its index there."""
+    """A slice of a test store: the volume's path, and its index (`slice_index`) there."""
 
     volume: str
-    index: int
+    number: int
 
 
 def psnr_by_slice(file: Path) -> dict[Slice, float]:
@@ -69,7 +69,7 @@ def choose(psnr: Mapping[Slice, float], wanted: str = "") -> dict[str, Slice]:
         if asked not in psnr:
             raise UserError(
                 f"figures.slices: there is no test slice '{wanted}'; give 'volume:index' as in the "
-                f"CSV files of the metrics, such as '{order[0].volume}:{order[0].index}'"
+                f"CSV files of the metrics, such as '{order[0].volume}:{order[0].number}'"
             )
         found = {"by the settings": asked} | {k: v for k, v in found.items() if k != "median"}
     return found

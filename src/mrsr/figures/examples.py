@@ -78,7 +78,7 @@ def make(
         "decides": decides,
         "labels": {one.method: one.label or one.method for one in settings.cells},
         "slices": [
-            {"why": why, "volume": at.volume, "index": at.index, **about[at]}
+            {"why": why, "volume": at.volume, "index": at.number, **about[at]}
             | {"psnr": {key: values[key].get(at) for key in methods}}
             for why, at in shown.items()
         ],

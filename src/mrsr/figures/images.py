@@ -129,7 +129,7 @@ def _panel(axes: list[Any], example: Loaded, number: int, method: str, shown: Wi
     top, left, side = shown.box
     grey = {"cmap": "gray", "vmin": 0, "vmax": shown.white, "aspect": "auto"}
     image.imshow(pixels, **grey)
-    frame = {"fill": False, "edgecolor": style.COLOURS[5], "linewidth": 0.8}
+    frame: dict[str, Any] = {"fill": False, "edgecolor": style.COLOURS[5], "linewidth": 0.8}
     image.add_patch(Rectangle((left - 0.5, top - 0.5), side, side, **frame))
     cut.imshow(pixels[top : top + side, left : left + side], **grey)
     cut.spines[:].set(visible=True, edgecolor=style.COLOURS[5], linewidth=0.8)

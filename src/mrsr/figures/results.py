@@ -74,7 +74,7 @@ def logs(settings: Figures, results: Path) -> dict[str, Series]:
     """Title -> log of the trainings of Fig. 7."""
     labels = {method.key: method.label or method.key for method in settings.methods}
     labels |= {column.dataset: column.label for column in settings.columns}
-    found = {}
+    found: dict[str, Series] = {}
     for folder in settings.losses:
         first, *rest = folder.split("/")
         title = f"vision transformer, {rest[0]} task"

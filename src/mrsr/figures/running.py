@@ -61,7 +61,7 @@ def run(
     if missing := set(wanted) - set(names):
         first = min(missing)
         raise UserError(
-            f"{slices} has no slice {first.index} of {first.volume} for '{settings.method}'; "
+            f"{slices} has no slice {first.number} of {first.volume} for '{settings.method}'; "
             "evaluate again"
         )
     which = [number for number, name in enumerate(names) if name in set(wanted)]

@@ -56,7 +56,7 @@ def trainings(settings: Report, results: Path) -> list[dict[str, Any]]:
         lines = read_log(results / "checkpoints" / name / "log.jsonl")
         start: Mapping[str, Any] = next((x for x in lines if x.get("event") == "start"), {})
         # a training that was interrupted has several ends; the last one counts
-        end = next((x for x in reversed(lines) if x.get("event") == "end"), {})
+        end: Mapping[str, Any] = next((x for x in reversed(lines) if x.get("event") == "end"), {})
         given, origin = start.get("settings", {}), start.get("provenance", {})
         rows.append(
             {"name": name, "steps": given.get("steps"), "batch": given.get("batch")}
@@ -80,7 +80,7 @@ def duration(seconds: float | None) -> str:
 
 def hardware(rows: Iterable[Mapping[str, Any]]) -> str:
     """The devices that trainings recorded: 'cpu (1 thread)'."""
-    found = {}
+    found: dict[str, None] = {}
     for row in rows:
         if row["device"]:
             count = row["threads"]

@@ -26,7 +26,9 @@ def slices(columns: Sequence[Column], results: Path) -> tuple[list[dict[str, Any
     """
     loaded = [(column, read_examples(example_path(results, column))) for column in columns]
     order = [(n, pair) for n in range(3) for pair in loaded if n < len(pair[1].slices)]
-    found, left_out, size = [], [], 0
+    found: list[dict[str, Any]] = []
+    left_out: list[str] = []
+    size = 0
     for number, (column, example) in order:
         about = example.slices[number]
         name = f"{column.label} {column.scale}x, {about['why']} (slice {about['index']})"
