@@ -8,8 +8,8 @@ from typing import Any
 
 HEAD = """# Settings
 
-Every setting of `params.yaml` with its type, bounds, default and meaning, made from the schema that
-checks the file (`mrsr schema` prints it for editors). An experiment changes settings under its
+Every setting of `params.yaml` and of an experiment's file with its type, bounds, default and meaning, made from
+the schema that checks them (`mrsr schema` prints that of params.yaml for editors). An experiment changes settings under its
 `set:`; `mrsr params --experiment NAME` prints the values in force. The reason for a value is in
 [replication.md](../replication.md), its line of code in [the schema](code/params.md).
 
@@ -19,11 +19,13 @@ checks the file (`mrsr schema` prints it for editors). An experiment changes set
 
 def text() -> str:
     """Markdown: the sections of params.yaml, then the parts they are made of."""
-    from mrsr.params import loading
+    from mrsr.params import loading, schema
 
     document = loading.json_schema()
+    experiment = loading.adapter(schema.Experiment).json_schema()
     parts = [HEAD, "## params.yaml\n", _table(document)]
-    for name, section in document["$defs"].items():
+    parts += ["## An experiment's file\n", _table(experiment)]
+    for name, section in sorted({**experiment.get("$defs", {}), **document["$defs"]}.items()):
         parts += [f"## {name}\n", _plain(section.get("description", "")) + "\n", _table(section)]
     return "\n".join(parts)
 
@@ -31,10 +33,12 @@ def text() -> str:
 def _table(section: dict[str, Any]) -> str:
     rows = ["| setting | type | default | meaning |", "|---|---|---|---|"]
     for name, field in section["properties"].items():
-        required = name in section.get("required", ()) or "default" not in field
-        default = "required" if required else f"`{json.dumps(field['default'])}`"
-        if "$ref" in field and required and name not in section.get("required", ()):
-            default = "as below"
+        if name in section.get("required", ()):
+            default = "required"
+        elif "default" in field:
+            default = f"`{json.dumps(field['default'])}`"
+        else:  # made anew each time: a section with its own defaults, or nothing in it
+            default = "as below" if "$ref" in field else "empty"
         meaning = _plain(field.get("description", ""))
         rows.append(f"| `{name}` | {kind(field)} | {default} | {meaning} |")
     return "\n".join(rows) + "\n"
