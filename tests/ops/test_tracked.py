@@ -87,7 +87,8 @@ def test_artifacts_name_the_networks_but_no_ablation(
         for cell in resolved.trainings()
         if resolved.methods[cell.method].kind not in ("ablation", "control")
     ]
-    assert len([name for name in named if name.startswith("paper-")]) == len(wanted)
+    paths = [what["path"] for what in named.values()]
+    assert len([path for path in paths if path.startswith("results/paper/")]) == len(wanted)
 
 
 def test_line_19_all_files_of_an_experiment_are_recorded(
