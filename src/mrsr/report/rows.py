@@ -35,7 +35,7 @@ def _table(records: Records, settings: Tables, column: Column) -> dict[str, Any]
         )
         for metric, (which, digits) in METRICS.items()
     }
-    rows = []
+    rows: list[dict[str, Any]] = []
     for key, record in found.items():
         published = paper().get((column.name, column.scale, key), {})
         rows.append(

@@ -143,11 +143,6 @@ def header_for(
     return header
 
 
-def write_scan(output: Path, array: np.ndarray, header: Any) -> None:
-    """Write (x, y, z) with a header that `header_for` made."""
-    write_slices(output, iter([array.transpose(2, 1, 0)]), header, [2, 1, 0])
-
-
 def write_slices(output: Path, slices: Iterator[np.ndarray], header: Any, axes: list[int]) -> None:
     """Write slices, a few (n, rows, columns) at a time, with a header that `header_for` made.
 

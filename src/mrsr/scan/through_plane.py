@@ -139,7 +139,7 @@ def enhance_through(
         )  # fmt: skip
         residual.tell(name, f"slices {profile.fwhm:.2f} mm thick")
         pieces = (kind.stored(one[None] * unit) for one in fine)
-        found = None
+        found: Any = None
         if output is None:
             found = as_image(pieces, header, axes)
         else:
@@ -252,7 +252,7 @@ def _both_planes(
     total = square = np.zeros((), np.float32)
     with bar(len(ways) * (height + width), "image", f"{name}: thinning") as progress:
         for axis, (across, along) in itertools.product((1, 2), ways):
-            flipped = [1] * across + [2] * along
+            flipped = (1,) * across + (2,) * along
             # images of one row (or column): (its number, across, slices)
             plane = np.flip(image.transpose(axis, 3 - axis, 0), flipped)
             fine = np.flip(_applied(network, plane, device, progress), flipped)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pandas
 
-from mrsr.drawing import _figure, _save
+from mrsr.drawing import figure, save
 
 BAR, PANEL, MARGIN = 0.24, 5.5, 0.9  # inches: height of a bar, width of a panel, title and axis
 
@@ -27,7 +27,7 @@ def psnr_bars(results: Path, out: Path) -> None:
     Raises:
         UserError: `out` has another suffix.
     """
-    _save(drawn(pandas.read_csv(results)), out)
+    save(drawn(pandas.read_csv(results)), out)
 
 
 def drawn(table: pandas.DataFrame) -> Any:
@@ -35,8 +35,8 @@ def drawn(table: pandas.DataFrame) -> Any:
     rows, columns = list(dict.fromkeys(table["dataset"])), sorted(set(table["scale"]))
     groups = dict(list(table.groupby(["dataset", "scale"], sort=False)))
     most = max((len(group) for group in groups.values()), default=1)
-    figure = _figure(PANEL * max(1, len(columns)), (BAR * most + MARGIN) * max(1, len(rows)))
-    axes = figure.subplots(max(1, len(rows)), max(1, len(columns)), squeeze=False, sharex=True)
+    drawing = figure(PANEL * max(1, len(columns)), (BAR * most + MARGIN) * max(1, len(rows)))
+    axes = drawing.subplots(max(1, len(rows)), max(1, len(columns)), squeeze=False, sharex=True)
     longest = float(table["psnr"].max()) if len(table) else 1.0
     for row, dataset in enumerate(rows):
         for column, scale in enumerate(columns):
@@ -46,7 +46,7 @@ def drawn(table: pandas.DataFrame) -> Any:
                 continue
             _panel(axis, group, longest)
             axis.set_title(f"{dataset}, {scale}x", fontsize=10)
-    return figure
+    return drawing
 
 
 def _panel(axis: Any, group: pandas.DataFrame, longest: float) -> None:

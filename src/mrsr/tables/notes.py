@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from mrsr.errors import UserError
@@ -143,7 +143,7 @@ def _weights(record: dict[str, Any]) -> str:
     )
 
 
-def reduced(record: dict[str, Any]) -> bool:
+def reduced(record: Mapping[str, Any]) -> bool:
     """Whether a network was measured at another width than in params.yaml."""
     full = record.get("full_parameters")
     return full is not None and full != record.get("parameters")

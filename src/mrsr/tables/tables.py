@@ -65,7 +65,9 @@ def write_tables(
         out / "results.csv": to_csv(long_table(records, spec)),
         out / "differences.csv": to_csv(differences(records.values())),
     }
-    for (dataset, scale, method), record in records.items() if summary is not None else ():
+    for (dataset, scale, method), record in records.items():
+        if summary is None:
+            break
         place = Path(summary) / dataset / f"x{scale}" / f"{method}.json"
         means = {metric: round(record[metric]["mean"], 6) for metric in METRICS}
         files[place] = json.dumps(means, indent=2) + "\n"

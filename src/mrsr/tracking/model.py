@@ -20,7 +20,7 @@ def card(lines: list[dict[str, Any]]) -> str:
     start = next(line for line in lines if line.get("event") == "start")
     end = next((line for line in lines if line.get("event") == "end"), {})
     settings, origin = start["settings"], start.get("provenance") or {}
-    best = next(
+    best: dict[str, float] = next(
         (
             line["metrics"]
             for line in lines
