@@ -8,10 +8,11 @@ from typing import Any
 
 HEAD = """# Settings
 
-Every setting of `params.yaml` and of an experiment's file with its type, bounds, default and meaning, made from
-the schema that checks them (`mrsr schema` prints that of params.yaml for editors). An experiment changes settings under its
-`set:`; `mrsr params --experiment NAME` prints the values in force. The reason for a value is in
-[replication.md](../replication.md), its line of code in [the schema](code/params.md).
+Every setting of `params.yaml` and of an experiment's file with its type, bounds, default and
+meaning, made from the schema that checks them (`mrsr schema` prints that of params.yaml for
+editors). An experiment changes settings under its `set:`; `mrsr params --experiment NAME` prints
+the values in force. The reason for a value is in [replication.md](../replication.md), its line of
+code in [the schema](code/params.md).
 
 `required` marks settings without a default: `params.yaml` gives them.
 """
