@@ -44,7 +44,7 @@ def main(name: str, project: Path) -> None:
         page.wait_for_timeout(5000)
         page.screenshot(path=IMAGES / "mlflow_charts.png")
         query = f"runs=[{chosen}]&experiments=[%22{experiment}%22]"
-        page.goto(f"{address}/#/compare-runs{KIND}&{query}")
+        page.goto(f"{address}/#/compare-runs?{query}")
         page.get_by_text(f"Comparing {len(found[:4])} Runs").first.wait_for()
         page.wait_for_timeout(5000)
         page.screenshot(path=IMAGES / "mlflow_compare.png")
