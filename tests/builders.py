@@ -28,6 +28,7 @@ import yaml
 from torch import Tensor
 
 from mrsr import checkpoint, cli, models
+from mrsr.commands.options import alone
 from mrsr.errors import UserError
 from mrsr.params import jobs, loading, schema
 from mrsr.params.experiment import Resolved
@@ -548,4 +549,4 @@ def parse(words: list[str]) -> None:
     group: Any = typer.main.get_command(cli.app)
     context = group.make_context("mrsr", words[1:], resilient_parsing=True)
     with contextlib.suppress(typer.Exit):  # --list-models, which answers at once
-        group.commands[words[1]].make_context(words[1], words[2:], parent=context)
+        group.commands[words[1]].make_context(words[1], alone(words[2:]), parent=context)
