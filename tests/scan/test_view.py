@@ -240,6 +240,8 @@ def test_the_command_serves_until_ctrl_c(pair: list[Path]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        # tests in the background have it ignored, and so would their children
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stdout is not None
     address = process.stdout.readline().strip()
