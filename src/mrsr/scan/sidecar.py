@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrsr import __version__
-from mrsr.files import sha256, write_json
+from mrsr.files import sha256, write_text
 from mrsr.raw.nifti import stem
+from mrsr.version import __version__
 
 NOTE = "an estimate, not for diagnosis"
 WARNING = "warning: "  # how a line that is one starts
@@ -52,7 +53,9 @@ def write(
         "warnings": [line.removeprefix(WARNING) for line in said if line.startswith(WARNING)],
         **(more or {}),
     }
-    write_json(path_of(output), content)
+    # a name that is not UTF-8 stands there as JSON's own escapes, and reads back as it was
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path_of(output), text.encode("utf-8", "backslashreplace").decode("utf-8"))
 
 
 def command() -> str:
