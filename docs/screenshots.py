@@ -42,7 +42,7 @@ def screenshots(file: Path) -> None:
         ):
             page: Page = browser.new_page(
                 viewport={"width": width, "height": 900},
-                color_scheme=scheme,  # type: ignore[arg-type]
+                color_scheme=scheme,
             )
             page.set_default_timeout(PATIENT)
             page.goto(file.resolve().as_uri(), wait_until="domcontentloaded", timeout=PATIENT)

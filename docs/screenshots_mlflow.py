@@ -2,7 +2,7 @@
 
 By hand, in the project's root, with Chromium installed:
 
-    .venv/bin/python docs/screenshots_mlflow.py openms_ablation
+    PYTHONPATH=tests .venv/bin/python docs/screenshots_mlflow.py openms_ablation
 """
 
 from __future__ import annotations
@@ -10,12 +10,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tests"))
+from browser import opened
+from mlflow_pages import served
+from mrsr.tracking import store
 
-from browser import opened  # noqa: E402
-from mlflow_pages import served  # noqa: E402
-from mrsr.tracking import store  # noqa: E402
+ROOT = Path(__file__).resolve().parent.parent
 
 KIND = "?workflowType=machine_learning"
 IMAGES = ROOT / "docs" / "images"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -37,7 +38,7 @@ def bar(total: int, unit: str, label: str = "") -> tqdm[Any]:
     """A bar with the time left: on a terminal, or in a notebook; elsewhere nothing is shown."""
     kind: type[tqdm[Any]] = tqdm
     if notebook := _in_notebook():
-        from tqdm.auto import tqdm as kind  # type: ignore[no-redef,unused-ignore]
+        kind = importlib.import_module("tqdm.auto").tqdm
     # disable=None: no bar where nobody watches, that is in a log file
     return kind(total=total, unit=unit, desc=label or None, disable=False if notebook else None)
 

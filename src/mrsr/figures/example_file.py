@@ -43,7 +43,8 @@ def write(out: Path, about: dict[str, Any], arrays: Mapping[str, np.ndarray]) ->
     """Write a file: `about` has the fields of `Loaded` but `images`, and `arrays` those."""
     content = io.BytesIO()
     # savez stamps its members with 1980, so equal contents are equal files
-    np.savez_compressed(content, about=np.array(json.dumps(about)), **arrays)  # type: ignore[arg-type]
+    members: dict[str, Any] = {"about": np.array(json.dumps(about)), **arrays}
+    np.savez_compressed(content, **members)
     with atomic(out) as temporary:
         temporary.write_bytes(content.getvalue())
 

@@ -269,8 +269,8 @@ def four_axes(name: str, shape: tuple[int, ...]) -> tuple[int, int, int, int]:
         )
     if min(shape) < 1:
         raise UserError(f"{name} has no voxels ({_times(shape)}); remove or replace the file")
-    x, y, z, *volumes = (int(size) for size in shape)
-    return x, y, z, *(volumes or [1])  # type: ignore[return-value]  # four of them
+    x, y, z, volumes = (int(size) for size in (*shape, 1)[:4])
+    return x, y, z, volumes
 
 
 def checked_affine(name: str, image: Any) -> np.ndarray:

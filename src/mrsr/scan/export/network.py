@@ -10,6 +10,7 @@ import contextlib
 import io
 import logging
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +29,11 @@ OPSET = 20
 
 def check_installed() -> None:
     """Raise a `UserError` unless the extra `export` is installed."""
-    try:
-        import onnx  # noqa: F401
-        import onnxruntime  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"mrsr export needs {error.name}; install it with: pip install 'mrsr[export]'"
-        ) from None
+    for name in ("onnx", "onnxruntime", "onnxscript"):
+        if find_spec(name) is None:
+            raise UserError(
+                f"mrsr export needs {name}; install it with: pip install 'mrsr[export]'"
+            )
 
 
 def write(source: Source, path: Path) -> float:
