@@ -1,5 +1,6 @@
 """Options that several commands share, each with its help."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -68,7 +69,7 @@ PARAMS = Path("params.yaml")
 def alone(arguments: list[str]) -> list[str]:
     """Give `--through-plane` its 0 where no number follows it."""
     found = []
-    for here, after in zip(arguments, [*arguments[1:], ""], strict=True):
+    for here, after in pairwise([*arguments, ""]):
         found.append(here)
         if here == "--through-plane" and not after.replace(".", "", 1).isdigit():
             found.append("0")
