@@ -27,4 +27,4 @@ def test_through_plane_alone_means_as_fine_as_the_plane(
 
 def test_no_arguments_show_the_help() -> None:
     done = subprocess.run([sys.executable, "-m", "mrsr.cli"], capture_output=True, text=True)
-    assert "Usage: mrsr" in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert "Usage:" in done.stdout + done.stderr and "Traceback" not in done.stderr
