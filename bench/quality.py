@@ -13,20 +13,21 @@ each slice. By pixel: the map and the absolute error, within each slice, then av
 from __future__ import annotations
 
 import argparse
-import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import nibabel
 import numpy as np
+import pages
 from scipy.stats import spearmanr
 
 from mrsr import degrade, enhance
 from mrsr.datasets import phantom
 
-BEGIN, END = "<!-- bench/quality.py -->", "<!-- end -->"
+BEGIN = "<!-- bench/quality.py -->"
 LEAST = 200  # pixels of head in a slice that counts
 RANKED = 8  # slices that are enough to rank
 
@@ -82,14 +83,11 @@ def run(given: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, image in scans(given.scan, Path(folder)):
             row = {"scan": name, **measured(image, given.slices)}
-            print(json.dumps(row), flush=True)
-            with given.rows.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            pages.add(row, given.rows)
 
 
-def table(given: argparse.Namespace) -> None:
-    """Put the rows into the page, between the marks."""
-    rows = [json.loads(line) for line in given.rows.read_text(encoding="utf-8").splitlines()]
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of the page's table."""
     lines = [
         "| Scan, 2x | Slices | Pixels | By slice | By pixel | Calmest tenth | Doubtful tenth |",
         "|---|---:|---:|---:|---:|---:|---:|",
@@ -100,28 +98,14 @@ def table(given: argparse.Namespace) -> None:
             f"| {row['scan']} | {row['slices']} | {row['pixels']:,} | {by_slice} "
             f"| {row['by_pixel']:.2f} | {row['calm']:.2f} | {row['wild']:.2f} |"
         )
-    head, rest = given.page.read_text(encoding="utf-8").split(BEGIN)
-    _, tail = rest.split(END)
-    text = "\n".join(lines)
-    given.page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
+    return lines
 
 
-def main() -> None:
-    """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("run")
-    one.add_argument("scan", help="phantom, or NAME=FILE")
-    one.add_argument("--rows", type=Path, required=True)
-    one.add_argument("--slices", type=int, default=0, help="evenly chosen; 0: all")
-    one.set_defaults(run=run)
-    page = commands.add_parser("table")
-    page.add_argument("rows", type=Path)
-    page.add_argument("page", type=Path)
-    page.set_defaults(run=table)
-    given = parser.parse_args()
-    given.run(given)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `run`."""
+    parser.add_argument("scan", help="phantom, or NAME=FILE")
+    parser.add_argument("--slices", type=int, default=0, help="evenly chosen; 0: all")
 
 
 if __name__ == "__main__":
-    main()
+    pages.command_line(__doc__.splitlines()[0], BEGIN, run, arguments, table)

@@ -15,7 +15,6 @@ takes N^3 voxels from the middle. ECLARE (pip install eclare, GPL-3.0) runs as i
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import tempfile
 import time
@@ -25,6 +24,7 @@ from typing import Any
 
 import nibabel
 import numpy as np
+import pages
 import torch
 from skimage.metrics import structural_similarity
 
@@ -33,7 +33,7 @@ from mrsr.scan import slice_profile
 from mrsr.scan.slice_profile import slice_matrix, spline_matrix
 
 TEMPLATE = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
-BEGIN, END = "<!-- bench/through_plane.py -->", "<!-- end -->"
+BEGIN = "<!-- bench/through_plane.py -->"
 
 
 def scan_of(text: str, crop: int) -> tuple[str, np.ndarray]:
@@ -77,9 +77,7 @@ def run(given: argparse.Namespace) -> None:
 
     def put(method: str, found: np.ndarray, seconds: float, **more: Any) -> None:
         row = {**common, "method": method, **scores(found, truth), "seconds": seconds, **more}
-        print(json.dumps(row), flush=True)
-        with given.rows.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        pages.add(row, given.rows)
 
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "thick.nii.gz"
@@ -112,9 +110,8 @@ def with_eclare(given: argparse.Namespace, source: Path, put: Any, shape: tuple[
     put(f"ECLARE, {given.patches:,} patches", found, took)
 
 
-def table(given: argparse.Namespace) -> None:
-    """Put the rows into the page, between the marks."""
-    rows = [json.loads(line) for line in given.rows.read_text(encoding="utf-8").splitlines()]
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """The lines of the page's table."""
     base = {(r["scan"], r["ratio"]): r["psnr"] for r in rows if r["method"] == "cubic B-spline"}
     rows.sort(key=lambda row: (row["scan"], row["ratio"]))  # stable: methods as they were run
     lines = [
@@ -130,32 +127,17 @@ def table(given: argparse.Namespace) -> None:
             f"| {row['scan']} | {row['ratio']:g}x | {row['input']} | {row['method']} "
             f"| {row['psnr']:.2f} | {gain:+.2f} | {row['ssim']:.4f} | {used} | {guess} |"
         )
-    page = given.page.read_text(encoding="utf-8")
-    head, rest = page.split(BEGIN)
-    _, tail = rest.split(END)
-    text = "\n".join(lines)
-    given.page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}", encoding="utf-8")
+    return lines
 
 
-def main() -> None:
-    """The command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(required=True)
-    one = commands.add_parser("run")
-    one.add_argument("scan", help="mni, or NAME=FILE")
-    one.add_argument("ratio", type=float)
-    one.add_argument("--rows", type=Path, required=True)
-    one.add_argument("--crop", type=int, default=0)
-    one.add_argument("--eclare", default="", help="path of run-eclare")
-    one.add_argument("--patches", type=int, default=1_000_000)
-    one.set_defaults(run=run)
-    page = commands.add_parser("table")
-    page.add_argument("rows", type=Path)
-    page.add_argument("page", type=Path)
-    page.set_defaults(run=table)
-    given = parser.parse_args()
-    given.run(given)
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `run`."""
+    parser.add_argument("scan", help="mni, or NAME=FILE")
+    parser.add_argument("ratio", type=float)
+    parser.add_argument("--crop", type=int, default=0)
+    parser.add_argument("--eclare", default="", help="path of run-eclare")
+    parser.add_argument("--patches", type=int, default=1_000_000)
 
 
 if __name__ == "__main__":
-    main()
+    pages.command_line(__doc__.splitlines()[0], BEGIN, run, arguments, table)

@@ -6,16 +6,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from mrsr import checkpoint, compute, resampling
+from mrsr import checkpoint, resampling
 from mrsr.errors import UserError
 from mrsr.figures.choosing import Slice
 from mrsr.figures.example_file import PLAIN, REFERENCE
 from mrsr.metrics import cell
 from mrsr.metrics.rating import super_resolve
 from mrsr.params.jobs import Evaluation
-from mrsr.slices import batches, holding
+from mrsr.slices import batches
 from mrsr.slices.store import StoredVolume
 
 
@@ -35,23 +34,8 @@ def run(
     Raises:
         UserError: a file is missing or of another cell, or the store lacks a slice.
     """
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = compute.device_for(settings.device)
-    origin = checkpoint.load(saved, checkpoint.SR) if saved else None
-    if origin:
-        cell.check_origin(origin, saved, settings)
-    cell.check_store(slices, settings)
-    network = cell.network(settings, saved, device, guided=guide is not None)
-    pairs = holding.load(
-        slices,
-        scale=settings.scale,
-        degradation=settings.degradation,
-        device=device,
-        place="stream",  # a few slices: the others are not degraded
-        guide=guide,
-        acceleration=settings.acceleration,
-    )
+    # a few slices: the others are not degraded
+    network, pairs, origin = cell.opened(settings, slices, saved, guide, place="stream")
     names = [
         Slice(volume.path, volume.slice_index[position])
         for volume, position in (

@@ -1,4 +1,4 @@
-"""Checks that checkpoint and store belong to the evaluation's dataset, scale and method."""
+"""One cell of the results: its network and test slices, checked to belong to it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,50 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from mrsr import checkpoint, models
+from mrsr import checkpoint, compute, models
 from mrsr.checkpoint import Checkpoint
 from mrsr.errors import UserError
 from mrsr.params.jobs import Evaluation
 from mrsr.params.typed import plain
-from mrsr.slices import store
+from mrsr.slices import holding, store
 from mrsr.slices.store import StoredVolume
+
+
+def opened(
+    settings: Evaluation,
+    slices: Path,
+    saved: Path | None,
+    guide: Path | None,
+    place: str = "auto",
+) -> tuple[nn.Module, holding.Slices, Checkpoint | None]:
+    """The network, the test slices, and the checkpoint of the former if it has one.
+
+    Args:
+        settings: of the evaluation; its number of threads becomes torch's.
+        slices: the test store. saved: best.pt, of networks with weights. guide: the test store of
+            the second contrast, of guided networks. place: as in `holding.load`.
+
+    Raises:
+        UserError: a file is missing, cannot be used, or is of another cell.
+    """
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    device = compute.device_for(settings.device)
+    origin = checkpoint.load(saved, checkpoint.SR) if saved else None
+    if origin:
+        check_origin(origin, saved, settings)
+    check_store(slices, settings)
+    built = network(settings, saved, device, guided=guide is not None)
+    pairs = holding.load(
+        slices,
+        scale=settings.scale,
+        degradation=settings.degradation,
+        device=device,
+        place=place,
+        guide=guide,
+        acceleration=settings.acceleration,
+    )
+    return built, pairs, origin
 
 
 def check_origin(origin: Checkpoint, path: Path | None, settings: Evaluation) -> None:

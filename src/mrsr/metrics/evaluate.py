@@ -25,14 +25,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from mrsr import checkpoint, compute
 from mrsr.errors import guarded
 from mrsr.files import sha256, write_json, write_text
 from mrsr.metrics import cell
 from mrsr.metrics.rating import rate
 from mrsr.metrics.record import record, residual, slice_table, summary
 from mrsr.params.jobs import Evaluation, read
-from mrsr.slices import holding, store
+from mrsr.slices import store
 
 
 def evaluate(
@@ -60,23 +59,8 @@ def evaluate(
     """
     out, began, clock = Path(out), time.time(), time.monotonic()
     preset = settings.preset
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    device = compute.device_for(settings.device)
-    origin = checkpoint.load(saved, checkpoint.SR) if saved else None
-    if origin:
-        cell.check_origin(origin, saved, settings)
-    cell.check_store(slices, settings)
     own = settings.type == "self"
-    network = cell.network(settings, saved, device, guided=guide is not None)
-    pairs = holding.load(
-        slices,
-        scale=settings.scale,
-        degradation=settings.degradation,
-        device=device,
-        guide=guide,
-        acceleration=settings.acceleration,
-    )
+    network, pairs, origin = cell.opened(settings, slices, saved, guide)
     if own and origin:
         cell.check_volumes(origin, saved, pairs.volumes)
     example: dict[str, np.ndarray] = {}
@@ -88,7 +72,8 @@ def evaluate(
     found["split"] = str(store.attributes(slices).get("split", ""))
     found["slices_digest"] = str(store.attributes(slices).get("digest", ""))
     found["checkpoint_sha256"] = sha256(saved) if saved else None
-    found["device"] = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    where = pairs.device
+    found["device"] = torch.cuda.get_device_name(where) if where.type == "cuda" else where.type
     write_text(out.with_suffix(".csv"), slice_table(rated))
     _draw(example, out.with_suffix(".png"))
     found |= {"started": began, "seconds": time.monotonic() - clock}
