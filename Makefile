@@ -55,7 +55,7 @@ $(STAMP): envs/requirements.lock pyproject.toml
 	    "apt install python3-venv) and run make again" >&2; \
 	  exit 2; fi; \
 	[ -x $(BIN)/python ] || { echo "making .venv with $$python"; $$python -m venv .venv; }; \
-	echo "installing envs/requirements.lock (about 2 minutes)"; \
+	echo "installing envs/requirements.lock (a few minutes)"; \
 	$(BIN)/python -m pip install -qq --requirement envs/requirements.lock || { \
 	  echo "mrsr: error: pip could not install envs/requirements.lock; if it found no torch: there are" \
 	    "wheels for Python 3.11 to 3.14 on 64-bit Linux with glibc 2.28 or newer, macOS on Apple" \

@@ -544,6 +544,18 @@ def build(scale: int, *, width: int = 3) -> nn.Module:
 # --- the command line -----------------------------------------------------------------------------
 
 
+def two_methods() -> jobs.Tables:
+    """Settings of a table of bicubic and srcnn, on the phantom's T1 at 2x and 4x."""
+    return jobs.Tables(
+        experiment="demo",
+        tables={"table1": ("phantom_t1",)},
+        datasets={"phantom_t1": "Phantom T1"},
+        scales=(2, 4),
+        methods=tuple(jobs.MethodName(key=key, label=key) for key in ("bicubic", "srcnn")),
+        preset=preset("slice"),
+    )
+
+
 def parse(words: list[str]) -> None:
     """Parse a command such as `mrsr params -e demo`, without running it; raises as for a user."""
     group: Any = typer.main.get_command(cli.app)

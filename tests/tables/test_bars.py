@@ -57,18 +57,10 @@ def test_it_is_a_picture_that_depends_on_the_table_alone(tmp_path: Path) -> None
 
 
 def test_the_means_of_each_row_are_a_file(tmp_path: Path) -> None:
-    from builders import preset, record
-    from mrsr.params import jobs
+    from builders import record, two_methods
     from mrsr.tables.tables import write_tables
 
-    settings = jobs.Tables(
-        experiment="demo",
-        tables={"table1": ("phantom_t1",)},
-        datasets={"phantom_t1": "Phantom T1"},
-        scales=(2, 4),
-        methods=tuple(jobs.MethodName(key=key, label=key) for key in ("bicubic", "srcnn")),
-        preset=preset("slice"),
-    )
+    settings = two_methods()
     records = [record("bicubic", 2, 31.1), record("srcnn", 2, 33.3), record("srcnn", 4, 27.2)]
     write_tables(records, settings, tmp_path / "tables", tmp_path / "summary")
     found = {

@@ -16,14 +16,6 @@ from mrsr.files import sha256
 from mrsr.tracking import delivery, labels, model, store
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A store initialised once; tests copy it."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    assert store.init_store(f"sqlite:///{file}")
-    return file
-
-
 @pytest.fixture
 def project(empty_store, tmp_path, monkeypatch) -> Path:
     """The root of a project, which is the current folder, with an empty store."""

@@ -14,20 +14,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from builders import log_lines, preset, record, write_evaluation, write_training
+from builders import log_lines, record, two_methods, write_evaluation, write_training
 from mrsr.errors import UserError
 from mrsr.method import losses
-from mrsr.params import jobs
 from mrsr.tables.tables import write_tables
 from mrsr.tracking import delivery, reading, store
-
-
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory):
-    """A store initialised once; tests copy it."""
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    assert store.init_store(f"sqlite:///{file}")
-    return file
 
 
 @pytest.fixture
@@ -142,14 +133,7 @@ def test_tables_from_the_store_are_the_tables_from_the_files(tmp_path, uri):
     assert delivery.sync(tmp_path / "results", uri) == (4, 0)
     assert len(runs(uri, "evaluation")[1]) == 4  # the old measurement stays, as a run
 
-    settings = jobs.Tables(
-        experiment="demo",
-        tables={"table1": ("phantom_t1",)},
-        datasets={"phantom_t1": "Phantom T1"},
-        scales=(2, 4),
-        methods=tuple(jobs.MethodName(key=key, label=key) for key in ("bicubic", "srcnn")),
-        preset=preset("slice"),
-    )
+    settings = two_methods()
     local = write_tables(files, settings, tmp_path / "local")
     stored = write_tables(reading.from_mlflow("demo", uri), settings, tmp_path / "stored")
     assert [file.name for file in local] == [file.name for file in stored]
