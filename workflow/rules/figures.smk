@@ -26,8 +26,8 @@ rule draw_figures:
         examples=example_paths(),
         losses=loss_paths(),
     output:
-        drawn_paths("pdf"),
-        [
+        pdf=drawn_paths("pdf"),
+        png=[
             report(
                 path,
                 caption=figures.caption(Path(path).stem),
@@ -46,7 +46,7 @@ rule draw_figures:
     params:
         settings=settings("figures"),
     shell:
-        "mrsr figures --settings {params.settings} --out $(dirname {output[0]})"
+        "mrsr figures --settings {params.settings} --out $(dirname {output.pdf} | head -1)"
         f" --results {Path(RESULTS).parent} > {{log}} 2>&1"
 
 

@@ -42,10 +42,9 @@ rule write_tables:
         runtime=10,
     params:
         settings=settings("tables"),
-        summary=f"{RESULTS}/summary",
     shell:
         "mrsr tables --settings {params.settings} --out $(dirname {output.results})"
-        " --summary {params.summary} --bars {output.bars} {input} > {log} 2>&1"
+        " --summary $(dirname {output.results})/../summary --bars {output.bars} {input} > {log} 2>&1"
 
 
 rule frozen_table:
