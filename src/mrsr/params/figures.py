@@ -36,7 +36,7 @@ def kind(figure: str) -> str:
     for start, found in _BESIDE.items():
         if figure.startswith(f"{start}_"):
             return found
-    return figure.split("_")[1]
+    return figure.partition("_")[2].partition("_")[0]
 
 
 def of_column(figures: Iterable[str], column: jobs.Column) -> list[str]:
@@ -49,6 +49,13 @@ def of_column(figures: Iterable[str], column: jobs.Column) -> list[str]:
 def caption(figure: str) -> Path:
     """The file with a figure's caption, for the page and for Snakemake's report."""
     return Path(__file__).parents[1] / "figures" / "captions" / f"{kind(figure)}.rst"
+
+
+def caption_text(figure: str) -> str:
+    """A figure's caption as plain text; empty for a figure that is none of ours."""
+    file = caption(figure)
+    text = file.read_text(encoding="utf-8") if file.is_file() else ""
+    return " ".join(text.replace("``", "").split())
 
 
 def columns(resolved: Resolved) -> list[jobs.Column]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from mrsr.errors import UserError
 from mrsr.files import write_text
-from mrsr.params.figures import caption
+from mrsr.params.figures import caption_text
 from mrsr.params.jobs import Report
 from mrsr.params.typed import plain
 from mrsr.report import curves, facts, pictures, rows
@@ -122,8 +122,7 @@ def _figures(settings: Report, results: Path) -> tuple[list[dict[str, str]], lis
         if not file.is_file():
             lost.append(f"Figure {name} was not drawn; `mrsr figures` draws it.")
             continue
-        text = " ".join(caption(name).read_text(encoding="utf-8").replace("``", "").split())
-        found.append({"name": name, "image": pictures.file(file), "caption": text})
+        found.append({"name": name, "image": pictures.file(file), "caption": caption_text(name)})
     return found, lost
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from mrsr.errors import UserError
 from mrsr.files import atomic, write_text
+from mrsr.params.figures import caption_text
 from mrsr.tables.formats import escape_latex
 from mrsr.version import __version__
 
@@ -109,7 +110,7 @@ def write_document(experiment: str, results: Path, commits: Iterable[str] = ()) 
             for file in tables
         ),
         "figures": "".join(
-            _FIGURE % (f"figures/{_plain(file)}", escape_latex(caption(file.stem)))
+            _FIGURE % (f"figures/{_plain(file)}", escape_latex(_caption(file.stem)))
             for file in figures
         ),
     }
@@ -142,10 +143,7 @@ def _plain(file: Path) -> str:
     return re.sub(r"[^\w.-]", "-", file.name)
 
 
-def caption(figure: str) -> str:
-    """The caption of a figure, from the file that the report uses, or the words of its name."""
-    for file in sorted((Path(__file__).parents[1] / "figures" / "captions").glob("*.rst")):
-        if file.stem.removesuffix("s") in figure:
-            text = " ".join(file.read_text(encoding="utf-8").replace("``", "").split())
-            return f"{text} ({figure})"
-    return figure.replace("_", " ")
+def _caption(figure: str) -> str:
+    """The caption that the report uses, or the words of the figure's name."""
+    text = caption_text(figure)
+    return f"{text} ({figure})" if text else figure.replace("_", " ")
