@@ -129,10 +129,12 @@ def test_it_works_in_a_browser_without_network(page: Path) -> None:
         before = rows.all_inner_texts()
         heading = seen.page.locator("table.sortable").first.locator("thead th", has_text="SSIM")
         heading.click()
+        seen.page.wait_for_selector("th[aria-sort=descending]")
         column = seen.page.locator("table.sortable").first.locator("tbody tr td:nth-child(4)")
         values = [float(value) for value in column.evaluate_all("c => c.map(x => x.dataset.order)")]
         assert values == sorted(values, reverse=True) and len(values) == len(before) == 4
         heading.get_by_role("button").press("Enter")
+        seen.page.wait_for_selector("th[aria-sort=ascending]")
         values = [float(value) for value in column.evaluate_all("c => c.map(x => x.dataset.order)")]
         assert values == sorted(values)
 
@@ -164,9 +166,13 @@ def test_it_works_in_a_browser_without_network(page: Path) -> None:
         chart = seen.page.locator("#chart .nsewdrag").first
         chart.scroll_into_view_if_needed()
         box = chart.bounding_box()
-        for share in (0.4, 0.5):  # a pointer that moves
+        hover = seen.page.locator("#chart .hoverlayer text")
+        for turn in range(50):  # a pointer that moves until the chart is ready for it
+            share = 0.4 + 0.1 * (turn % 2)
             seen.page.mouse.move(box["x"] + share * box["width"], box["y"] + box["height"] / 2)
-        seen.page.wait_for_selector("#chart .hoverlayer text", state="attached")
+            seen.page.wait_for_timeout(200)
+            if hover.count():
+                break
         assert "training" in seen.page.locator("#chart .hoverlayer").inner_html()
         seen.check()
 

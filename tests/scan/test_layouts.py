@@ -157,7 +157,8 @@ def written(folder: Path, of: dict) -> Path:
     values = blob(tuple(of["shape"]), of["middle"]) * small
     if of["dtype"][-2:] not in ("f4", "f8") and not of["dtype"].startswith("float"):
         values = np.rint(values)
-    if of["volumes"]:
+    # nibabel cannot write an .mgz with a fourth axis of 1
+    if of["volumes"] > (of["kind"] == ".mgz"):
         values = np.stack([values] * of["volumes"], -1)
     values = values.astype(of["dtype"])
     if of["kind"] == ".mgz":

@@ -1,4 +1,4 @@
-"""Compute jobs open no connection: `pytest -m slow tests/test_offline.py`.
+"""Compute jobs open no connection: `pytest -m "slow or long" tests/workflow/test_offline.py`.
 
 Once the raw data is there, the smoke experiment runs in a network namespace that has a loopback
 and no route, as on a compute node without internet. Python's own attempts to look up a name or to
@@ -94,6 +94,7 @@ def test_the_namespace_has_a_loopback_and_no_way_out_and_attempts_are_noted(
     assert "socket.connect 192.0.2.1" in noted and "127.0.0.1" not in noted
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 def test_the_smoke_experiment_needs_no_network_once_raw_data_is_there(
     namespace: None, tmp_path: Path

@@ -153,6 +153,7 @@ def test_tracking_holds_a_run_per_training_and_evaluation(copy: Path) -> None:
         assert any(expected in name for name in metrics), (stage, method)
 
 
+@pytest.mark.long
 def test_dvc_keeps_two_experiments_and_a_clone_adopts_them(copy: Path, tmp_path: Path) -> None:
     # demo at smoke's size, so that two tracked experiments stand side by side
     small = {"steps": 2, "batch": 2, "patch": 32, "validate_every": 2, "validation_slices": 2}
