@@ -32,7 +32,7 @@ Needs torch and numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,18 +77,21 @@ def needed(terms: dict[str, float]) -> list[str]:
     return list(dict.fromkeys(NETWORKS[name] for name in terms if name in NETWORKS))
 
 
-def digests(terms: dict[str, float], paths: Paths) -> dict[str, str]:
+def digests(terms: dict[str, float], paths: Paths, inside: Collection[str] = ()) -> dict[str, str]:
     """SHA-256 of the checkpoints that these terms need; the training depends on them.
+
+    inside: names of those that the generator itself has inside, needed as well.
 
     Raises:
         UserError: one is not given or does not exist.
     """
     result = {}
-    for name in needed(terms):
+    for name in dict.fromkeys((*needed(terms), *inside)):
         path = paths.get(name)
         if path is None:
             which = ", ".join(term for term in terms if NETWORKS.get(term) == name)
-            raise UserError(f"losses {which}: give the trained network with --{name} best.pt")
+            who = f"losses {which}" if which else f"the generator has a {name} inside"
+            raise UserError(f"{who}: give the trained network with --{name} best.pt")
         if not path.is_file():
             raise UserError(f"{path}: no such file; train the {name} first, or check the path")
         result[name] = sha256(path)
