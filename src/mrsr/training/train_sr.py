@@ -7,7 +7,7 @@
 The losses `vit`, `structure` and `texture` use frozen networks: `--vit best.pt`,
 `--autoencoder best.pt` (`method/features.py`). The loss `adversarial` adds a discriminator, which
 is trained alternately with the generator. A generator that has the two networks inside
-(`models/fused.py`) gets their weights from the same files (`inside.py`).
+(`models/fused.py`) gets their weights from the same files.
 
 A guided method also gets `--guide FOLDER` with the stores of its second contrast, named like the
 others; a joint one may have undersampled LR images (`acceleration`).
@@ -32,10 +32,9 @@ from torch import nn
 
 from mrsr import compute, models
 from mrsr.method import features, gradients, losses
-from mrsr.params.declared import model_frozen
 from mrsr.params.jobs import SuperResolution, read
 from mrsr.slices import batches
-from mrsr.training import command, inside, opponent, optimizers
+from mrsr.training import command, opponent, optimizers
 from mrsr.training.session import Session, digests_of
 from mrsr.training.validation import evaluate, held_out, remarks
 
@@ -65,13 +64,13 @@ def train(
     warmup = losses.warmup(weights, warmup, settings.steps)
     models.check_guide(settings.model.name, guide is not None)
     name, options = settings.model.name, settings.model.options
-    within = model_frozen(name, options)
+    within = features.inside(name, options)
     origin = features.digests(weights, frozen_paths, within)
     machine = compute.start(settings)
     compute.share(settings.batch, machine)
     compute.seed(settings.seed)
     network = models.trainable(name, settings.scale, options)
-    inside.load(network, within, frozen_paths, options)
+    features.fill(network, within, frozen_paths, options)
     network = compute.synchronised(machine.place(network), machine)
     forward = torch.compile(network) if settings.compile else network
     optimizer = optimizers.optimizer_for(network, settings.optimizer)
@@ -87,7 +86,8 @@ def train(
     compute.seed(settings.seed + 1, machine.rank)
     slices = batches.load_for(settings, stores["train"], machine, guide)
     held = held_out(settings, stores, machine, guide)
-    inside.calibrate(network, slices, settings, machine)
+    if calibrate := getattr(network, "calibrate", None):
+        calibrate(batches.sample(slices, settings, machine))
 
     with Session(
         settings, machine, out,
