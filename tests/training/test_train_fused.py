@@ -15,6 +15,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from builders import FROZEN_CODER as CODER
+from builders import FROZEN_VIT as VIT
 from builders import command, curve, equal, in_step, load, parameters, put, refused, save, sr
 from mrsr import checkpoint, cli
 from mrsr.errors import UserError
@@ -24,8 +26,6 @@ from mrsr.params.experiment import Resolved
 from mrsr.scan.export import choosing
 from mrsr.training import train_sr
 
-VIT = {"hidden": 16, "layers": 2, "heads": 2, "mlp": 32, "size": [16, 32, 32], "feature_size": 2}
-CODER = {"structure_channels": 2, "texture": 8, "size": 0, "channels": [4, 4, 4, 4]}
 OPTIONS = {"features": 8, "blocks": 1, "width": 4, "vit": VIT, "autoencoder": CODER}
 Train = Callable[..., Path]
 
