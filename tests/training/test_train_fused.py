@@ -17,12 +17,26 @@ from typer.testing import CliRunner
 
 from builders import FROZEN_CODER as CODER
 from builders import FROZEN_VIT as VIT
-from builders import command, curve, equal, in_step, load, parameters, put, refused, save, sr
+from builders import (
+    command,
+    curve,
+    equal,
+    evaluation,
+    in_step,
+    load,
+    parameters,
+    put,
+    read,
+    refused,
+    save,
+    sr,
+)
 from mrsr import checkpoint, cli
 from mrsr.errors import UserError
-from mrsr.metrics import record
+from mrsr.metrics import evaluate
 from mrsr.ops.plan import jobs
 from mrsr.params.experiment import Resolved
+from mrsr.params.jobs import Evaluation
 from mrsr.scan.export import choosing
 from mrsr.training import train_sr
 
@@ -76,10 +90,23 @@ def test_trained_weights_are_the_checkpoints_and_stay(
         assert all(torch.equal(value, own[key]) for key, value in found.items())
     saved = checkpoint.load(done / "best.pt")
     assert {"vit_sha256", "autoencoder_sha256"} <= saved.provenance.keys()
-    # what is trained is counted, and nothing else
-    network = checkpoint.network(done / "best.pt")
-    frozen_count = sum(value.numel() for value in own.values())
-    assert record.count(network) < sum(v.numel() for v in saved.weights.values()) - frozen_count
+
+
+@pytest.mark.parametrize("networks", ["trained", "random", "joint", "own"])
+def test_a_table_counts_what_was_trained(
+    train: Train, stores: Path, tmp_path: Path, networks: str
+) -> None:
+    best = train(networks, steps=2) / "best.pt"
+    model = {"name": "fused", "options": checkpoint.load(best).options}
+    settings = evaluation(method="fused", model=model, full_options=model["options"])
+    found = evaluate.evaluate(
+        read(Evaluation, settings), stores / "test.h5", tmp_path / "fused.json", best
+    )
+    weights = sum(value.numel() for value in inside(best).values())
+    fixed = weights if networks in ("trained", "random") else None
+    assert found.get("frozen_parameters") == fixed
+    assert found["parameters"] == found["full_parameters"]
+    assert 0 < found["parameters"] - (weights if networks == "joint" else 0) < 10_000
 
 
 def test_each_row_is_another_training(train: Train) -> None:
