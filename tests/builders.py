@@ -148,6 +148,13 @@ VIT = {
     "feature_size": 2,
 }
 
+# shapes of the networks that `write_frozen` writes
+FROZEN_VIT = {
+    **{"hidden": 16, "layers": 2, "heads": 2, "mlp": 32, "size": [16, 32, 32]},
+    "feature_size": 2,
+}
+FROZEN_CODER: Table = {"structure_channels": 2, "texture": 8, "size": 0, "channels": [4, 4, 4, 4]}
+
 
 def _merged(table: Table, changes: Mapping[str, Any]) -> Table:
     """A table of settings of its own with `changes`; see the module's docstring."""
@@ -246,8 +253,8 @@ def command(
 
 def write_frozen(folder: Path) -> dict[str, Path]:
     """Checkpoints of a tiny vision transformer and a tiny auto-encoder, by name."""
-    vit = {"hidden": 16, "layers": 2, "heads": 2, "mlp": 32, "size": [16, 32, 32], "dimensions": 2}
-    coder = {"structure_channels": 2, "texture": 8, "channels": [4, 4, 4, 4]}
+    vit = FROZEN_VIT | {"dimensions": 2}
+    coder = FROZEN_CODER
     paths = {}
     for number, (name, model, options) in enumerate(
         (("vit", "unetr", vit), ("autoencoder", "autoencoder", coder))

@@ -83,6 +83,7 @@ TRAININGS: dict[str, tuple[str, Any, tuple[str, ...], tuple[str, ...]]] = {
     "srcnn_other_options": ("train_sr", lambda: _sr("srcnn", "phantom_knee", 4), ("knee",), ()),
     "proposed": ("train_sr", lambda: _sr("proposed"), ("t2",), FROZEN),
     "proposed_eq9": ("train_sr", lambda: _sr("proposed_eq9"), ("t2",), FROZEN),
+    "proposed_fused": ("train_sr", lambda: _sr("proposed_fused"), ("t2",), FROZEN),
     "minet": ("train_sr", lambda: _sr("minet"), ("t2",), ("--guide", "{stores}/t1")),
     "t2net_undersampled": ("train_sr", lambda: _sr("t2net_undersampled"), ("t2",), ()),
     "smore": ("train_self", lambda: _sr("smore"), ("t2",), ()),

@@ -176,7 +176,7 @@ def test_a_mistake_in_params_is_told_by_its_path(
         ("grid 0 methods", ["nosuch"], "grid.0.methods: no method 'nosuch'; known: "),
         ("tables", {"table1": []}, "tables: dataset 'phantom_t1' is in no table"),
         ("tables", {"../t": ["phantom_t1"]}, "tables.../t"),
-        ("vit_data", None, "vit_data: missing: a method has the loss vit"),
+        ("vit_data", None, "vit_data: missing: a method uses the vision transformer"),
         ("vit_data pool", ["gone"], "vit_data.pool: no dataset 'gone'"),
         ("vit_data pool", ["phantom_t1"], "vit_data.pool: it has only brain"),
         # as in params.yaml, under `set`

@@ -250,6 +250,8 @@ def test_reduced_widths_recipes_guides_and_reasons_are_said(tmp_path):
         record(method="proposed", recipe="published", guide=guide, full_parameters=8129),
         record(method="no_vit", type="self", steps=30, patches=240, acceleration=4),
     ]
+    inside = {"networks": "trained", "vit": {"hidden": 4}}
+    records[0] |= {"model": {"options": inside}, "frozen_parameters": 85_344_800}
     reason = "it needs a registered second contrast, which the dataset does not have"
     absent = [
         {"dataset": d, "scale": 2, "method": "bicubic", "reason": reason}
@@ -264,6 +266,8 @@ def test_reduced_widths_recipes_guides_and_reasons_are_said(tmp_path):
         "Trained for 30 steps on 240 patches of each test volume alone: [9] no ViT.",
         "guide IXI-PD, resampled by the scans' positions, edges 0.40 mm off in the plane",
         "not trained on a.nii.gz: no guide.",
+        "SRCNN [26]: reduced to networks trained.",
+        "SRCNN [26]: 85.3 M frozen weights besides its parameters.",
         "[9] no ViT on Phantom T1 2x: LR input undersampled 4x in k-space.",
         f"Bicubic on Phantom T1 2x: {reason}.",
     ):

@@ -113,6 +113,9 @@ def every_training(stores: Path, folder: Path, frozen: dict[str, Path], out: str
         adversarial={"base": 2, "norm": "none", "warmup": 2, "r1": 0.5}, clip_gradient=1.0,
         features={"validation_patches": 3, "gradient_norms_every": 5},
     )  # fmt: skip
+    shapes = {"vit": builders.FROZEN_VIT, "autoencoder": builders.FROZEN_CODER}
+    options = {"features": 8, "blocks": 1, "width": 4, **shapes}
+    fused = builders.sr(**FP64, model={"name": "fused", "options": options})
     coder = builders.autoencoder(**FP64, micro_batch=0, discriminator={"norm": "none"})
     start = ["--start", str(folder / "vit/seg/one/best.pt")]
 
@@ -125,6 +128,7 @@ def every_training(stores: Path, folder: Path, frozen: dict[str, Path], out: str
     return [
         (train_sr.__name__, command(stores, folder / "sr/l1" / out, builders.sr(**FP64))),
         (train_sr.__name__, command(stores, folder / "sr/eq9" / out, eq9, *networks)),
+        (train_sr.__name__, command(stores, folder / "sr/fused" / out, fused, *networks)),
         (train_autoencoder.__name__, command(stores / "ae", folder / "ae" / out, coder)),
         vit("seg", builders.segmentation(**FP64)),
         vit("organ", builders.pretext("organ", **FP64), *start),
@@ -146,6 +150,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, frozen: dict[str, Path]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sr/l1", "sr/eq9", "ae", "vit/seg", "vit/organ", "vit/masked"])
+@pytest.mark.parametrize(
+    "name", ["sr/l1", "sr/eq9", "sr/fused", "ae", "vit/seg", "vit/organ", "vit/masked"]
+)
 def test_two_processes_end_with_the_weights_of_one(trained: Path, name: str) -> None:
     close(trained / name / "one", trained / name / "two")

@@ -32,7 +32,7 @@ Needs torch and numpy.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,9 @@ from mrsr.files import sha256
 from mrsr.method import distances
 from mrsr.models.autoencoder import prepare
 from mrsr.models.unetr import Encoder2d, collapse, encoder_of
+from mrsr.params.declared import model_frozen
 from mrsr.params.schema import Features
+from mrsr.params.typed import plain
 from mrsr.resampling import bicubic
 
 # the frozen network that a loss term uses
@@ -77,18 +79,64 @@ def needed(terms: dict[str, float]) -> list[str]:
     return list(dict.fromkeys(NETWORKS[name] for name in terms if name in NETWORKS))
 
 
-def digests(terms: dict[str, float], paths: Paths) -> dict[str, str]:
+def inside(model: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The networks inside a generator that get the weights of checkpoints (`models/fused.py`).
+
+    They are named by the `FROZEN` of its file; each is a part of the generator by that name, and
+    its shape an option.
+    """
+    return model_frozen(model, options)
+
+
+def fill(
+    generator: nn.Module, names: Collection[str], paths: Paths, options: Mapping[str, Any]
+) -> None:
+    """Load the weights of the networks inside a generator, in place.
+
+    Args:
+        names: as `inside` gives them. paths: their checkpoints. options: the generator's.
+
+    Raises:
+        UserError: a checkpoint cannot be read, or is of another network or shape.
+    """
+    for name in names:
+        path = Path(str(paths[name]))
+        trained: Any
+        with torch.random.fork_rng(devices=[]):  # what is drawn later does not depend on this
+            if name == "vit":
+                trained = load_encoder(path)
+            else:
+                trained = checkpoint.network(path, wanted=checkpoint.AUTOENCODER).encoder
+        saved, shape = plain(checkpoint.load(path).options), plain(options.get(name, {}))
+        for key in sorted(shape.keys() & saved.keys()):
+            if saved[key] != shape[key]:
+                raise UserError(
+                    f"{path}: its {key} is {saved[key]}, and {name}.{key} of the generator "
+                    f"{shape[key]}; train the {name} again, or give that of these settings"
+                )
+        try:
+            getattr(generator, name).load_state_dict(trained.state_dict())
+        except RuntimeError:
+            raise UserError(
+                f"{path}: its weights do not fit the {name} inside the generator; train it again"
+            ) from None
+
+
+def digests(terms: dict[str, float], paths: Paths, within: Collection[str] = ()) -> dict[str, str]:
     """SHA-256 of the checkpoints that these terms need; the training depends on them.
+
+    within: names of those that the generator itself has inside, needed as well.
 
     Raises:
         UserError: one is not given or does not exist.
     """
     result = {}
-    for name in needed(terms):
+    for name in dict.fromkeys((*needed(terms), *within)):
         path = paths.get(name)
         if path is None:
             which = ", ".join(term for term in terms if NETWORKS.get(term) == name)
-            raise UserError(f"losses {which}: give the trained network with --{name} best.pt")
+            who = f"losses {which}" if which else f"the generator has the {name} inside"
+            raise UserError(f"{who}: give the trained network with --{name} best.pt")
         if not path.is_file():
             raise UserError(f"{path}: no such file; train the {name} first, or check the path")
         result[name] = sha256(path)

@@ -120,6 +120,7 @@ def record(
         "seconds_per_slice": sum(item.seconds for item in rated) / n_slices,
         "parameters": count(network),
         "full_parameters": full_count(settings, network),
+        **({"frozen_parameters": fixed} if (fixed := frozen(settings, network)) else {}),
         "losses": training.get("losses", {}),
         "own_losses": settings.own_losses,
         "steps": steps,
@@ -164,6 +165,13 @@ def summary(found: dict[str, Any]) -> str:
 def count(network: nn.Module) -> int:
     """Parameters of a network."""
     return sum(p.numel() for p in network.parameters())
+
+
+def frozen(settings: Evaluation, network: nn.Module) -> int:
+    """Weights of the networks inside it that its training leaves alone; they are buffers."""
+    inside = getattr(models.module(settings.model.name), "FROZEN", ())
+    parts = [getattr(network, name) for name in inside if hasattr(network, name)]
+    return sum(buffer.numel() for part in parts for buffer in part.buffers())
 
 
 class _NoDraws(TorchFunctionMode):

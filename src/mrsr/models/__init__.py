@@ -7,9 +7,13 @@ types of `params/typed.py` and `layers.py`; without an annotation they are not. 
 
 - `SCALES = (2, 4)`: the scales that the design allows, if not all of 2, 3, 4 and 8;
 - `GUIDED = True`: forward also takes the second contrast at HR, (batch, 1, scale * h, scale * w);
-- `TRAINED = False`: it has no weights, and so its methods have no losses.
+- `TRAINED = False`: it has no weights, and so its methods have no losses;
+- `FROZEN = ("vit", "autoencoder")`: it has these networks inside, as parts of these names, built
+  from options of these names (the workflow gives their shapes). Their trained weights are loaded
+  before the first step, unless its option `networks` is something else than `trained`.
 
-In training mode a network may also return side outputs: (SR, {"reconstruction": LR-sized,
+A method `calibrate(lr)` is called once before the first step, with LR patches of the training
+slices. In training mode a network may also return side outputs: (SR, {"reconstruction": LR-sized,
 "guide": HR-sized}). The losses with those names use them.
 
 Your own files go into `models/` of a folder listed in MRSR_PLUGINS.

@@ -43,7 +43,7 @@ def _check_method(method: ResolvedMethod) -> None:
             f"training has {steps} steps; lower adversarial.warmup (under sr, or the method's own "
             "train), or set their weights to 0",
         )
-    unused = [name for name in method.training.features.random if name not in method.frozen]
+    unused = [name for name in method.training.features.random if name not in method.compared]
     if unused:
         raise at(
             f"methods.{method.key}.train.features.random",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import functools
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,18 @@ def model_is_trained(name: str) -> bool:
     path = package_file("models", name)
     node = _literal(path, "TRAINED") if path else None
     return bool(ast.literal_eval(node)) if node is not None else True
+
+
+def model_frozen(name: str, options: Mapping[str, Any]) -> tuple[str, ...]:
+    """The networks inside models/<name>.py whose weights come from their own trainings.
+
+    They are its `FROZEN`, unless the option `networks` is something else than `trained`.
+    """
+    path = package_file("models", name)
+    node = _literal(path, "FROZEN") if path else None
+    if node is None or options.get("networks", "trained") != "trained":
+        return ()
+    return tuple(ast.literal_eval(node))
 
 
 def model_names() -> list[str]:

@@ -77,7 +77,7 @@ class Resolved:
         self.labelled: list[str] = []
         if any("vit" in method.frozen for method in self.methods.values()):
             if experiment.vit_data is None:
-                raise at("vit_data", "missing: a method has the loss vit")
+                raise at("vit_data", "missing: a method uses the vision transformer")
             self.pool = list(experiment.vit_data.pool)
             self.labelled = list(experiment.vit_data.labelled)
         homes = [self.methods[cell.method].home(cell.dataset)[0] for cell in self.cells]
@@ -179,7 +179,7 @@ class Resolved:
         """Settings of a super-resolution training."""
         chosen, entry = self.methods[method], self.params.data.datasets[dataset]
         given = _shared(chosen.training, jobs.SuperResolution)
-        if "adversarial" not in chosen.losses and not chosen.frozen:
+        if "adversarial" not in chosen.losses and not chosen.compared:
             given["adversarial"] = given["features"] = None  # a job gets only what it reads
         if chosen.training.patch_lr:
             given["patch"] = chosen.training.patch_lr * scale

@@ -13,6 +13,7 @@ from mrsr.params.declared import (
     at,
     learned_losses,
     loss_names,
+    model_frozen,
     model_is_guided,
     model_is_trained,
     model_names,
@@ -62,11 +63,17 @@ class ResolvedMethod:
         return self.trained_on or dataset, self.weights_of or self.key
 
     @property
-    def frozen(self) -> tuple[str, ...]:
+    def compared(self) -> tuple[str, ...]:
         """The frozen networks that its losses use."""
         vit = ("vit",) if "vit" in self.losses else ()
         codes = {"structure", "texture"} & self.losses.keys()
         return (*vit, *(("autoencoder",) if codes else ()))
+
+    @property
+    def frozen(self) -> tuple[str, ...]:
+        """The frozen networks that its training waits for: for its losses, and inside its own."""
+        inside = model_frozen(self.model, self.options)
+        return tuple(dict.fromkeys((*self.compared, *inside)))
 
 
 def entry_of(
@@ -137,13 +144,20 @@ def resolve(
         weights_of=entry.get("weights_of") or "",
         ensemble=entry.get("ensemble", 1),
         recipe=recipe,
-        options=entry.get("options", {}),
+        options={**_shapes(params, entry["model"]), **entry.get("options", {})},
         losses={name: float(weight) for name, weight in losses.items() if weight > 0},
         label=entry.get("label") or key,
         citation=entry.get("citation", ""),
         kind=entry.get("kind", "baseline"),
         training=as_published if recipe == "published" else common,
     )
+
+
+def _shapes(params: Params, model: str) -> dict[str, Any]:
+    """The shapes of the frozen networks, for a network that has options of their names."""
+    known = model_options(model) or ()
+    shapes = {"vit": params.vit.network, "autoencoder": params.autoencoder.network}
+    return {name: plain(shape) for name, shape in shapes.items() if name in known}
 
 
 def _check_network(key: str, entry: Mapping[str, Any], kind: str) -> None:
@@ -164,6 +178,9 @@ def _check_network(key: str, entry: Mapping[str, Any], kind: str) -> None:
     if model_is_guided(model) != (kind == "guided"):
         needs = "a guide: write type: guided" if kind != "guided" else "no guide: not type: guided"
         raise at(f"methods.{key}.type", f"model '{model}' takes {needs}")
+    if kind == "self" and (inside := model_frozen(model, entry.get("options", {}))):
+        takes = f"takes in a trained {inside[0]}, which methods of type self do not have"
+        raise at(f"methods.{key}.type", f"model '{model}' {takes}; set options.networks")
     if entry.get("acceleration", 1) > 1 and kind != "joint":
         raise at(
             f"methods.{key}.acceleration", "only methods of type joint take undersampled input"

@@ -161,6 +161,17 @@ def draw(slices: Slices, settings: SuperResolution, step: int, machine: Machine)
     return [image.to(machine.dtype) for image in images]
 
 
+def sample(slices: Slices, settings: SuperResolution, machine: Machine, count: int = 64) -> Tensor:
+    """LR images (count, 1, h, w) of a training, as its network gets them, to measure codes by.
+
+    The same in every process, whatever their number.
+    """
+    lr, *_ = batch(
+        slices, 0, batch=count, patch=settings.patch, seed=settings.seed, augment=settings.augment
+    )
+    return lr.to(machine.dtype)
+
+
 def _noise(lr: Tensor, settings: SuperResolution, step: int, machine: Machine) -> Tensor:
     """This process's share of the noise of a step: a pure function of seed and step, as batches."""
     random = np.random.default_rng([settings.seed, step, 2])

@@ -115,7 +115,10 @@ def notes(
             found.append(f"{where}: {each} dB with seeds {words(map(str, by_seed))}.")
         if reduced(record):
             options = record.get("model", {}).get("options", {})
-            found.append(f"{name}: reduced to {', '.join(f'{k} {v}' for k, v in options.items())}.")
+            own = [f"{k} {v}" for k, v in options.items() if not isinstance(v, dict)]
+            found.append(f"{name}: reduced to {', '.join(own)}.")
+        if fixed := record.get("frozen_parameters"):
+            found.append(f"{name}: {fixed / 1e6:.3g} M frozen weights besides its parameters.")
         if changed := _weights(record):
             found.append(f"{name}: trained with other loss weights than its own: {changed}.")
         if record.get("acceleration", 1) > 1:

@@ -116,6 +116,7 @@ def hidden_matrices(network: nn.Module) -> list[Tensor]:
         layer
         for layer in network.modules()
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.Conv3d) and getattr(layer, "groups", 1) == 1
+        if isinstance(layer.weight, nn.Parameter)  # not those of frozen networks inside (fused.py)
     ]
     return [layer.weight for layer in layers[1:-1]]
 

@@ -6,7 +6,8 @@
 
 The losses `vit`, `structure` and `texture` use frozen networks: `--vit best.pt`,
 `--autoencoder best.pt` (`method/features.py`). The loss `adversarial` adds a discriminator, which
-is trained alternately with the generator.
+is trained alternately with the generator. A generator that has the two networks inside
+(`models/fused.py`) gets their weights from the same files.
 
 A guided method also gets `--guide FOLDER` with the stores of its second contrast, named like the
 others; a joint one may have undersampled LR images (`acceleration`).
@@ -50,7 +51,8 @@ def train(
     Args:
         stores: slice stores by split: train, validation and perhaps test.
         out: the checkpoint to write; log and state are in the same folder.
-        frozen_paths: checkpoints of the networks that losses use: vit, autoencoder.
+        frozen_paths: checkpoints of the networks that losses use, or that are inside the
+            generator: vit, autoencoder.
         guide: folder of the second contrast's stores, named as the others.
 
     Raises:
@@ -61,12 +63,14 @@ def train(
     warmup = settings.adversarial.warmup if settings.adversarial else 0
     warmup = losses.warmup(weights, warmup, settings.steps)
     models.check_guide(settings.model.name, guide is not None)
-    origin = features.digests(weights, frozen_paths)
+    name, options = settings.model.name, settings.model.options
+    within = features.inside(name, options)
+    origin = features.digests(weights, frozen_paths, within)
     machine = compute.start(settings)
     compute.share(settings.batch, machine)
     compute.seed(settings.seed)
-    name, options = settings.model.name, settings.model.options
     network = models.trainable(name, settings.scale, options)
+    features.fill(network, within, frozen_paths, options)
     network = compute.synchronised(machine.place(network), machine)
     forward = torch.compile(network) if settings.compile else network
     optimizer = optimizers.optimizer_for(network, settings.optimizer)
@@ -82,6 +86,8 @@ def train(
     compute.seed(settings.seed + 1, machine.rank)
     slices = batches.load_for(settings, stores["train"], machine, guide)
     held = held_out(settings, stores, machine, guide)
+    if calibrate := getattr(network, "calibrate", None):
+        calibrate(batches.sample(slices, settings, machine))
 
     with Session(
         settings, machine, out,
@@ -176,8 +182,8 @@ def main(arguments: list[str] | None = None) -> None:
     """The command line; see the module's docstring."""
     parser = command.parser("train_sr", "Train one method on one dataset.")
     command.add_stores(parser)
-    parser.add_argument("--vit", type=Path, help="trained vision transformer, for the loss vit")
-    parser.add_argument("--autoencoder", type=Path, help="for the losses structure and texture")
+    parser.add_argument("--vit", type=Path, help="for the loss vit, or a generator")
+    parser.add_argument("--autoencoder", type=Path, help="for structure and texture")
     parser.add_argument("--guide", type=Path, help="folder of the second contrast's stores")
     command.run(parser, arguments, lambda text: read(SuperResolution, text), _start)
 

@@ -221,7 +221,7 @@ class Experiment(Section):
     seeds: tuple[Count, ...] = ()
     """Train every method once with each, in place of `sr.seed`; tables average over them."""
     vit_data: VitData | None = None
-    """Needed where a method has the loss `vit`."""
+    """Needed where a method has the loss `vit`, or the trained network inside its own."""
     set: dict[str, Any] = field(default_factory=dict)
     """What differs from params.yaml: its sections, merged table by table."""
 
