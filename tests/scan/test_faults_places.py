@@ -15,13 +15,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from mrsr import degrade, enhance
+from mrsr import degrade, enhance, score
 from mrsr.cli import app
 from mrsr.errors import UserError
 from mrsr.raw.scan_formats import content
 from mrsr.scan import bids, many, sidecar
 from mrsr.scan.output import default_output
 from mrsr.scan.tags import tags_beside
+from mrsr.scan.view.serving import check_save
 from mrsr.scan.view.volumes import read
 
 PLAIN = {"model": "bicubic", "scale": 2}
@@ -170,6 +171,31 @@ def test_the_viewer_does_not_advise_an_option_that_it_lacks(tmp_path):
     with pytest.raises(UserError, match=r"b\.nii\.gz has 3 volumes") as found:
         read(scans)
     assert "--volume" not in str(found.value)
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    saved(tmp_path / "scans/a.nii.gz")
+    (tmp_path / "scans/closed").mkdir()
+    listed = os.scandir
+
+    def scandir(place: str) -> object:  # the tests may run as root, for whom nothing is closed
+        if str(place).endswith("closed"):
+            raise PermissionError(13, "Permission denied", str(place))
+        return listed(place)
+
+    monkeypatch.setattr("os.scandir", scandir)
+    with pytest.raises(UserError, match=r"cannot read .*closed: Permission denied"):
+        many.enhance_folder(tmp_path / "scans", **PLAIN)
+
+
+def test_closed_places_are_told_by_score_and_view(monkeypatch):
+    def closed(self: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr("pathlib.Path.is_dir", closed)
+    for run in (lambda: score("a.npy", "b.npy"), lambda: check_save(Path("a.html"), False)):
+        with pytest.raises(UserError, match=r"cannot read .*: Permission denied"):
+            run()
 
 
 @pytest.mark.slow

@@ -92,7 +92,13 @@ def holds_scans(folder: Path) -> bool:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Files below a folder; no hidden ones, and nothing that BIDS derives."""
-    for where, folders, files in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        raise UserError(
+            f"cannot read {error.filename}: {error.strerror}; check its permissions or move it"
+        )
+
+    for where, folders, files in os.walk(folder, onerror=closed):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and name not in SKIPPED
         )
