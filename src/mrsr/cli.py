@@ -33,7 +33,7 @@ from mrsr.commands.options import (
 from mrsr.commands.results import commands as of_results
 from mrsr.commands.scans import commands as of_scans
 from mrsr.commands.workflow import commands
-from mrsr.errors import BAD_INPUT, UserError, guarded, one_line
+from mrsr.errors import BAD_INPUT, UserError, end_tidily, guarded, one_line
 
 app = typer.Typer(
     name="mrsr",
@@ -201,6 +201,7 @@ def enhance(
     from mrsr.scan.input import holds_scans
     from mrsr.scan.output import default_output
 
+    end_tidily()
     options: dict[str, Any] = {
         "model": model,
         "scale": scale,
@@ -244,6 +245,7 @@ def degrade(
     """Lower the in-plane resolution of a scan, to test a network against a known reference."""
     from mrsr.scan.degrade import degrade as run
 
+    end_tidily()
     run(scan, out, scale=scale, kind=kind, overwrite=overwrite, axis=axis, volume=volume, nan=nan)
     print(out)
 
@@ -263,7 +265,7 @@ def score(
     from mrsr.scan.score import score as run
 
     own: dict[str, Any] = {}
-    if file.is_file():
+    if file.is_file() or file != PARAMS:
         try:
             own = loading.load(file).params.metrics.presets
         except UserError as error:  # the folder may be of another project, with its own params.yaml

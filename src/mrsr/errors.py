@@ -16,6 +16,7 @@ import errno
 import functools
 import io
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -54,6 +55,24 @@ def printable() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
             stream.reconfigure(errors="backslashreplace")
+
+
+def end_tidily() -> None:
+    """Let SIGTERM and SIGHUP end the program as Ctrl-C does: temporary files go, 128 + its number.
+
+    Without it they end a program at once, and what it was writing stays. Not for trainings, which
+    save their state on SIGTERM.
+    """
+
+    def end(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        # nohup's choice stays; handlers belong to the first thread alone
+        if number and signal.getsignal(number) is signal.SIG_DFL:
+            with contextlib.suppress(ValueError):
+                signal.signal(number, end)
 
 
 def guarded(main: Callable[..., Any]) -> Callable[..., Any]:

@@ -169,10 +169,20 @@ def test_what_is_checked_before_the_work(tmp_path: Path, monkeypatch: pytest.Mon
         exporting.export(path, "bundle", tmp_path / "b.md", overwrite=True)
     with pytest.raises(UserError, match="use it with --to mlflow and no folder"):
         exporting.export(path, "bundle", name="finer")
+    with pytest.raises(UserError, match="holds something else than an export"):  # never removed
+        exporting.export(path, "bundle", tmp_path, overwrite=True)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="holds something else than an export"):
+        exporting.export(path, "bundle", Path(), overwrite=True)
+    with pytest.raises(UserError, match=r"cannot write .*b\.md/c: "):
+        exporting.export(path, "bundle", tmp_path / "b.md" / "c")
+    (tmp_path / "d.onnx").mkdir()
+    with pytest.raises(UserError, match=r"d\.onnx is a folder; give the name of a file"):
+        exporting.export(path, "onnx", tmp_path / "d.onnx", overwrite=True)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UserError, match=r"needs onnxruntime; install .* 'mrsr\[export\]'"):
         exporting.export(path, "onnx", tmp_path / "c.onnx")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["b.md", "srcnn.pt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["b.md", "d.onnx", "srcnn.pt"]
 
 
 # --- the card -------------------------------------------------------------------------------------

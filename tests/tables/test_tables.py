@@ -161,6 +161,12 @@ def test_tables_bold_dash_caption_and_the_papers_row(tmp_path):
     assert cells[1]["source"] == "paper"
 
 
+def test_signs_in_a_dataset_s_label_are_text_in_the_heading(tmp_path):
+    write_tables(grid(), settings(datasets={"phantom_t1": "<b>*T1*", "ixi_pd": "PD"}), tmp_path)
+    title = table_text(tmp_path).splitlines()[0]
+    assert title.startswith("**Super-resolution of \\<b>\\*T1\\*") and title.endswith("**")
+
+
 def test_only_the_tables_of_the_settings_are_written_and_an_empty_one_says_so(tmp_path):
     write_tables(grid(), settings(), tmp_path)
     assert "No dataset of table2 is in experiment 'demo'" in (tmp_path / "table2.md").read_text()

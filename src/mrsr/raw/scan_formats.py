@@ -77,13 +77,27 @@ def format_of(path: str | Path) -> str:
     return REFUSED.get(parts[-1], "") if parts else ""
 
 
+def is_folder(path: Path) -> bool:
+    """Whether it is a folder; False if nothing is there.
+
+    Raises:
+        UserError: nobody can tell: its folder is closed to the user, its name too long.
+    """
+    try:
+        return path.is_dir()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path}: {error.strerror}; check its name and permissions"
+        ) from None
+
+
 def content(path: Path) -> bytes:
     """The file's bytes, unpacked. A packed file is read to its end, where its checksum is.
 
     Raises:
         UserError: a folder, no such file, empty, truncated, or of a format that mrsr does not read.
     """
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(
             f"{path} is a folder; give one scan's file (convert a DICOM series with dcm2niix first)"
         )

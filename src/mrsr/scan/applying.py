@@ -14,6 +14,7 @@ from mrsr.scan import consistency as agreeing
 from mrsr.scan import quality
 from mrsr.scan.choosing import Chosen
 from mrsr.scan.input import check_axis, check_nan
+from mrsr.scan.output import check_finite
 
 CHECKED = ("axis", "batch", "tile", "ensemble", "nan", "dtype")
 
@@ -84,5 +85,7 @@ def _checked(
     for _, fine in found:
         if not np.isfinite(fine).all():
             raise UserError(f"{model} gives NaN or infinite values on {name}; train it again")
-        fine *= unit
+        with np.errstate(over="ignore"):  # told
+            fine *= unit
+        check_finite(fine, name)
         yield fine

@@ -12,7 +12,8 @@ from mrsr.files import write_json
 from mrsr.raw.nifti import stem
 from mrsr.raw.subjects import bids
 from mrsr.scan import sidecar
-from mrsr.scan.tags import tags_beside
+from mrsr.scan.output import own_name
+from mrsr.scan.tags import json_object, tags_beside
 
 DESCRIPTION = "dataset_description.json"
 LABEL = "mrsr"
@@ -43,14 +44,15 @@ def check(dataset: Path, target: Path) -> None:
     Raises:
         UserError: the dataset has no description, or the target has that of another program.
     """
-    if _read(dataset / DESCRIPTION) is None:
+    if json_object(dataset / DESCRIPTION) is None:
         raise UserError(
             f"{dataset} has no {DESCRIPTION} that can be read; give the root of a BIDS dataset, or "
             "leave --bids out"
         )
     there = target / DESCRIPTION
-    made = (_read(there) or {}).get("GeneratedBy")
-    names = [one.get("Name") for one in (made if isinstance(made, list) else [])]
+    made = (json_object(there) or {}).get("GeneratedBy")
+    entries = made if isinstance(made, list) else []
+    names = [one.get("Name") for one in entries if isinstance(one, dict)]
     if there.exists() and LABEL not in names:
         raise UserError(f"{there} is not of mrsr; give another folder for the derivatives")
 
@@ -60,9 +62,9 @@ def describe(dataset: Path, target: Path) -> None:
     there = target / DESCRIPTION
     if there.exists():
         return
-    source = _read(dataset / DESCRIPTION) or {}
+    source = json_object(dataset / DESCRIPTION) or {}
     content: dict[str, Any] = {
-        "Name": f"{source.get('Name') or dataset.name}, super-resolved by mrsr",
+        "Name": f"{source.get('Name') or own_name(dataset)}, super-resolved by mrsr",
         "BIDSVersion": str(source.get("BIDSVersion") or "1.10.0"),
         "DatasetType": "derivative",
         "GeneratedBy": [{"Name": LABEL, "Version": __version__, "Description": sidecar.NOTE}],
@@ -78,11 +80,3 @@ def complete(dataset: Path, inside: str, output: Path) -> None:
     made = json.loads(path.read_text(encoding="utf-8"))
     tags = tags_beside(dataset / inside)
     write_json(path, {**tags, **made, "Sources": [f"bids::{inside}"]})
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

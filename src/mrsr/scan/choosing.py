@@ -64,13 +64,15 @@ def choose(model: Path | str, scale: int, device: torch.device, *, guided: bool)
             "which scans")  # fmt: skip
     if str(model) in boxed.UNTRAINED:
         models.check_guide(str(model), guided)
+        scale = scale or boxed.USUAL
         return Chosen(str(model), boxed.untrained(str(model), scale).to(device), scale, {})
     saved = checkpoint.load(model, checkpoint.SR)
     models.check_guide(saved.model_name, guided)
     if scale not in (0, saved.scale):
         raise UserError(f"{model} was trained for {saved.scale}x, not {scale}x")
     if (times := saved.settings.get("acceleration", 1)) > 1:
-        say(f"warning: {model} expects a scan undersampled {times}x in k-space, as it learned")
+        file = Path(model).name
+        say(f"warning: {file} expects a scan undersampled {times}x in k-space, as it learned")
     alone = saved.settings.get("type") == "self"
     network = None if alone else checkpoint.network(model, device)
     known = saved.provenance.get("trained_on") or {}

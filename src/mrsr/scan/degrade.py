@@ -16,7 +16,7 @@ from nibabel.spatialimages import SpatialImage
 from mrsr import resampling
 from mrsr.errors import UserError
 from mrsr.scan.input import Source, check_axis, each_volume, file_axes, open_scan, read_scan
-from mrsr.scan.output import as_image, check_output, header_for, write_slices
+from mrsr.scan.output import as_image, check_finite, check_output, header_for, write_slices
 
 
 def degrade(
@@ -58,7 +58,7 @@ def degrade(
     """
     target = None if output is None else Path(output)
     if target is not None:
-        check_output(target, overwrite)
+        check_output(target, overwrite, read=(input,))
     check_axis(axis)
     resampling.check(scale, kind)
     given = open_scan(input)
@@ -77,7 +77,9 @@ def degrade(
     def coarse() -> Iterator[np.ndarray]:
         for one in each_volume(given, first, numbers, axis, nan):
             image = torch.from_numpy(one.physical)
-            yield resampling.degrade(image, scale, kind).numpy()
+            found = resampling.degrade(image, scale, kind).numpy()
+            check_finite(found, given.name)
+            yield found
 
     if target is None:
         return as_image(coarse(), header, axes)

@@ -86,7 +86,7 @@ def enhance(
             nothing is written.
         model: a `best.pt` of a training; or "bicubic" or "pseudo_inverse" (of a bicubic
             degradation), to compare with. Empty: the network of the package.
-        scale: 2, 3, 4 or 8 if nothing is trained; of the package's networks 2 (the usual) or what
+        scale: 2 (the usual), 3, 4 or 8 if nothing is trained; of the package's networks 2 or what
             else it has. A checkpoint has its own.
         device: "auto", "cpu", "cuda", "cuda:1", ...
         batch: slices per forward pass; 0 takes what is fast on the device. It is halved, with a
@@ -123,11 +123,11 @@ def enhance(
     """
     target = None if output is None else Path(output)
     if target is not None:
-        check_output(target, overwrite, sidecar.path_of(target))
+        check_output(target, overwrite, sidecar.path_of(target), read=(input, guide))
     quality = None if quality is None else Path(quality)
     if quality is not None:
-        check_output(quality, overwrite)
-        if quality == target:
+        check_output(quality, overwrite, read=(input, guide))
+        if target is not None and quality.resolve() == target.resolve():
             raise UserError(f"{quality} is the output already; give the quality map another name")
     applying.check_options(axis, batch, tile, ensemble, nan, dtype)
     where = compute.device_for(device)
@@ -135,6 +135,10 @@ def enhance(
         if str(model) or scale or guide is not None:
             raise UserError(
                 "--through-plane learns from the scan itself; leave model, scale and guide out"
+            )
+        if batch or tile or contrast:
+            raise UserError(
+                "--through-plane has no use for batch, tile and contrast; leave them out"
             )
         from mrsr.scan.through_plane import enhance_through
 

@@ -24,6 +24,7 @@ from mrsr.raw.nifti import (
     opened,
     volume_of,
 )
+from mrsr.raw.scan_formats import is_folder
 from mrsr.raw.volume import Volume
 from mrsr.scan import dicom
 from mrsr.scan.tags import tags_beside
@@ -69,7 +70,7 @@ def open_scan(source: Source, series: str = "") -> Given:
     if isinstance(source, SpatialImage):
         return Given(_in_memory(source))
     path = Path(source)
-    if path.is_dir():
+    if is_folder(path):
         if holds_scans(path):
             raise UserError(
                 f"{path} is a folder of scans; give one of its files (`mrsr enhance` alone, and "
@@ -86,12 +87,18 @@ SKIPPED = ("derivatives", "sourcedata", "code")  # of a BIDS dataset
 
 def holds_scans(folder: Path) -> bool:
     """Whether it is a folder with a NIfTI or MGH file anywhere in it."""
-    return folder.is_dir() and any(is_scan(path) for path in files_below(folder))
+    return is_folder(folder) and any(is_scan(path) for path in files_below(folder))
 
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Files below a folder; no hidden ones, and nothing that BIDS derives."""
-    for where, folders, files in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        raise UserError(
+            f"cannot read {error.filename}: {error.strerror}; check its permissions or move it"
+        )
+
+    for where, folders, files in os.walk(folder, onerror=closed):
         folders[:] = sorted(
             name for name in folders if not name.startswith(".") and name not in SKIPPED
         )

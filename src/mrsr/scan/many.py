@@ -12,13 +12,14 @@ from mrsr import compute
 from mrsr.console import account, clock, say
 from mrsr.errors import UserError, one_line
 from mrsr.raw.nifti import is_nifti, is_scan, stem
-from mrsr.raw.scan_formats import format_of
+from mrsr.raw.scan_formats import format_of, is_folder
 from mrsr.raw.subjects import why_not
 from mrsr.scan import applying
 from mrsr.scan import bids as layout
 from mrsr.scan import enhance as single
 from mrsr.scan.choosing import choose
 from mrsr.scan.input import files_below
+from mrsr.scan.output import beside, own_name
 
 MADE = "_mrsr"  # how the name of an enhanced scan ends
 
@@ -64,13 +65,14 @@ def enhance_folder(
         raise UserError("a guide belongs to one scan; enhance the scans of the folder one by one")
     if options.get("quality") is not None:
         raise UserError("a quality map belongs to one scan; enhance those of the folder one by one")
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise UserError(f"{folder} is no folder; --bids takes the root of a BIDS dataset")
     checked = {key: options[key] for key in applying.CHECKED if key in options}
     applying.check_options(**checked)
     device = compute.device_for(options.get("device", "auto"))
     choose(options.get("model", ""), options.get("scale", 0), device, guided=False)
-    target = out or (layout.default(folder) if bids else folder.with_name(f"{folder.name}{MADE}"))
+    named = beside(folder, f"{own_name(folder)}{MADE}")
+    target = out or (layout.default(folder) if bids else named)
     if is_scan(target) or (target.exists() and not target.is_dir()):
         raise UserError(f"output {target} must be a folder, because {folder} is one")
     if bids:
@@ -125,9 +127,11 @@ def _outputs(folder: Path, target: Path, name: Callable[[str], str]) -> dict[str
     """
     outputs: dict[str, Path] = {}
     left_out = []
+    # outputs in the folder itself are known by their names
+    root, made = folder.resolve(), target.resolve()
     for path in sorted(files_below(folder)):
         inside = path.relative_to(folder).as_posix()
-        if target != folder and path.is_relative_to(target):
+        if root in made.parents and (root / inside).is_relative_to(made):
             continue
         if not is_scan(path):
             if kind := format_of(path):
@@ -142,7 +146,7 @@ def _outputs(folder: Path, target: Path, name: Callable[[str], str]) -> dict[str
             raise UserError(f"{folder}: {twin} and {inside} would both become {output.name}; "
                             "move one away")  # fmt: skip
         outputs[inside] = output
-    account(folder.name, "files", len(outputs), left_out)
+    account(own_name(folder), "files", len(outputs), left_out)
     if not outputs:
         raise UserError(f"{folder} has no scan to enhance; the lines above say what was left out")
     return outputs

@@ -12,7 +12,7 @@ import io
 import math
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -30,35 +30,58 @@ def default_output(source: Path) -> Path:
     """Where the enhanced scan goes if nobody says: beside the file or folder."""
     from mrsr.raw.nifti import is_scan, stem
 
-    name = stem(source) if is_scan(source) else source.name
-    return source.with_name(f"{name}_mrsr.nii.gz")
+    name = stem(source) if is_scan(source) else own_name(source)
+    return beside(source, f"{name}_mrsr.nii.gz")
 
 
-def check_output(output: Path, overwrite: bool, *beside: Path) -> None:
+def own_name(source: Path) -> str:
+    """The name of a file or folder, also of `.` and `..`."""
+    return source.name if source.name not in ("", "..") else source.resolve().name
+
+
+def beside(source: Path, name: str) -> Path:
+    """A path beside a file or folder, also beside `.` and `..`."""
+    return source.with_name(name) if source.name not in ("", "..") else source / ".." / name
+
+
+def check_output(output: Path, overwrite: bool, *also: Path, read: Sequence[object] = ()) -> None:
     """Refuse an output that has no NIfTI suffix, already exists or cannot be written.
 
-    beside: files that are written with it.
+    also: files that are written with it. read: what the output is made from; a file of it is not
+    replaced, whatever was asked.
     """
     from mrsr.raw.nifti import is_nifti
 
     if not is_nifti(output):
         raise UserError(f"output {output} must be named .nii or .nii.gz")
     try:
-        if output.is_dir():
-            raise UserError(f"output {output} is a folder; give the name of a file")
-        for file in (output, *beside):
+        for file in (output, *also):
+            if file.is_dir():
+                raise UserError(f"output {file} is a folder; give the name of a file")
+        if any(_same(output, one) for one in read):
+            raise UserError(f"output {output} is an input as well; give another name")
+        for file in (output, *also):
             if os.path.lexists(file) and not overwrite:
                 raise UserError(f"{file} exists; give another name, or --overwrite to replace it")
         folder = output.parent
         with contextlib.suppress(FileNotFoundError):
             output.stat()  # fails if no file can have this name, such as one that is too long
-        while not folder.exists():  # `atomic` makes it
+        while not os.path.lexists(folder):  # `atomic` makes it
             folder = folder.parent
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
         reason = error.strerror or str(error)
         raise UserError(f"cannot write {output}: {reason}; check folder and disk") from None
+
+
+def _same(output: Path, source: object) -> bool:
+    """Whether both are one file that is there, under whatever names."""
+    if not isinstance(source, str | Path):
+        return False
+    with contextlib.suppress(OSError):
+        return output.samefile(source)
+    return False
 
 
 def finer(plane: list[int], scale: float) -> np.ndarray:
@@ -71,6 +94,14 @@ def finer(plane: list[int], scale: float) -> np.ndarray:
         refine[axis, axis] = 1 / scale
         refine[axis, 3] = -(1 - 1 / scale) / 2
     return refine
+
+
+def check_finite(image: np.ndarray, name: str) -> None:
+    """Raise a `UserError` if what was made of the scan `name` left the range of float32."""
+    if not np.isfinite(image).all():
+        raise UserError(
+            f"{name} has values so large that the output would be beyond float32; divide them first"
+        )
 
 
 def header_for(

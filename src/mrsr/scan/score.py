@@ -92,8 +92,9 @@ def _read(
         return _read_scan(source, axis, taken, volume)
     path = Path(source)
     from mrsr.raw.hdf5 import as_complex
-    from mrsr.raw.scan_formats import content, format_of, is_scan
+    from mrsr.raw.scan_formats import content, format_of, is_folder, is_scan
 
+    is_folder(path)  # raises where nobody can tell
     named = re.fullmatch(r"(.+\.(?:h5|hdf5)):(.+)", str(path), flags=re.IGNORECASE)
     file, name = (path, "") if path.exists() or not named else (Path(named[1]), named[2])
     if is_scan(file) or format_of(file) or file.is_dir():

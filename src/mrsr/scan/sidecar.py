@@ -19,7 +19,7 @@ WARNING = "warning: "  # how a line that is one starts
 
 def path_of(output: Path) -> Path:
     """finer.nii.gz -> finer.json, as BIDS and dcm2niix have it."""
-    return output.with_name(f"{stem(output)}.json")
+    return output.parent / f"{stem(output)}.json"
 
 
 def write(
@@ -59,9 +59,17 @@ def write(
 
 
 def command() -> str:
-    """The command line, or that a program called."""
+    """The command line without folders of this machine, or that a program called."""
     name = Path(sys.argv[0]).name
-    return shlex.join(["mrsr", *sys.argv[1:]]) if name in ("mrsr", "cli.py") else "mrsr in Python"
+    if name not in ("mrsr", "cli.py"):
+        return "mrsr in Python"
+    return shlex.join(["mrsr", *(_without_folder(word) for word in sys.argv[1:])])
+
+
+def _without_folder(word: str) -> str:
+    """A word of a command line; of an absolute path only its name."""
+    option, sign, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    return option + sign + (Path(value).name if Path(value).is_absolute() else value)
 
 
 def _input(source: Path | None) -> dict[str, Any]:

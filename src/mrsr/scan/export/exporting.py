@@ -54,9 +54,10 @@ def export(
     _check_new(out, overwrite)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out} is a file; give the name of a folder")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.name in ("", "..") or (out.exists() and not _made(out)):
+        raise UserError(f"{out} holds something else than an export; give the name of a new folder")
     # complete or absent: made beside its place, then renamed
-    with tempfile.TemporaryDirectory(prefix=".tmp-", dir=out.parent) as beside:
+    with _beside(out) as beside:
         made = Path(beside) / "made"
         apart = (bundle if to == "bundle" else registry).write(source, made)
         if out.exists():
@@ -71,10 +72,32 @@ def _onnx(source: choosing.Source, out: Path, overwrite: bool) -> tuple[str, flo
     about = out.with_suffix(".md")
     _check_new(out, overwrite)
     _check_new(about, overwrite)
+    for file in (out, about):
+        if file.is_dir():
+            raise UserError(f"{file} is a folder; give the name of a file")
     apart = network.write(source, out)
     use = USE.format(file=out.name, scale=source.scale, percentile=source.percentile)
     write_text(about, card.text(source, apart, use))
     return str(out), apart
+
+
+def _made(folder: Path) -> bool:
+    """Whether a folder is empty or was exported before: no other is ever removed."""
+    known = any((folder / name).is_file() for name in ("configs/metadata.json", "MLmodel"))
+    return known or not any(folder.iterdir())
+
+
+def _beside(out: Path) -> tempfile.TemporaryDirectory[str]:
+    """A temporary folder beside `out`.
+
+    Raises:
+        UserError: there is no place for it.
+    """
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        return tempfile.TemporaryDirectory(prefix=".tmp-", dir=out.parent)
+    except OSError as error:
+        raise UserError(f"cannot write {out}: {error.strerror}; check folder and disk") from None
 
 
 def _check_new(path: Path, overwrite: bool) -> None:

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from mrsr.errors import UserError
+from mrsr.raw.scan_formats import is_folder
 
 HOME = "127.0.0.1"  # loopback: other machines cannot reach it
 HEADERS = {
@@ -71,7 +72,7 @@ def check_save(path: Path, overwrite: bool) -> None:
     """Raise a `UserError` if a page cannot be saved under this name, before scans are read."""
     if path.suffix.lower() not in (".html", ".htm"):
         raise UserError(f"--save {path} must be named .html")
-    if path.is_dir():
+    if is_folder(path):
         raise UserError(f"--save {path} is a folder; give the name of a file")
     if os.path.lexists(path) and not overwrite:
         raise UserError(f"{path} exists; give another name, or --overwrite to replace it")

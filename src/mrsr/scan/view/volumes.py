@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from mrsr.errors import UserError
-from mrsr.scan.input import read_scan
+from mrsr.scan.input import open_scan, read_scan
 
 SAME = 0.5  # corners within so many of the smaller voxels are the same place
 
@@ -84,7 +84,13 @@ def read(paths: Sequence[Path]) -> tuple[list[Shown], list[Difference], int]:
 def _read(path: Path, name: str) -> Shown:
     import nibabel
 
-    volume = read_scan(path, sliced=False)
+    given = open_scan(path)
+    if given.scan.volumes > 1:
+        raise UserError(
+            f"{given.name} has {given.scan.volumes} volumes, and the page shows scans of one; save "
+            "the one to see as a file of its own"
+        )
+    volume = read_scan(given, sliced=False)
     # axes from left to right, back to front, foot to head, as near as turns and flips get to that
     image = nibabel.as_closest_canonical(nibabel.Nifti1Image(volume.image, volume.affine))
     return Shown(name, np.asarray(image.dataobj, np.float32), np.asarray(image.affine, float))
