@@ -101,7 +101,10 @@ def write_document(experiment: str, results: Path, commits: Iterable[str] = ()) 
         "experiment": escape_latex(experiment),
         "version": escape_latex(__version__),
         "commits": known or "unknown",
-        "command": escape_latex(f"snakemake --cores 2 all --config experiment={experiment}"),
+        "command":  # `--` would become a dash
+        escape_latex(f"snakemake --cores 2 all --config experiment={experiment}").replace(
+            "--", "-{}-"
+        ),
     }
     texts = {
         "facts": "".join(rf"\newcommand{{\mrsr{n}}}{{{text}}}" + "\n" for n, text in facts.items()),
