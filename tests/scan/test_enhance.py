@@ -206,7 +206,7 @@ def test_refusals(tmp_path):
     with pytest.raises(UserError, match="exists"):
         enhance.enhance(source, out, best)
     assert out.read_bytes() == b"mine"
-    with pytest.raises(UserError, match="exists"):
+    with pytest.raises(UserError, match="is an input as well"):
         enhance.enhance(source, source, best)
     enhance.enhance(source, out, best, overwrite=True)
     assert nibabel.load(out).shape == (16, 18, 5)
