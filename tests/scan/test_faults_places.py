@@ -145,7 +145,7 @@ def test_values_that_leave_float32_are_told_and_nothing_is_written(tmp_path):
 
 
 def test_the_command_in_the_json_has_no_folder_of_this_machine(monkeypatch):
-    words = ["enhance", "/home/anna/a b.nii", "sub/b.nii", "--quality=/home/anna/q.nii"]
+    words = ["enhance", "/data/anna/a b.nii", "sub/b.nii", "--quality=/data/anna/q.nii"]
     monkeypatch.setattr("sys.argv", ["/usr/bin/mrsr", *words])
     assert sidecar.command() == "mrsr enhance 'a b.nii' sub/b.nii --quality=q.nii"
 
