@@ -203,7 +203,13 @@ def test_closed_places_are_told_by_score_and_view(monkeypatch):
 def test_a_signal_leaves_nothing_half_written(tmp_path, number):
     saved(tmp_path / "a.nii.gz", (256, 256, 40))
     words = [sys.executable, "-m", "mrsr.cli", "enhance", "a.nii.gz", "out.nii", "--contrast", "T1"]
-    with subprocess.Popen(words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"}) as run:
+    # a test run under nohup ignores SIGHUP, and its children would too
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        started = subprocess.Popen(words, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    finally:
+        signal.signal(number, before)
+    with started as run:
         end = time.monotonic() + 120
         while not list(tmp_path.glob(".tmp-*")) and run.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
