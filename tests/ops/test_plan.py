@@ -380,6 +380,7 @@ def test_the_command_needs_the_projects_root(
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(2400)  # every network is timed, then the experiment runs
 def test_the_smoke_experiment_as_planned(tmp_path: Path) -> None:
     """The jobs are those that Snakemake runs; done, they cost nothing; a wrong target is a line."""

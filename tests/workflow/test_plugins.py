@@ -98,6 +98,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 
 @pytest.mark.slow
+@pytest.mark.long
 def test_what_lies_outside_is_trained_measured_and_tabulated(
     project: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
