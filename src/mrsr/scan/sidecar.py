@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrsr.files import sha256, write_text
+from mrsr.files import sha256, write_json
 from mrsr.raw.nifti import stem
 from mrsr.version import __version__
 
@@ -53,9 +52,7 @@ def write(
         "warnings": [line.removeprefix(WARNING) for line in said if line.startswith(WARNING)],
         **(more or {}),
     }
-    # a name that is not UTF-8 stands there as JSON's own escapes, and reads back as it was
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_text(path_of(output), text.encode("utf-8", "backslashreplace").decode("utf-8"))
+    write_json(path_of(output), content)
 
 
 def command() -> str:

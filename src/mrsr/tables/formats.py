@@ -61,8 +61,7 @@ def to_markdown(table: Table) -> str:
         escape_markdown(heading) for heading in table.headings.values()
     ]
     align = "l" + "r" * (frame.shape[1] - 1)
-    title = re.sub(r"[*<`]", r"\\\g<0>", table.title)
-    parts = [f"**{title}**\n", "" if frame.empty else pipes(frame, align)]
+    parts = [f"**{escape_markdown(table.title)}**\n", "" if frame.empty else pipes(frame, align)]
     parts += [escape_markdown(" ".join(table.caption)) + "\n"] if table.caption else []
     parts += ["".join(f"- {escape_markdown(note)}\n" for note in table.notes)]
     return "\n".join(part for part in parts if part)
