@@ -24,7 +24,7 @@ def test_singular_values_become_one_and_vectors_stay() -> None:
     for shape in ((6, 20), (20, 6), (7, 7)):
         matrix = torch.randn(shape, dtype=torch.float64)
         u, values, v = torch.linalg.svd(matrix, full_matrices=False)
-        found = muon.orthogonalised(matrix)
+        found = muon.orthogonalised(matrix[None])[0]
         inner = u.T @ found @ v.T  # diagonal: the new singular values
         torch.testing.assert_close(inner, inner.diagonal().diag(), rtol=0, atol=1e-9)
         assert values.max() / values.min() > 1.5
@@ -36,10 +36,10 @@ def test_a_vector_of_length_three_by_hand() -> None:
     value = 1.0
     for _ in range(5):
         value = 3.4445 * value - 4.7750 * value**3 + 2.0315 * value**5
-    found = muon.orthogonalised(torch.tensor([[2.0, 1.0, 2.0]], dtype=torch.float64))
+    found = muon.orthogonalised(torch.tensor([[[2.0, 1.0, 2.0]]], dtype=torch.float64))[0]
     expected = value * torch.tensor([[2.0, 1.0, 2.0]], dtype=torch.float64) / 3
     torch.testing.assert_close(found, expected)
-    assert not muon.orthogonalised(torch.zeros(3, 4)).any()
+    assert not muon.orthogonalised(torch.zeros(2, 3, 4)).any()
 
 
 def test_it_is_torchs_muon_for_matrices() -> None:

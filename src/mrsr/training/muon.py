@@ -25,21 +25,21 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic iteration, by the sam
 ITERATIONS = 5
 
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """(rows, columns) -> a matrix with the same singular vectors and singular values near 1.
+def orthogonalised(matrices: Tensor) -> Tensor:
+    """(n, rows, columns) -> n matrices with the same singular vectors and singular values near 1.
 
     Five Newton-Schulz iterations in float32 or float64. They are tuned for speed and stop between
     about 0.7 and 1.2 instead of at 1. Zero stays zero.
     """
-    x = matrix.to(torch.promote_types(matrix.dtype, torch.float32))
-    tall = x.shape[0] > x.shape[1]
-    x = x.T if tall else x
-    x = x / x.norm().clamp(min=1e-7)
+    x = matrices.to(torch.promote_types(matrices.dtype, torch.float32))
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if tall else x
+        gram = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
 
 
 class Muon(torch.optim.Optimizer):
@@ -60,20 +60,32 @@ class Muon(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            alike: dict[tuple[torch.Size, torch.dtype], list[Tensor]] = {}
             for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                momentum = state["momentum"].lerp_(weight.grad, 1 - MOMENTUM)
-                ahead = weight.grad.lerp(momentum, MOMENTUM)
-                update = orthogonalised(ahead.flatten(1))
-                length = 0.2 * math.sqrt(max(update.shape))
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                update = update.reshape(weight.shape).to(weight.dtype)
-                weight.add_(update, alpha=-group["lr"] * length)
+                if weight.grad is not None:
+                    key = weight.flatten(1).shape, weight.dtype
+                    alike.setdefault(key, []).append(weight)
+            for weights in alike.values():
+                self._step(weights, group["lr"], group["weight_decay"])
         return loss
+
+    def _step(self, weights: list[Tensor], lr: float, weight_decay: float) -> None:
+        """Update weights of one shape as a matrix, all at once: on a GPU each call has its price."""
+        for weight in weights:
+            if not self.state[weight]:
+                self.state[weight]["momentum"] = torch.zeros_like(weight)
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        momenta = [self.state[weight]["momentum"] for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        updates = orthogonalised(torch.stack([matrix.flatten(1) for matrix in ahead]))
+        length = 0.2 * math.sqrt(max(updates.shape[1:]))
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        shaped = [
+            update.reshape(weight.shape).to(weight.dtype)
+            for update, weight in zip(updates, weights, strict=True)
+        ]
+        torch._foreach_add_(weights, shaped, alpha=-lr * length)
 
 
 class Pair:
