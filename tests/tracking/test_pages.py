@@ -20,7 +20,7 @@ KIND = "?workflowType=machine_learning"  # what pressing "Model training" does
 PATIENCE = 120_000  # milliseconds; seconds are enough on an idle machine
 
 
-def test_the_table_and_an_artifact(smoke: Path, tmp_path: Path) -> None:
+def test_the_table_an_artifact_the_charts_and_a_comparison(smoke: Path, tmp_path: Path) -> None:
     # another folder than the one that the run was in: artifacts must be found there too
     project = tmp_path / "moved"
     project.mkdir()
@@ -44,4 +44,16 @@ def test_the_table_and_an_artifact(smoke: Path, tmp_path: Path) -> None:
         page.goto(f"{here}/runs/{trained.info.run_id}/artifacts{KIND}")
         page.get_by_text("card.md", exact=True).first.click()
         page.get_by_text(re.compile("not for diagnosis")).first.wait_for()
+
+        page.goto(f"{here}/runs{KIND}&compareRunsMode=CHART")
+        page.get_by_text("psnr", exact=True).first.wait_for()
+        page.locator(".js-plotly-plot .main-svg").first.wait_for()
+
+        other = runs["srcnn 2x phantom_t1"]
+        chosen = "%2C".join(f"%22{run.info.run_id}%22" for run in (trained, other))
+        page.goto(f"{address}/#/compare-runs?runs=[{chosen}]&experiments=[%22{experiment}%22]")
+        page.get_by_text("Comparing 2 Runs").first.wait_for()
+        for run in (trained, other):  # each with its final PSNR
+            page.get_by_text(run.info.run_name).first.wait_for()
+            page.get_by_text(f"{run.data.metrics['psnr']:.4g}", exact=True).first.wait_for()
         assert not seen.outside
