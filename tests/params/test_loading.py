@@ -203,6 +203,17 @@ def test_a_mistake_in_an_experiment_is_told_by_its_file_and_path(
     assert refused(tmp_path, tables).startswith(DEMO + told)
 
 
+def test_dice_is_of_labelled_datasets(tmp_path: Path, tables: dict[str, Table]) -> None:
+    put(tables["demo"], "set metrics more", ["hfen", "dice"])
+    resolved = load(tmp_path, tables)
+    assert resolved.evaluation("phantom_t1", 2, "bicubic").more == ("hfen", "dice")
+    put(tables["demo"], "vit_data labelled", ["phantom_t2"])
+    told = "metrics.more: dice needs labels: name a dataset of the grid in vit_data.labelled"
+    assert refused(tmp_path, tables).startswith(DEMO + told)
+    del tables["demo"]["vit_data"]
+    assert "vit_data: missing: metrics.more uses" in refused(tmp_path, tables)
+
+
 @pytest.mark.parametrize("path", ["vit weights", "data sources ixi source", "surprise"])
 @pytest.mark.parametrize("address", ["https://host/w.pt?key=SECRET", "http://me:SECRET@host/w.pt"])
 @pytest.mark.parametrize(("file", "start"), [("params", "params.yaml: "), ("demo", DEMO)])

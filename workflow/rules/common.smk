@@ -3,6 +3,7 @@ import os
 from pathlib import Path
 
 from mrsr.params import figures
+from mrsr.params.jobs import ANATOMY
 from mrsr.params.repeats import frozen_home, origin
 from mrsr.params.schema import SPLITS
 
@@ -144,11 +145,14 @@ def evaluate_inputs(wildcards):
         inputs["checkpoint"] = BEST.format(**cell)
     if method.type == "guided":
         inputs["guide"] = f"{RESULTS}/slices/{wildcards.dataset}/guide/test.h5"
+    name = f"metrics/{wildcards.dataset}/x{wildcards.scale}/{wildcards.method}"
+    if set(SETTINGS.jobs[name].more) & set(ANATOMY):
+        inputs["segmentation"] = f"{VIT}/segmentation/best.pt"
     return inputs
 
 
 def evaluate_options(wildcards, input):
-    names = ("checkpoint", "guide")
+    names = ("checkpoint", "guide", "segmentation")
     return " ".join(f"--{name} {input[name]}" for name in names if hasattr(input, name))
 
 

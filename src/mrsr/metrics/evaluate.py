@@ -30,7 +30,7 @@ from mrsr.files import sha256, write_json, write_text
 from mrsr.metrics import cell
 from mrsr.metrics.rating import rate
 from mrsr.metrics.record import record, residual, slice_table, summary
-from mrsr.params.jobs import Evaluation, read
+from mrsr.params.jobs import ANATOMY, Evaluation, read
 from mrsr.slices import store
 
 
@@ -40,6 +40,7 @@ def evaluate(
     out: Path,
     saved: Path | None = None,
     guide: Path | None = None,
+    segmentation: Path | None = None,
 ) -> dict[str, Any]:
     """Evaluate a method; write `out` (.json), the values of every slice (.csv) and an example.
 
@@ -49,6 +50,7 @@ def evaluate(
         out: the JSON file.
         saved: `best.pt`; None builds the network that `settings.model` names, untrained.
         guide: the test store of the second contrast.
+        segmentation: the checkpoint of the 3D segmentation, for `dice` and `dice_hr`.
 
     Returns:
         The content of the JSON.
@@ -64,7 +66,13 @@ def evaluate(
     if own and origin:
         cell.check_volumes(origin, saved, pairs.volumes)
     example: dict[str, np.ndarray] = {}
-    rated = list(rate(network, pairs, preset, settings, example, origin if own else None))
+    segmenter = None
+    if set(settings.more) & set(ANATOMY):
+        from mrsr.metrics import anatomy
+
+        segmenter = anatomy.opened(segmentation, slices, pairs.device)
+    weights = origin if own else None
+    rated = list(rate(network, pairs, preset, settings, example, weights, segmenter))
 
     found = record(settings, preset, rated, network, origin)
     if guide:
@@ -104,10 +112,15 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--slices", required=True, type=Path, help="the test store")
     parser.add_argument("--checkpoint", type=Path, help="best.pt; none for untrained methods")
     parser.add_argument("--guide", type=Path, help="the second contrast's test store")
+    parser.add_argument(
+        "--segmentation", type=Path, help="best.pt of the 3D segmentation, for dice"
+    )
     parser.add_argument("--out", required=True, type=Path, help="the JSON to write")
     given = parser.parse_args(arguments)
     settings = read(Evaluation, given.settings)
-    found = evaluate(settings, given.slices, given.out, given.checkpoint, given.guide)
+    found = evaluate(
+        settings, given.slices, given.out, given.checkpoint, given.guide, given.segmentation
+    )
     print(summary(found))
 
 

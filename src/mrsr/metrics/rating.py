@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +18,12 @@ from mrsr.errors import UserError
 from mrsr.metrics import batched, definitions, more
 from mrsr.metrics.definitions import Preset
 from mrsr.metrics.record import Rated
-from mrsr.params.jobs import Evaluation
+from mrsr.params.jobs import ANATOMY, Evaluation
 from mrsr.slices import batches, holding
 from mrsr.slices.store import StoredVolume
+
+if TYPE_CHECKING:
+    from mrsr.metrics.anatomy import Segmenter
 
 
 def rate(
@@ -29,10 +33,11 @@ def rate(
     settings: Evaluation,
     example: dict[str, np.ndarray],
     own: Checkpoint | None = None,
+    segmenter: Segmenter | None = None,
 ) -> Iterator[Rated]:
     """Volume by volume; the first one's middle slice goes into `example`.
 
-    own: the checkpoint of a method that has weights for every volume.
+    own: the checkpoint of a method that has weights for every volume. segmenter: for `dice`.
     """
     pieces = batches.whole(pairs, batch=settings.batch)
     warm: set[tuple[int, ...]] = set()
@@ -64,7 +69,8 @@ def rate(
             if not example:
                 example |= _example(refs, preds, torch.cat(coarse), settings.scale)
             try:
-                yield _rated(volume, preds, refs, preset, settings.more, seconds)
+                found = _further(volume, preds, refs, preset, settings.more, segmenter)
+                yield _rated(volume, preds, refs, preset, found, seconds)
             except UserError as error:
                 raise UserError(f"{volume.path}: {error}") from None
 
@@ -74,7 +80,7 @@ def _rated(
     pred: Tensor,
     ref: Tensor,
     preset: Preset,
-    names: Sequence[str],
+    further: dict[str, np.ndarray],
     seconds: float,
 ) -> Rated:
     """The metrics of a volume (slices, h, w), computed where it is."""
@@ -82,7 +88,6 @@ def _rated(
         found = batched.per_slice(pred, ref, preset)
     values = {name: value.cpu().numpy() for name, value in found.items()}
     images = pred.cpu().numpy(), ref.cpu().numpy()
-    further = more.per_slice(*images, preset, names)
     if preset.level == "volume":
         whole = definitions.volume(*images, preset)
     else:
@@ -90,6 +95,25 @@ def _rated(
     values |= further
     whole |= {name: definitions.mean(value) for name, value in further.items()}
     return Rated(volume=volume, values=values, whole=whole, seconds=seconds)
+
+
+def _further(
+    volume: StoredVolume,
+    pred: Tensor,
+    ref: Tensor,
+    preset: Preset,
+    names: Sequence[str],
+    segmenter: Segmenter | None,
+) -> dict[str, np.ndarray]:
+    """The metrics beside the usual ones, in the order of `names`."""
+    of_images = [name for name in names if name not in ANATOMY]
+    found = more.per_slice(pred.cpu().numpy(), ref.cpu().numpy(), preset, of_images)
+    if segmenter:
+        from mrsr.metrics import anatomy
+
+        of_anatomy = [name for name in names if name in ANATOMY]
+        found |= anatomy.per_slice(segmenter, volume, pred, ref, of_anatomy)
+    return {name: found[name] for name in names}
 
 
 def super_resolve(

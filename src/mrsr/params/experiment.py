@@ -75,11 +75,16 @@ class Resolved:
         self.measured = list(dict.fromkeys(cell.dataset for cell in self.cells))
         self.pool: list[str] = []
         self.labelled: list[str] = []
-        if any("vit" in method.frozen for method in self.methods.values()):
+        rates_tissues = bool(set(params.metrics.more) & set(jobs.ANATOMY))
+        if rates_tissues or any("vit" in method.frozen for method in self.methods.values()):
             if experiment.vit_data is None:
-                raise at("vit_data", "missing: a method uses the vision transformer")
+                user = "metrics.more" if rates_tissues else "a method"
+                raise at("vit_data", f"missing: {user} uses the vision transformer")
             self.pool = list(experiment.vit_data.pool)
             self.labelled = list(experiment.vit_data.labelled)
+        if rates_tissues and not set(self.labelled) & set(self.measured):
+            raise at("metrics.more", "dice needs labels: name a dataset of the grid in "
+                     "vit_data.labelled, or take it out")  # fmt: skip
         homes = [self.methods[cell.method].home(cell.dataset)[0] for cell in self.cells]
         homes += [dataset for dataset, _ in self.autoencoders()]
         self.datasets = list(dict.fromkeys((*self.measured, *homes, *self.pool, *self.labelled)))
@@ -255,6 +260,7 @@ class Resolved:
     def evaluation(self, dataset: str, scale: int, method: str) -> jobs.Evaluation:
         """Settings of an evaluation."""
         chosen, metrics = self.methods[method], self.params.metrics
+        labelled = dataset in self.labelled
         return jobs.Evaluation(
             experiment=self.name,
             dataset=dataset,
@@ -272,7 +278,7 @@ class Resolved:
             ensemble=chosen.ensemble,
             recipe=chosen.recipe,
             preset=self.preset(),
-            more=metrics.more,
+            more=tuple(name for name in metrics.more if labelled or name not in jobs.ANATOMY),
             bootstrap=metrics.bootstrap,
             batch=metrics.batch,
             device=metrics.device,

@@ -70,7 +70,7 @@ class Muon(torch.optim.Optimizer):
         return loss
 
     def _step(self, weights: list[Tensor], lr: float, weight_decay: float) -> None:
-        """Update weights of one shape as a matrix, all at once: on a GPU each call has its price."""
+        """Update weights that are matrices of one shape, all at once: GPU calls have a price."""
         for weight in weights:
             if not self.state[weight]:
                 self.state[weight]["momentum"] = torch.zeros_like(weight)

@@ -21,7 +21,7 @@ Scale = Literal[2, 3, 4, 8]
 Type = Literal["single", "guided", "self", "joint"]
 Recipe = Literal["common", "published"]
 Table = Literal["table1", "table2"]
-More = Literal["haarpsi", "gmsd", "hfen"]
+More = Literal["haarpsi", "gmsd", "hfen", "dice", "dice_hr"]
 Kind = Literal["baseline", "proposed", "ablation", "control", "added"]
 
 
@@ -106,7 +106,8 @@ class Metrics(Section):
     presets: dict[Name, Preset] = field(default_factory=dict)
     """Your own conventions, besides `PRESETS`."""
     more: tuple[More, ...] = ()
-    """Metrics beside PSNR, SSIM and NMSE: columns of results.csv."""
+    """Metrics beside PSNR, SSIM and NMSE: columns of results.csv. dice and dice_hr are of datasets
+    that are `labelled` in `vit_data`."""
     bootstrap: Bootstrap = field(default_factory=Bootstrap)
     """Of the intervals."""
     batch: Positive = 8
