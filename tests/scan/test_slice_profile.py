@@ -87,3 +87,10 @@ def test_the_thickness_is_estimated(ratio, relative):
 def test_too_few_slices_to_estimate_from():
     found = slice_profile.estimate(np.random.default_rng(0).random((4, 30, 30)), (3.0, 1.0, 1.0))
     assert (found.fwhm, found.source) == (3, "assumed, with too few slices to estimate it")
+
+
+def test_an_estimate_from_few_slices_says_so() -> None:
+    image = np.random.default_rng(0).random((17, 60, 60))
+    few = slice_profile.estimate(image[:8], (3.0, 1.0, 1.0))
+    assert "estimated from 8 slices, which is few" in few.source
+    assert slice_profile.estimate(image, (3.0, 1.0, 1.0)).source == "estimated"

@@ -22,7 +22,7 @@ SIGMA = 2 * np.sqrt(2 * np.log(2))  # a Gaussian's FWHM in standard deviations
 NARROWEST, WIDEST = 0.3, 1.6  # thickness / spacing; outside of it a number is a mistake
 WIDTHS = 32  # tried for an estimate
 PLANES = 48  # looked at in each direction: enough to estimate from
-LEAST_SLICES = 6  # for an estimate
+LEAST_SLICES, ENOUGH_SLICES = 6, 16  # for an estimate
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,10 @@ def estimate(image: np.ndarray, voxel_size: tuple[float, float, float]) -> Slice
             errors[index] += (_roughness(coarse) - _roughness(coarse.T)) ** 2
     if not errors.any():
         return SliceProfile(spacing, spacing, "assumed, with too few slices to estimate it")
-    return SliceProfile(float(widths[errors.argmin()]), spacing, "estimated")
+    how = "estimated"
+    if len(image) < ENOUGH_SLICES:
+        how += f" from {len(image)} slices, which is few: give --slice-thickness if you know it"
+    return SliceProfile(float(widths[errors.argmin()]), spacing, how)
 
 
 def _roughness(volume: np.ndarray) -> float:

@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+from mrsr.console import say
 from mrsr.errors import UserError
 from mrsr.files import write_text
 from mrsr.scan.export import bundle, card, choosing, network, registry
@@ -45,6 +46,7 @@ def export(
     if name and (to != "mlflow" or out is not None):
         raise UserError("--name is of a registered model; use it with --to mlflow and no folder")
     source = choosing.choose(checkpoint)
+    say(f"{source.name}: exporting to {to}, and comparing with torch; minutes for a large network")
     if to == "mlflow" and out is None:
         apart, address = registry.register(source, name)
         return address, apart
