@@ -14,7 +14,8 @@ from builders import evaluation, read, save, write_store
 from mrsr.errors import UserError
 from mrsr.metrics import anatomy
 from mrsr.metrics.evaluate import evaluate
-from mrsr.params.jobs import ANATOMY, Evaluation
+from mrsr.params.jobs import Evaluation
+from mrsr.params.schema import ANATOMY
 from mrsr.slices import store
 
 UNETR = {

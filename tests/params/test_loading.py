@@ -208,7 +208,7 @@ def test_dice_is_of_labelled_datasets(tmp_path: Path, tables: dict[str, Table]) 
     resolved = load(tmp_path, tables)
     assert resolved.evaluation("phantom_t1", 2, "bicubic").more == ("hfen", "dice")
     put(tables["demo"], "vit_data labelled", ["phantom_t2"])
-    told = "metrics.more: dice needs labels: name a dataset of the grid in vit_data.labelled"
+    told = "metrics.more: dice needs labels: vit_data.labelled has none of the grid's datasets"
     assert refused(tmp_path, tables).startswith(DEMO + told)
     del tables["demo"]["vit_data"]
     assert "vit_data: missing: metrics.more uses" in refused(tmp_path, tables)

@@ -3,9 +3,8 @@ import os
 from pathlib import Path
 
 from mrsr.params import figures
-from mrsr.params.jobs import ANATOMY
 from mrsr.params.repeats import frozen_home, origin
-from mrsr.params.schema import SPLITS
+from mrsr.params.schema import ANATOMY, SPLITS
 
 BEST = f"{RESULTS}/checkpoints/{{dataset}}/x{{scale}}/{{method}}/best.pt"
 VIT = f"{RESULTS}/checkpoints/vit"

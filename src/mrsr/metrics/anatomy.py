@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mrsr import checkpoint, models
 from mrsr.errors import UserError
 from mrsr.method import segmentation
-from mrsr.params.jobs import ANATOMY
+from mrsr.params.schema import ANATOMY
 from mrsr.slices import store
 from mrsr.slices.store import StoredVolume
 

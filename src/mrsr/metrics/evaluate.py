@@ -28,9 +28,10 @@ import torch
 from mrsr.errors import guarded
 from mrsr.files import sha256, write_json, write_text
 from mrsr.metrics import cell
+from mrsr.metrics.further import measure
 from mrsr.metrics.rating import rate
 from mrsr.metrics.record import record, residual, slice_table, summary
-from mrsr.params.jobs import ANATOMY, Evaluation, read
+from mrsr.params.jobs import Evaluation, read
 from mrsr.slices import store
 
 
@@ -66,13 +67,9 @@ def evaluate(
     if own and origin:
         cell.check_volumes(origin, saved, pairs.volumes)
     example: dict[str, np.ndarray] = {}
-    segmenter = None
-    if set(settings.more) & set(ANATOMY):
-        from mrsr.metrics import anatomy
-
-        segmenter = anatomy.opened(segmentation, slices, pairs.device)
+    further = measure(settings, slices, segmentation, pairs.device)
     weights = origin if own else None
-    rated = list(rate(network, pairs, preset, settings, example, weights, segmenter))
+    rated = list(rate(network, pairs, preset, settings, example, further, weights))
 
     found = record(settings, preset, rated, network, origin)
     if guide:

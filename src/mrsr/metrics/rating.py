@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -15,15 +14,13 @@ from tqdm import tqdm
 from mrsr import checkpoint, inference, resampling
 from mrsr.checkpoint import Checkpoint
 from mrsr.errors import UserError
-from mrsr.metrics import batched, definitions, more
+from mrsr.metrics import batched, definitions
 from mrsr.metrics.definitions import Preset
+from mrsr.metrics.further import Further
 from mrsr.metrics.record import Rated
-from mrsr.params.jobs import ANATOMY, Evaluation
+from mrsr.params.jobs import Evaluation
 from mrsr.slices import batches, holding
 from mrsr.slices.store import StoredVolume
-
-if TYPE_CHECKING:
-    from mrsr.metrics.anatomy import Segmenter
 
 
 def rate(
@@ -32,12 +29,13 @@ def rate(
     preset: Preset,
     settings: Evaluation,
     example: dict[str, np.ndarray],
+    further: Further,
     own: Checkpoint | None = None,
-    segmenter: Segmenter | None = None,
 ) -> Iterator[Rated]:
     """Volume by volume; the first one's middle slice goes into `example`.
 
-    own: the checkpoint of a method that has weights for every volume. segmenter: for `dice`.
+    further: measures what `metrics.more` names.
+    own: the checkpoint of a method that has weights for every volume.
     """
     pieces = batches.whole(pairs, batch=settings.batch)
     warm: set[tuple[int, ...]] = set()
@@ -69,7 +67,7 @@ def rate(
             if not example:
                 example |= _example(refs, preds, torch.cat(coarse), settings.scale)
             try:
-                found = _further(volume, preds, refs, preset, settings.more, segmenter)
+                found = further(volume, preds, refs)
                 yield _rated(volume, preds, refs, preset, found, seconds)
             except UserError as error:
                 raise UserError(f"{volume.path}: {error}") from None
@@ -95,25 +93,6 @@ def _rated(
     values |= further
     whole |= {name: definitions.mean(value) for name, value in further.items()}
     return Rated(volume=volume, values=values, whole=whole, seconds=seconds)
-
-
-def _further(
-    volume: StoredVolume,
-    pred: Tensor,
-    ref: Tensor,
-    preset: Preset,
-    names: Sequence[str],
-    segmenter: Segmenter | None,
-) -> dict[str, np.ndarray]:
-    """The metrics beside the usual ones, in the order of `names`."""
-    of_images = [name for name in names if name not in ANATOMY]
-    found = more.per_slice(pred.cpu().numpy(), ref.cpu().numpy(), preset, of_images)
-    if segmenter:
-        from mrsr.metrics import anatomy
-
-        of_anatomy = [name for name in names if name in ANATOMY]
-        found |= anatomy.per_slice(segmenter, volume, pred, ref, of_anatomy)
-    return {name: found[name] for name in names}
 
 
 def super_resolve(

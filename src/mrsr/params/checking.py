@@ -8,7 +8,7 @@ from typing import Any, TypeVar, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from mrsr.params.declared import at, check_source, labelled_organs, source_module
-from mrsr.params.schema import PRESETS, Dataset, Experiment, Params, Table
+from mrsr.params.schema import ANATOMY, PRESETS, Dataset, Experiment, Params, Table
 
 T = TypeVar("T")
 
@@ -91,6 +91,7 @@ def check_experiment(experiment: Experiment, params: Params) -> None:
         for dataset in of_table:
             if dataset not in datasets:
                 raise at(f"tables.{name}", f"no '{dataset}'", datasets)
+    _check_tissues(params, experiment)
     if experiment.vit_data is None:
         return
     for key in ("labelled", "pool"):
@@ -108,6 +109,19 @@ def check_experiment(experiment: Experiment, params: Params) -> None:
             "vit_data.pool",
             f"it has only {organs.pop()}: the organ pretext task needs two organs; "
             "add a dataset of another organ, such as phantom_knee",
+        )
+
+
+def _check_tissues(params: Params, experiment: Experiment) -> None:
+    """Check that there is something to measure `dice` on, if it is asked for."""
+    if not set(params.metrics.more) & set(ANATOMY):
+        return
+    if experiment.vit_data is None:
+        raise at("vit_data", "missing: metrics.more uses the vision transformer")
+    measured = {name for block in experiment.grid for name in block.datasets}
+    if not measured & set(experiment.vit_data.labelled):
+        raise at(
+            "metrics.more", "dice needs labels: vit_data.labelled has none of the grid's datasets"
         )
 
 

@@ -18,7 +18,7 @@ from mrsr.params.declared import (
 )
 from mrsr.params.methods import ResolvedMethod, merge
 from mrsr.params.repeats import frozen_home, origin
-from mrsr.params.schema import Experiment, Params
+from mrsr.params.schema import ANATOMY, Experiment, Params
 from mrsr.params.typed import build, plain
 
 Methods = Mapping[str, ResolvedMethod]
@@ -73,18 +73,13 @@ class Resolved:
             raise at("grid", next(iter(self.absent.values())))
         # datasets of the tables, and those that networks are only trained on
         self.measured = list(dict.fromkeys(cell.dataset for cell in self.cells))
-        self.pool: list[str] = []
-        self.labelled: list[str] = []
-        rates_tissues = bool(set(params.metrics.more) & set(jobs.ANATOMY))
-        if rates_tissues or any("vit" in method.frozen for method in self.methods.values()):
+        self.pool, self.labelled = list[str](), list[str]()
+        tissues = set(params.metrics.more) & set(ANATOMY)
+        if tissues or any("vit" in method.frozen for method in self.methods.values()):
             if experiment.vit_data is None:
-                user = "metrics.more" if rates_tissues else "a method"
-                raise at("vit_data", f"missing: {user} uses the vision transformer")
+                raise at("vit_data", "missing: a method uses the vision transformer")
             self.pool = list(experiment.vit_data.pool)
             self.labelled = list(experiment.vit_data.labelled)
-        if rates_tissues and not set(self.labelled) & set(self.measured):
-            raise at("metrics.more", "dice needs labels: name a dataset of the grid in "
-                     "vit_data.labelled, or take it out")  # fmt: skip
         homes = [self.methods[cell.method].home(cell.dataset)[0] for cell in self.cells]
         homes += [dataset for dataset, _ in self.autoencoders()]
         self.datasets = list(dict.fromkeys((*self.measured, *homes, *self.pool, *self.labelled)))
@@ -278,7 +273,7 @@ class Resolved:
             ensemble=chosen.ensemble,
             recipe=chosen.recipe,
             preset=self.preset(),
-            more=tuple(name for name in metrics.more if labelled or name not in jobs.ANATOMY),
+            more=tuple(name for name in metrics.more if labelled or name not in ANATOMY),
             bootstrap=metrics.bootstrap,
             batch=metrics.batch,
             device=metrics.device,

@@ -132,9 +132,6 @@ def preset(name: str, own: Mapping[str, schema.Preset] | None = None) -> Preset:
     return Preset(name=name, **plain(known[name]))
 
 
-ANATOMY = ("dice", "dice_hr")  # metrics that need a segmentation network and labels
-
-
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One method on the test slices of one dataset at one scale."""

@@ -32,6 +32,7 @@ from mrsr.params.schema.networks import (
     VitTraining,
 )
 from mrsr.params.schema.results import (
+    ANATOMY,
     PRESETS,
     Block,
     Bootstrap,

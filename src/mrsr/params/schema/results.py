@@ -22,6 +22,7 @@ Type = Literal["single", "guided", "self", "joint"]
 Recipe = Literal["common", "published"]
 Table = Literal["table1", "table2"]
 More = Literal["haarpsi", "gmsd", "hfen", "dice", "dice_hr"]
+ANATOMY = ("dice", "dice_hr")  # those that need a segmentation network and labels
 Kind = Literal["baseline", "proposed", "ablation", "control", "added"]
 
 
