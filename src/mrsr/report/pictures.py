@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from mrsr.figures.example_file import REFERENCE, Loaded
 from mrsr.figures.example_file import read as read_examples
 from mrsr.figures.results import example_path
 from mrsr.params.jobs import Column
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 BUDGET = 7_000_000  # characters: the page stays below 15 MB
 
@@ -77,5 +80,17 @@ def png(pixels: np.ndarray) -> str:
 
 
 def file(path: Path) -> str:
-    """A PNG file as a data URL."""
-    return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+    """A figure's PNG as a data URL: WebP, a quarter of the size for images, less for drawings."""
+    from PIL import Image
+
+    with Image.open(path) as opened:
+        image = opened.convert("RGB")
+    # without loss, lines are sharp and small; images are five times as large as at quality 90
+    found = min((_webp(image, lossless=True), _webp(image, quality=90)), key=len)
+    return "data:image/webp;base64," + base64.b64encode(found).decode()
+
+
+def _webp(image: Image, **how: Any) -> bytes:
+    content = io.BytesIO()
+    image.save(content, "WEBP", **how)
+    return content.getvalue()
