@@ -183,6 +183,14 @@ def _cut(
     return image, labels
 
 
+def segmented(network: nn.Module, image: Tensor, size: tuple[int, int, int]) -> Tensor:
+    """(n, 1, D, H, W) -> logits (n, classes, D, H, W), by windows of `size` (appendix B.1)."""
+    from monai.inferers import sliding_window_inference
+
+    found = sliding_window_inference(image, size, 4, network, overlap=0.5)
+    return cast(Tensor, found)  # of one output, a tensor
+
+
 @torch.no_grad()
 def evaluate(
     network: nn.Module,
@@ -197,17 +205,13 @@ def evaluate(
     With a sliding window of `size`, overlap 0.5 (appendix B.1). Means over the volumes that have
     the tissue.
     """
-    from monai.inferers import sliding_window_inference
-
     network.eval()
     terms, scores = [], []
     for held in volumes:
         image, labels = (torch.from_numpy(part)[None, None] for part in held.read())
         with machine.autocast():
-            found = sliding_window_inference(
-                image.to(machine.device, machine.dtype), size, 4, network, overlap=0.5
-            )
-        logits = cast(Tensor, found).to(machine.dtype)  # of one output, a tensor
+            found = segmented(network, image.to(machine.device, machine.dtype), size)
+        logits = found.to(machine.dtype)
         labels = labels.to(machine.device)
         each = dice_cross_entropy(logits, labels)
         terms.append([float(each[name]) for name in TERMS])

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 import torch
@@ -79,19 +78,11 @@ def per_slice(
     images = {"dice": pred, "dice_hr": ref}
     found = {}
     for name in names:
-        scores = segmentation.dice_scores(segmented(segmenter, images[name]), labels,
-                                          segmenter.classes)  # fmt: skip
+        with torch.inference_mode():
+            logits = segmentation.segmented(
+                segmenter.network, images[name][None, None], segmenter.size
+            )
+        scores = segmentation.dice_scores(logits.argmax(dim=1)[0], labels, segmenter.classes)
         known = [score for score in scores if not np.isnan(score)]
         found[name] = np.full(len(pred), np.mean(known) if known else np.nan)
     return found
-
-
-@torch.inference_mode()
-def segmented(segmenter: Segmenter, image: Tensor) -> Tensor:
-    """(slices, h, w) -> the network's label of every voxel."""
-    from monai.inferers import sliding_window_inference
-
-    logits = sliding_window_inference(
-        image[None, None], segmenter.size, 4, segmenter.network, overlap=0.5
-    )
-    return cast(Tensor, logits).argmax(dim=1)[0]
